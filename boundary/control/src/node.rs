@@ -1,0 +1,216 @@
+//! Command line <-> node: one JSON object a line over the node's unix socket. The node checks the peer's uid first.
+
+use serde::{Deserialize, Serialize};
+
+use crate::function::{Failure, FunctionSpec, Mark, Outcome};
+
+/// How calls and enclaves relate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sharing {
+    /// No enclave: the payload as an ordinary process in a container (the paper's Native).
+    Native,
+    /// One enclave a container, built at each start (the paper's Strawman).
+    Exclusive,
+    /// One enclave, many containers.
+    #[default]
+    Shared,
+}
+
+/// What a client asks. A connection carries any number of requests, one after the other.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum Request {
+    /// Is it there, what is it.
+    Status,
+    /// Deploy: the code follows as base64 in the same object.
+    Deploy {
+        /// What it is.
+        spec: FunctionSpec,
+        /// Source or module, base64.
+        code: String,
+        /// Content of the files of `spec.files`, base64, in the same order.
+        files: Vec<String>,
+    },
+    /// Call a function.
+    Invoke {
+        /// Name.
+        name: String,
+        /// JSON object.
+        params: serde_json::Value,
+        /// Overrides the node's mode for this call.
+        sharing: Option<Sharing>,
+    },
+    /// All functions.
+    Functions,
+    /// One function.
+    Function {
+        /// Name.
+        name: String,
+    },
+    /// Forget one.
+    Delete {
+        /// Name.
+        name: String,
+    },
+    /// Log of the last calls of a function, newest last.
+    Logs {
+        /// Name.
+        name: String,
+        /// At most so many calls.
+        last: usize,
+    },
+    /// Enclaves, containers, TCSs, pages.
+    Ps,
+    /// Prometheus text.
+    Metrics,
+    /// Kill a container, as an administrator would.
+    Kill {
+        /// Id of the container.
+        container: u64,
+    },
+    /// Finish the calls under way, take everything down, exit.
+    Stop,
+}
+
+/// What the node answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "response", rename_all = "snake_case")]
+pub enum Response {
+    /// To Status.
+    Status(Status),
+    /// To Deploy, Function.
+    Function(FunctionInfo),
+    /// To Functions.
+    Functions {
+        /// Sorted by name.
+        functions: Vec<FunctionInfo>,
+    },
+    /// To Invoke.
+    Invoked {
+        /// What came of it; `result` as JSON below so that people can read it.
+        outcome: Outcome,
+    },
+    /// To Logs.
+    Logs {
+        /// Oldest first.
+        calls: Vec<CallLog>,
+    },
+    /// To Ps.
+    Ps(Ps),
+    /// To Metrics.
+    Metrics {
+        /// Prometheus text exposition.
+        text: String,
+    },
+    /// To Delete, Kill, Stop.
+    Ok,
+    /// Anything that failed.
+    Failed(Failure),
+}
+
+/// The node in a line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the node.
+    pub version: String,
+    /// [`crate::PROTOCOL`].
+    pub protocol: u32,
+    /// Process id.
+    pub pid: u32,
+    /// Seconds since its start.
+    pub uptime_s: u64,
+    /// `sgx` or `simulator`.
+    pub device: String,
+    /// Default mode.
+    pub sharing: Sharing,
+    /// MRENCLAVE of the image, hexadecimal.
+    pub mrenclave: String,
+    /// Calls answered.
+    pub calls: u64,
+    /// Calls under way.
+    pub running: u64,
+}
+
+/// A deployed function.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FunctionInfo {
+    /// What was deployed.
+    pub spec: FunctionSpec,
+    /// SHA-256 of the code, hexadecimal.
+    pub digest: String,
+    /// Bytes of code.
+    pub size: u64,
+    /// Calls since the node's start.
+    pub calls: u64,
+    /// Of which failed.
+    pub failed: u64,
+}
+
+/// Log of one call.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CallLog {
+    /// Container it ran in.
+    pub container: u64,
+    /// Seconds since 1970 when it ended.
+    pub ended: u64,
+    /// Whether it succeeded.
+    pub success: bool,
+    /// What it wrote.
+    pub logs: String,
+    /// Phases.
+    pub marks: Vec<Mark>,
+}
+
+/// What runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ps {
+    /// Enclaves.
+    pub enclaves: Vec<EnclaveInfo>,
+    /// Containers, service and reapers included.
+    pub containers: Vec<ContainerInfo>,
+}
+
+/// One enclave.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EnclaveInfo {
+    /// Number within the node.
+    pub id: u64,
+    /// MRENCLAVE, hexadecimal.
+    pub mrenclave: String,
+    /// `sgx` or `simulator`.
+    pub device: String,
+    /// TCSs in all.
+    pub tcs_total: u32,
+    /// Leased.
+    pub tcs_leased: u32,
+    /// EPC pages in use.
+    pub epc_pages: u64,
+    /// The most there may be; 0: no limit.
+    pub epc_limit: u64,
+}
+
+/// One container.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContainerInfo {
+    /// Id.
+    pub id: u64,
+    /// `service`, `reaper`, `function`.
+    pub role: String,
+    /// Function that it runs, if any.
+    pub function: Option<String>,
+    /// Enclave that it maps, if any.
+    pub enclave: Option<u64>,
+    /// TCS that it leases, if one.
+    pub tcs: Option<u32>,
+    /// Process id on the host.
+    pub pid: u32,
+    /// `pid`, `mnt`, `uts`, `ipc`, `net`, `user` and the inode of each namespace.
+    pub namespaces: Vec<(String, u64)>,
+    /// Paths of its cgroups.
+    pub cgroups: Vec<String>,
+    /// Resident memory in KiB, shared pages included.
+    pub rss_kib: u64,
+    /// Milliseconds since its start.
+    pub age_ms: u64,
+}

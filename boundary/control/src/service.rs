@@ -1,0 +1,130 @@
+//! Node <-> function service. One message is one or more packets on the payload's file descriptor 3.
+
+use serde::{Deserialize, Serialize};
+
+use crate::function::{Failure, FunctionSpec, Outcome};
+
+/// The payload's file descriptor that carries this protocol.
+pub const SERVICE_FD: i32 = 3;
+
+/// What the node sends. `request` numbers are the node's; the answer carries the same.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToService {
+    /// First message on a new channel. The service drops half-read messages of an older channel.
+    Hello {
+        /// [`crate::PROTOCOL`].
+        protocol: u32,
+    },
+    /// Compile and keep a function; replaces one of the same name.
+    Deploy {
+        /// Number of the request.
+        request: u64,
+        /// What it is.
+        spec: FunctionSpec,
+        /// Source or module.
+        code: Vec<u8>,
+        /// Only in native mode: code that an earlier process of the same program compiled. An enclave never accepts it.
+        precompiled: Option<Vec<u8>>,
+    },
+    /// Forget a function.
+    Delete {
+        /// Number of the request.
+        request: u64,
+        /// Name.
+        name: String,
+    },
+    /// Call a function.
+    Invoke {
+        /// Number of the request. A number that was answered or is under way is not run again.
+        request: u64,
+        /// Name.
+        name: String,
+        /// JSON object.
+        params: Vec<u8>,
+        /// Run in this process (native, exclusive) instead of asking for a container (shared).
+        inline: bool,
+    },
+    /// A container that the service asked for is gone, or never came to be.
+    ContainerLost {
+        /// Its id.
+        container: u64,
+        /// For the caller: killed, out of memory, no TCS, ...
+        reason: String,
+    },
+    /// Give up a call: its caller has gone or its deadline has passed.
+    Cancel {
+        /// Number of the call.
+        request: u64,
+    },
+    /// Counters.
+    Stats {
+        /// Number of the request.
+        request: u64,
+    },
+    /// Finish what runs, then exit.
+    Shutdown,
+}
+
+/// What the service sends.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum FromService {
+    /// The engine stands; functions can be deployed.
+    Ready {
+        /// [`crate::PROTOCOL`].
+        protocol: u32,
+    },
+    /// Run a container for a call: a process with these limits that enters the enclave and binds to `container`.
+    NeedContainer {
+        /// Id that the enclave chose; never used twice in its life.
+        container: u64,
+        /// Limit of the container's own memory in bytes (the enclave keeps the quota of EPC).
+        memory: u64,
+        /// Thousandths of a core; 0: no limit.
+        cpu_milli: u32,
+        /// `host:port` that the node may connect for it.
+        egress: Vec<String>,
+        /// Name of the function, so that the node can find its files.
+        function: String,
+    },
+    /// Answer to Deploy: digest of the code, and in native mode the compiled code.
+    Deployed {
+        /// Number of the request.
+        request: u64,
+        /// SHA-256 of the code as given.
+        digest: [u8; 32],
+        /// Only in native mode.
+        precompiled: Option<Vec<u8>>,
+    },
+    /// Answer to Delete.
+    Deleted {
+        /// Number of the request.
+        request: u64,
+    },
+    /// Answer to Invoke.
+    Done {
+        /// Number of the request.
+        request: u64,
+        /// What came of it.
+        outcome: Outcome,
+    },
+    /// Answer to Stats.
+    Stats {
+        /// Number of the request.
+        request: u64,
+        /// Functions deployed.
+        functions: u64,
+        /// Calls under way.
+        running: u64,
+        /// Worker threads that wait for a container.
+        idle_workers: u64,
+        /// Calls answered since the start.
+        answered: u64,
+    },
+    /// A request failed as a whole.
+    Failed {
+        /// Number of the request.
+        request: u64,
+        /// Why.
+        failure: Failure,
+    },
+}

@@ -1,0 +1,1 @@
+//! Enclave images: layout, rewriting of syscall sites, measurement, signature.

@@ -1,0 +1,2 @@
+//! The library operating system inside the enclave.
+#![cfg_attr(not(test), no_std)]

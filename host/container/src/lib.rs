@@ -1,0 +1,1 @@
+//! Container processes: namespaces, cgroups, zygote, seccomp.

@@ -1,0 +1,1 @@
+//! The node: enclaves, TCS leases, containers, metrics.

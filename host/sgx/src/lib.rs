@@ -1,0 +1,1 @@
+//! The enclave device: Linux's SGX driver, and a simulator behind the same trait.
