@@ -1,1 +1,123 @@
-//! What a payload can ask of the enclave it runs in, with a stand-in for native runs.
+//! What a payload can ask of the enclave it runs in: the next container, verified files, a connection, a report, a key.
+//!
+//! A payload is an ordinary Linux program. What Linux has no call for, it asks by the syscall numbers of [`number`], which the LibOS
+//! answers and which Linux refuses with ENOSYS: so [`in_enclave`] needs no configuration, and natively each function here does what a
+//! normal process would.
+
+use std::io;
+
+/// Syscall numbers that only the LibOS knows. Far above Linux's own.
+pub mod number {
+    /// `() -> 1`: is there an enclave?
+    pub const PRESENT: i64 = 0x7EE_0000;
+    /// `(*mut u64) -> 0`: give the container back, wait for the next, store its id.
+    pub const NEXT_CONTAINER: i64 = 0x7EE_0001;
+    /// `(path, path_len, sha256, length) -> fd`: a file of the container whose content has this digest.
+    pub const VERIFIED_FILE: i64 = 0x7EE_0002;
+    /// `(address, address_len) -> fd`: connect to `host:port` by the node's broker.
+    pub const CONNECT: i64 = 0x7EE_0003;
+    /// `(target_info or null, report_data, *mut report) -> 0`: EREPORT.
+    pub const REPORT: i64 = 0x7EE_0004;
+    /// `(key_request, *mut [u8; 16]) -> 0`: EGETKEY.
+    pub const KEY: i64 = 0x7EE_0005;
+    /// `(start, len) -> 0`: a range that the caller is about to touch; the host may map it in one go.
+    pub const PREFAULT: i64 = 0x7EE_0006;
+    /// `(container) -> pages`: EPC pages charged to a container; 0 asks for the caller's own.
+    pub const CHARGED_PAGES: i64 = 0x7EE_0007;
+    /// `(pages) -> 0`: quota of the caller's container, until it is given back. Beyond it mmap fails with ENOMEM.
+    pub const SET_QUOTA: i64 = 0x7EE_0008;
+}
+
+/// Syscall through libc, so that the site is one that the image builder rewrites.
+fn call(number: i64, a: u64, b: u64, c: u64, d: u64) -> io::Result<i64> {
+    // SAFETY: the LibOS checks every pointer against the payload's memory; Linux answers ENOSYS without looking at them.
+    let value = unsafe { libc::syscall(number, a, b, c, d) };
+    if value < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+}
+
+/// Whether this process runs in an enclave.
+pub fn in_enclave() -> bool {
+    call(number::PRESENT, 0, 0, 0, 0).is_ok()
+}
+
+/// Gives back the container that this thread runs in, if any, and waits for the next one. Returns its id.
+///
+/// # Errors
+/// `ENOSYS` without an enclave.
+pub fn next_container() -> io::Result<u64> {
+    let mut id = 0u64;
+    call(number::NEXT_CONTAINER, &raw mut id as u64, 0, 0, 0)?;
+    Ok(id)
+}
+
+/// The content of a file of this container, which must have this length and SHA-256. Natively the file is read relative to the
+/// process's root and checked by the caller.
+///
+/// # Errors
+/// `EBADMSG` when the content differs, and the errors of open(2) and read(2).
+pub fn verified_file(path: &str, sha256: &[u8; 32], length: u64) -> io::Result<Vec<u8>> {
+    use std::io::Read;
+    use std::os::fd::FromRawFd;
+    if !in_enclave() {
+        return std::fs::read(path);
+    }
+    let fd = call(number::VERIFIED_FILE, path.as_ptr() as u64, path.len() as u64, sha256.as_ptr() as u64, length)?;
+    // SAFETY: the LibOS made this descriptor for us alone.
+    let mut file = unsafe { std::fs::File::from_raw_fd(fd as i32) };
+    let mut content = Vec::new();
+    file.read_to_end(&mut content)?;
+    Ok(content)
+}
+
+/// A TCP connection to `host:port`. In an enclave the node makes it, for a container has no network of its own; what comes
+/// through it is untrusted either way.
+///
+/// # Errors
+/// Those of connect(2); `EACCES` when the node's allow-list does not have it.
+pub fn connect(address: &str) -> io::Result<std::net::TcpStream> {
+    use std::os::fd::FromRawFd;
+    if !in_enclave() {
+        return std::net::TcpStream::connect(address);
+    }
+    let fd = call(number::CONNECT, address.as_ptr() as u64, address.len() as u64, 0, 0)?;
+    // SAFETY: the LibOS made this descriptor for us alone.
+    Ok(unsafe { std::net::TcpStream::from_raw_fd(fd as i32) })
+}
+
+/// EREPORT with this report data, for the target whose TARGETINFO (512 bytes) is given, or for the enclave itself.
+///
+/// # Errors
+/// `ENOSYS` without an enclave.
+pub fn report(target: Option<&[u8; 512]>, data: &[u8; 64]) -> io::Result<[u8; 432]> {
+    let mut report = [0u8; 432];
+    call(number::REPORT, target.map_or(0, |t| t.as_ptr() as u64), data.as_ptr() as u64, report.as_mut_ptr() as u64, 0)?;
+    Ok(report)
+}
+
+/// EGETKEY with this KEYREQUEST (512 bytes).
+///
+/// # Errors
+/// `ENOSYS` without an enclave, `EINVAL` when the processor refuses the request.
+pub fn key(request: &[u8; 512]) -> io::Result<[u8; 16]> {
+    let mut key = [0u8; 16];
+    call(number::KEY, request.as_ptr() as u64, key.as_mut_ptr() as u64, 0, 0)?;
+    Ok(key)
+}
+
+/// Tells that `range` is about to be touched. Only a hint.
+pub fn prefault(start: *const u8, length: usize) {
+    let _ = call(number::PREFAULT, start as u64, length as u64, 0, 0);
+}
+
+/// EPC pages charged to this thread's container; 0 without an enclave.
+pub fn charged_pages() -> u64 {
+    call(number::CHARGED_PAGES, 0, 0, 0, 0).map_or(0, |pages| pages as u64)
+}
+
+/// Sets the quota of EPC pages of this thread's container.
+///
+/// # Errors
+/// `ENOSYS` without an enclave.
+pub fn set_quota(pages: u64) -> io::Result<()> {
+    call(number::SET_QUOTA, pages, 0, 0, 0).map(|_| ())
+}

@@ -1,0 +1,2 @@
+//! What crosses the wall.
+#![no_std]
