@@ -1,1 +1,22 @@
 //! What runs in a container's process: enters the enclave and serves its calls.
+//!
+//! The runner is untrusted, and it does not trust the enclave either: a payload that a function took over must gain nothing on the
+//! host beyond what its container has. So each OCALL is checked here against what this process was given: descriptors, the park words,
+//! the container's own root.
+//!
+//! * [`board`]: memory shared with the node;
+//! * [`role`]: what a process of the zygote shall be;
+//! * [`host`]: the host area, by address (unsafe);
+//! * [`calls`]: serves one OCALL;
+//! * [`drive`]: takes a thread in, serves, and brings it out again;
+//! * [`broker`]: asks the node for connections;
+//! * [`reaper`]: what the node says to the process that adopts orphaned threads;
+//! * [`body`]: the roles, as the body of a zygote.
+
+pub mod board;
+pub mod broker;
+pub mod calls;
+pub mod drive;
+pub mod host;
+pub mod reaper;
+pub mod role;

@@ -1,0 +1,397 @@
+//! Serves one OCALL (`teemate_abi::ocall`).
+
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::thread::futex;
+use teemate_abi::host_area::MAILBOX_DATA;
+use teemate_abi::layout::{ELRANGE_BASE, ELRANGE_SIZE_MAX, PAGE_SIZE};
+use teemate_abi::ocall;
+
+use crate::board::{Board, EdmmRequest};
+use crate::host::{self, HostArea, MailboxRef, Reply, errno};
+use crate::broker;
+
+/// How long the node has for a request of dynamic memory.
+const EDMM_LIMIT: Duration = Duration::from_secs(60);
+/// Longest path of READ_FILE.
+const PATH_MAX: usize = 4096;
+/// Most entries of POLL.
+const POLL_MAX: usize = 1024;
+/// Most bytes of one PREFAULT.
+const PREFAULT_MAX: u64 = 64 << 20;
+
+/// Descriptors that the enclave may use in this process: the standard ones for writing, those that the node gave, and connections.
+pub struct Descriptors {
+    open: [AtomicU64; 16],
+}
+
+impl Descriptors {
+    /// With these.
+    pub fn new(given: &[RawFd]) -> Descriptors {
+        let set = Descriptors { open: Default::default() };
+        for fd in given {
+            set.insert(*fd);
+        }
+        set
+    }
+
+    fn place(&self, fd: RawFd) -> Option<(&AtomicU64, u64)> {
+        let fd = usize::try_from(fd).ok()?;
+        Some((self.open.get(fd / 64)?, 1 << (fd % 64)))
+    }
+
+    /// Adds one; false when its number is too large.
+    pub fn insert(&self, fd: RawFd) -> bool {
+        self.place(fd).map(|(word, bit)| word.fetch_or(bit, Ordering::AcqRel)).is_some()
+    }
+
+    /// Whether it may be used.
+    pub fn contains(&self, fd: RawFd) -> bool {
+        self.place(fd).is_some_and(|(word, bit)| word.load(Ordering::Acquire) & bit != 0)
+    }
+
+    /// Takes one out; true for one caller only.
+    fn remove(&self, fd: RawFd) -> bool {
+        self.place(fd).is_some_and(|(word, bit)| word.fetch_and(!bit, Ordering::AcqRel) & bit != 0)
+    }
+}
+
+/// What a process's calls may touch.
+pub struct Calls<'a> {
+    /// Shared with the node.
+    pub board: &'a Board,
+    /// Shared with the enclave.
+    pub host: HostArea,
+    /// What may be read and written.
+    pub descriptors: &'a Descriptors,
+    /// The way to the node's broker, if this container may connect at all.
+    pub broker: Option<BorrowedFd<'a>>,
+}
+
+impl Calls<'_> {
+    /// Serves the call in this slot's mailbox.
+    pub fn serve(&self, tcs: u32, mailbox: MailboxRef) {
+        let call = mailbox.call();
+        self.board.count(tcs, call.number);
+        mailbox.reply(self.act(tcs, mailbox, call.number, call.args));
+    }
+
+    fn act(&self, tcs: u32, mailbox: MailboxRef, number: u32, args: [u64; 6]) -> Reply {
+        let length = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+        match number {
+            ocall::PARK => self.park(args[0], args[1], args[2]),
+            ocall::UNPARK => match self.host.park_word(args[0]) {
+                Some(word) => wake(word),
+                None => errno(libc::EINVAL),
+            },
+            ocall::SPAWN => {
+                let word = self.host.spawn_word();
+                word.fetch_add(1, Ordering::AcqRel);
+                wake(word)
+            }
+            ocall::CLOCK => clock(args[0]),
+            // Standard output and error only: what a payload says. Everything else must be in the set.
+            ocall::WRITE => match args[0] as RawFd {
+                fd @ 1..=2 => mailbox.write(fd, length(args[1])),
+                fd => self.on(fd, |fd| mailbox.write(fd, length(args[1]))),
+            },
+            ocall::READ => self.on(args[0] as RawFd, |fd| mailbox.read(fd, length(args[1]))),
+            ocall::SEND => {
+                let flags = args[2] as i32 & (libc::MSG_DONTWAIT | libc::MSG_MORE) | libc::MSG_NOSIGNAL;
+                self.on(args[0] as RawFd, |fd| mailbox.send(fd, length(args[1]), flags))
+            }
+            ocall::RECV => {
+                let flags = args[2] as i32 & (libc::MSG_DONTWAIT | libc::MSG_PEEK | libc::MSG_WAITALL | libc::MSG_TRUNC);
+                self.on(args[0] as RawFd, |fd| mailbox.receive(fd, length(args[1]), flags))
+            }
+            ocall::CLOSE => {
+                let fd = args[0] as RawFd;
+                if self.descriptors.remove(fd) { host::close(fd) } else { errno(libc::EBADF) }
+            }
+            ocall::SHUTDOWN => self.on(args[0] as RawFd, |fd| host::shutdown(fd, args[1] as i32)),
+            ocall::POLL => self.poll(mailbox, length(args[0]), args[1] as i32),
+            ocall::CONNECT => self.connect(mailbox, length(args[0])),
+            ocall::READ_FILE => read_file(mailbox, length(args[0]), args[1], length(args[2])),
+            ocall::EDMM => {
+                let request = EdmmRequest { operation: args[0], address: args[1], length: args[2], permissions: args[3] };
+                self.board.ask_edmm(tcs, request, EDMM_LIMIT)
+            }
+            ocall::PREFAULT => {
+                let end = args[0].checked_add(args[1]);
+                let inside = args[0] >= ELRANGE_BASE && end.is_some_and(|end| end <= ELRANGE_BASE + ELRANGE_SIZE_MAX);
+                if inside && args[1] <= PREFAULT_MAX && args[0] % PAGE_SIZE == 0 {
+                    host::prefault(args[0], args[1]);
+                }
+                0
+            }
+            ocall::SETSOCKOPT => self.setsockopt(mailbox, args),
+            _ => errno(libc::ENOSYS),
+        }
+    }
+
+    fn on(&self, fd: RawFd, act: impl FnOnce(RawFd) -> Reply) -> Reply {
+        if self.descriptors.contains(fd) { act(fd) } else { errno(libc::EBADF) }
+    }
+
+    fn park(&self, index: u64, expected: u64, timeout_ns: u64) -> Reply {
+        let Some(word) = self.host.park_word(index) else { return errno(libc::EINVAL) };
+        let timeout = (timeout_ns != u64::MAX).then(|| futex::Timespec {
+            tv_sec: (timeout_ns / 1_000_000_000) as i64,
+            tv_nsec: (timeout_ns % 1_000_000_000) as _,
+        });
+        match futex::wait(word, futex::Flags::empty(), expected as u32, timeout.as_ref()) {
+            Ok(()) => 0,
+            Err(error) => errno(error.raw_os_error()),
+        }
+    }
+
+    fn poll(&self, mailbox: MailboxRef, count: usize, timeout_ms: i32) -> Reply {
+        const ENTRY: usize = size_of::<libc::pollfd>();
+        if count > POLL_MAX {
+            return errno(libc::EINVAL);
+        }
+        let Some(bytes) = mailbox.copy(0, count * ENTRY) else { return errno(libc::EINVAL) };
+        let entries = bytes
+            .chunks_exact(ENTRY)
+            .map(|entry| libc::pollfd {
+                fd: i32::from_le_bytes([entry[0], entry[1], entry[2], entry[3]]),
+                events: i16::from_le_bytes([entry[4], entry[5]]),
+                revents: 0,
+            })
+            .collect();
+        let (reply, entries) = host::poll(entries, timeout_ms, |fd| self.descriptors.contains(fd));
+        let mut bytes = Vec::with_capacity(count * ENTRY);
+        for entry in entries {
+            bytes.extend_from_slice(&entry.fd.to_le_bytes());
+            bytes.extend_from_slice(&entry.events.to_le_bytes());
+            bytes.extend_from_slice(&entry.revents.to_le_bytes());
+        }
+        mailbox.fill(&bytes);
+        reply
+    }
+
+    fn connect(&self, mailbox: MailboxRef, length: usize) -> Reply {
+        let Some(socket) = self.broker else { return errno(libc::EACCES) };
+        if length > broker::ADDRESS_MAX {
+            return errno(libc::EINVAL);
+        }
+        let Some(address) = mailbox.copy(0, length) else { return errno(libc::EINVAL) };
+        match broker::ask(socket, &address) {
+            Ok(connection) => self.adopt(connection),
+            Err(error) => errno(error.raw_os_error()),
+        }
+    }
+
+    fn adopt(&self, connection: OwnedFd) -> Reply {
+        if !self.descriptors.insert(connection.as_raw_fd()) {
+            return errno(libc::EMFILE);
+        }
+        connection.into_raw_fd().into()
+    }
+
+    fn setsockopt(&self, mailbox: MailboxRef, args: [u64; 6]) -> Reply {
+        let (level, name, length) = (args[1] as i32, args[2] as i32, args[3]);
+        let known = matches!(
+            (level, name),
+            (libc::SOL_SOCKET, libc::SO_KEEPALIVE | libc::SO_RCVTIMEO | libc::SO_SNDTIMEO | libc::SO_RCVBUF | libc::SO_SNDBUF | libc::SO_LINGER)
+                | (libc::IPPROTO_TCP, libc::TCP_NODELAY | libc::TCP_KEEPIDLE | libc::TCP_KEEPINTVL | libc::TCP_KEEPCNT)
+        );
+        if !known {
+            return errno(libc::ENOPROTOOPT);
+        }
+        if length > 64 {
+            return errno(libc::EINVAL);
+        }
+        let Some(value) = mailbox.copy(0, length as usize) else { return errno(libc::EINVAL) };
+        self.on(args[0] as RawFd, |fd| host::setsockopt(fd, level, name, &value))
+    }
+}
+
+fn wake(word: &std::sync::atomic::AtomicU32) -> Reply {
+    match futex::wake(word, futex::Flags::empty(), i32::MAX as u32) {
+        Ok(count) => count as Reply,
+        Err(error) => errno(error.raw_os_error()),
+    }
+}
+
+fn clock(id: u64) -> Reply {
+    use rustix::time::ClockId;
+    let id = match id as i32 {
+        libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_COARSE => ClockId::Realtime,
+        libc::CLOCK_MONOTONIC | libc::CLOCK_MONOTONIC_RAW | libc::CLOCK_MONOTONIC_COARSE => ClockId::Monotonic,
+        libc::CLOCK_BOOTTIME => ClockId::Boottime,
+        libc::CLOCK_PROCESS_CPUTIME_ID => ClockId::ProcessCPUTime,
+        libc::CLOCK_THREAD_CPUTIME_ID => ClockId::ThreadCPUTime,
+        _ => return errno(libc::EINVAL),
+    };
+    let now = rustix::time::clock_gettime(id);
+    now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec)
+}
+
+/// A file below this process's root, which is the container's: without following symbolic links, read-only, regular files only.
+fn read_file(mailbox: MailboxRef, path_length: usize, offset: u64, length: usize) -> Reply {
+    if path_length > PATH_MAX || length > MAILBOX_DATA {
+        return errno(libc::EINVAL);
+    }
+    let Ok(offset) = i64::try_from(offset) else { return errno(libc::EINVAL) };
+    let Some(path) = mailbox.copy(0, path_length) else { return errno(libc::EINVAL) };
+    let path: &[u8] = match path.strip_prefix(b"/") {
+        Some(relative) if !relative.is_empty() => relative,
+        _ => &path,
+    };
+    let open = || -> Result<OwnedFd, Errno> {
+        let root = rustix::fs::openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let file = rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve)?;
+        if rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != rustix::fs::FileType::RegularFile {
+            return Err(Errno::ACCESS);
+        }
+        Ok(file)
+    };
+    match open() {
+        Ok(file) => mailbox.read_at(file.as_raw_fd(), length, offset),
+        Err(error) => errno(error.raw_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::os::fd::AsFd;
+
+    struct Bench {
+        board: Board,
+        host: HostArea,
+        descriptors: Descriptors,
+    }
+
+    impl Bench {
+        fn new(given: &[RawFd]) -> Bench {
+            Bench { board: Board::create().unwrap(), host: HostArea::stand_in(1), descriptors: Descriptors::new(given) }
+        }
+
+        fn ask(&self, number: u32, args: [u64; 6], data: &[u8]) -> (Reply, Vec<u8>) {
+            self.ask_with(number, args, data, None)
+        }
+
+        fn ask_with(&self, number: u32, args: [u64; 6], data: &[u8], broker: Option<BorrowedFd<'_>>) -> (Reply, Vec<u8>) {
+            let mailbox = self.host.mailbox(0).unwrap();
+            mailbox.fill(data);
+            let calls = Calls { board: &self.board, host: self.host, descriptors: &self.descriptors, broker };
+            let reply = calls.act(0, mailbox, number, args);
+            (reply, mailbox.copy(0, 256).unwrap())
+        }
+    }
+
+    #[test]
+    fn a_file_comes_by_piece_and_links_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("data");
+        std::fs::write(&file, b"0123456789").unwrap();
+        std::os::unix::fs::symlink(&file, directory.path().join("link")).unwrap();
+        let bench = Bench::new(&[]);
+        let name = |name: &str| directory.path().join(name).to_str().unwrap().as_bytes().to_vec();
+        let read = |path: &[u8], offset: u64, length: u64| bench.ask(ocall::READ_FILE, [path.len() as u64, offset, length, 0, 0, 0], path);
+        let (reply, data) = read(&name("data"), 4, 3);
+        assert_eq!((reply, &data[..3]), (3, &b"456"[..]));
+        assert_eq!(read(&name("data"), 20, 3).0, 0);
+        assert_eq!(read(&name("link"), 0, 3).0, errno(libc::ELOOP));
+        assert_eq!(read(&name(""), 0, 3).0, errno(libc::EACCES));
+        assert_eq!(read(b"/dev/zero", 0, 3).0, errno(libc::EACCES), "only regular files");
+        assert_eq!(read(&name("none"), 0, 3).0, errno(libc::ENOENT));
+        assert_eq!(read(&name("data"), u64::MAX, 3).0, errno(libc::EINVAL));
+        assert_eq!(read(&name("data"), 0, MAILBOX_DATA as u64 + 1).0, errno(libc::EINVAL));
+    }
+
+    #[test]
+    fn only_given_descriptors_can_be_used() {
+        let (a, b) = rustix::net::socketpair(
+            rustix::net::AddressFamily::UNIX,
+            rustix::net::SocketType::SEQPACKET,
+            rustix::net::SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        let (ours, theirs) = (a.into_raw_fd(), b);
+        let bench = Bench::new(&[ours]);
+        let fd = |fd: RawFd| fd as u64;
+        assert_eq!(bench.ask(ocall::SEND, [fd(ours), 5, 0, 0, 0, 0], b"hello").0, 5);
+        let mut buffer = [0; 16];
+        assert_eq!(rustix::net::recv(&theirs, &mut buffer[..], rustix::net::RecvFlags::empty()).unwrap().0, 5);
+        rustix::net::send(&theirs, b"back", rustix::net::SendFlags::empty()).unwrap();
+        let mut entry = fd(ours).to_le_bytes()[..4].to_vec();
+        entry.extend([1, 0, 0, 0]);
+        entry.extend(theirs.as_raw_fd().to_le_bytes());
+        entry.extend([1, 0, 0, 0]);
+        let (reply, data) = bench.ask(ocall::POLL, [2, 1000, 0, 0, 0, 0], &entry);
+        assert_eq!((reply, data[6], i16::from_le_bytes([data[14], data[15]])), (2, 1, libc::POLLNVAL));
+        let (reply, data) = bench.ask(ocall::RECV, [fd(ours), 100, 0, 0, 0, 0], b"");
+        assert_eq!((reply, &data[..4]), (4, &b"back"[..]));
+        for number in [ocall::READ, ocall::WRITE, ocall::SEND, ocall::RECV, ocall::CLOSE, ocall::SHUTDOWN] {
+            assert_eq!(bench.ask(number, [fd(theirs.as_raw_fd()), 1, 0, 0, 0, 0], b"").0, errno(libc::EBADF), "call {number}");
+            assert_eq!(bench.ask(number, [u64::MAX, 1, 0, 0, 0, 0], b"").0, errno(libc::EBADF), "call {number}");
+        }
+        assert_eq!(bench.ask(ocall::CLOSE, [fd(ours), 0, 0, 0, 0, 0], b"").0, 0);
+        assert_eq!(bench.ask(ocall::CLOSE, [fd(ours), 0, 0, 0, 0, 0], b"").0, errno(libc::EBADF));
+    }
+
+    #[test]
+    fn a_connection_is_a_descriptor_from_the_broker() {
+        let (ours, node) = rustix::net::socketpair(
+            rustix::net::AddressFamily::UNIX,
+            rustix::net::SocketType::SEQPACKET,
+            rustix::net::SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        let answerer = std::thread::spawn(move || {
+            for answer in [Ok(OwnedFd::from(std::fs::File::open("/dev/null").unwrap())), Err(Errno::ACCESS)] {
+                let address = broker::next(node.as_fd()).unwrap().unwrap();
+                assert_eq!(address, b"host:80");
+                broker::answer(node.as_fd(), answer).unwrap();
+            }
+        });
+        let bench = Bench::new(&[]);
+        let ask = |broker| bench.ask_with(ocall::CONNECT, [7, 0, 0, 0, 0, 0], b"host:80", broker).0;
+        let fd = ask(Some(ours.as_fd()));
+        assert!(fd > 2, "{fd}");
+        assert_eq!(bench.ask(ocall::CLOSE, [fd as u64, 0, 0, 0, 0, 0], b"").0, 0);
+        assert_eq!(ask(Some(ours.as_fd())), errno(libc::EACCES));
+        answerer.join().unwrap();
+        assert_eq!(ask(Some(ours.as_fd())), errno(libc::ECONNRESET));
+        assert_eq!(ask(None), errno(libc::EACCES));
+    }
+
+    #[test]
+    fn parking_waits_for_a_wake_or_the_time() {
+        let bench = Bench::new(&[]);
+        assert_eq!(bench.ask(ocall::PARK, [3, 1, u64::MAX, 0, 0, 0], b"").0, errno(libc::EAGAIN));
+        assert_eq!(bench.ask(ocall::PARK, [3, 0, 1_000_000, 0, 0, 0], b"").0, errno(libc::ETIMEDOUT));
+        assert_eq!(bench.ask(ocall::UNPARK, [3, 0, 0, 0, 0, 0], b"").0, 0);
+        assert_eq!(bench.ask(ocall::SPAWN, [0; 6], b"").0, 0);
+        assert_eq!(bench.host.spawn_word().load(Ordering::Relaxed), 1);
+        assert!(bench.ask(ocall::CLOCK, [libc::CLOCK_MONOTONIC as u64, 0, 0, 0, 0, 0], b"").0 > 0);
+    }
+
+    proptest! {
+        /// Whatever the enclave writes, the runner answers. Calls that may wait or write somewhere are left out.
+        #[test]
+        fn hostile_calls_get_an_answer(number in 1u32..64, args: [u64; 6], data in prop::collection::vec(any::<u8>(), 0..64)) {
+            prop_assume!(![ocall::PARK, ocall::EDMM].contains(&number));
+            let bench = Bench::new(&[]);
+            // Never the test's own output.
+            let args = if number == ocall::WRITE { [args[0] | 1 << 20, args[1], args[2], args[3], args[4], args[5]] } else { args };
+            let args = if number == ocall::POLL { [args[0], 0, 0, 0, 0, 0] } else { args };
+            bench.ask(number, args, &data);
+            if number != ocall::POLL {
+                bench.ask(number, args.map(|arg| arg % 300_000 + 3), &data);
+            }
+        }
+    }
+}
