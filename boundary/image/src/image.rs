@@ -17,8 +17,8 @@ pub const XFRM_ALLOWED: u64 = 0b1110_0111;
 pub const MISC_EXINFO: u32 = 1;
 /// Bytes of a SIGSTRUCT.
 pub const SIGSTRUCT_SIZE: usize = 1808;
-/// Most pages that an image file may add before EINIT: 4 GiB. More would take hours to load.
-pub const PAGES_MAX: u64 = 1 << 20;
+/// Most pages that an image may add before EINIT: 1 GiB, two seconds of loading.
+pub const PAGES_MAX: u64 = 1 << 18;
 
 /// A page of zeros, for [`Page::data`] of a zero run.
 pub static ZERO_PAGE: [u8; PAGE_SIZE as usize] = [0; PAGE_SIZE as usize];
