@@ -1,0 +1,346 @@
+//! The command line's grammar.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use teemate_control::function::Kind;
+use teemate_control::node::Sharing;
+
+use crate::value;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  it worked
+  1  it failed; for `function invoke` also: the function failed
+  2  the command line makes no sense
+  3  no node answers";
+
+/// Confidential containers that share one enclave.
+#[derive(Debug, Parser)]
+#[command(name = "teemate", version, after_help = EXIT_CODES, propagate_version = true, max_term_width = 110)]
+pub struct Arguments {
+    /// Print one JSON document on stdout instead of text.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Socket of the node [default: $XDG_RUNTIME_DIR/teemate/node.sock, else /run/teemate/node.sock].
+    #[arg(long, global = true, env = teemate_client::socket::VARIABLE, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub socket: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Arguments {
+    /// Where the node listens.
+    pub fn socket(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(teemate_client::socket::default_path)
+    }
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start, stop and look at the node.
+    #[command(subcommand)]
+    Node(Node),
+    /// Deploy, call and look at functions.
+    #[command(subcommand)]
+    Function(Function),
+    /// Enclaves, containers, TCSs and pages.
+    Ps,
+    /// Counters of the node, as Prometheus reads them.
+    Metrics,
+    /// Kill a container, as an administrator would.
+    Kill {
+        /// Its id, as `teemate ps` shows it.
+        container: u64,
+    },
+    /// Build, sign, measure and verify enclave images.
+    #[command(subcommand)]
+    Image(Image),
+    /// Tell what this machine has of what a node needs, and what to do about the rest.
+    Doctor,
+    /// Measure the paper's figures; `teemate bench --help` shows the options of teemate-bench.
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Arguments for teemate-bench.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Print a completion script for a shell.
+    Completion {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `teemate node`.
+#[derive(Debug, Subcommand)]
+pub enum Node {
+    /// Start a node and wait until it answers.
+    Start(NodeStart),
+    /// Finish the calls under way, take everything down, exit.
+    Stop {
+        /// How long that may take.
+        #[arg(long, default_value = "60s", value_parser = value::milliseconds, value_name = "TIME")]
+        timeout: u64,
+    },
+    /// Tell whether a node runs, and what it is.
+    Status,
+}
+
+/// `teemate node start`.
+#[derive(Debug, Args)]
+pub struct NodeStart {
+    /// Stay with the node until it ends; its log goes to stderr.
+    #[arg(long)]
+    pub foreground: bool,
+    /// Image of the enclave [default: functions.teemate beside this program].
+    #[arg(long, env = "TEEMATE_IMAGE", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub image: Option<PathBuf>,
+    /// Where the node keeps functions and its log.
+    #[arg(long, env = "TEEMATE_STATE", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub state: Option<PathBuf>,
+    /// How calls and enclaves relate.
+    #[arg(long, default_value = "shared")]
+    pub sharing: SharingName,
+    /// How long the start may take.
+    #[arg(long, default_value = "120s", value_parser = value::milliseconds, value_name = "TIME")]
+    pub timeout: u64,
+    /// Further arguments for teemate-node, after `--`.
+    #[arg(last = true)]
+    pub arguments: Vec<OsString>,
+}
+
+/// `teemate function`.
+#[derive(Debug, Subcommand)]
+pub enum Function {
+    /// Deploy a function, or replace it.
+    Deploy(Box<Deploy>),
+    /// Call a function in a fresh container; prints its result.
+    Invoke(Invoke),
+    /// All functions.
+    List,
+    /// One function.
+    Show {
+        /// Name.
+        name: String,
+    },
+    /// Forget a function.
+    Delete {
+        /// Name.
+        name: String,
+    },
+    /// What the last calls of a function wrote.
+    Logs {
+        /// Name.
+        name: String,
+        /// At most so many calls.
+        #[arg(long, default_value_t = 10)]
+        last: usize,
+        /// Also those to come, until interrupted.
+        #[arg(long, short, conflicts_with = "json")]
+        follow: bool,
+    },
+}
+
+/// `teemate function deploy`.
+#[derive(Debug, Args)]
+pub struct Deploy {
+    /// Name: letters, digits and _ . @ -
+    pub name: String,
+    /// WebAssembly module (WASI preview 1 command) or JavaScript source.
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// Language.
+    #[arg(long, default_value = "auto")]
+    pub kind: KindName,
+    /// Entry point of a JavaScript function.
+    #[arg(long, default_value = "main", value_name = "NAME")]
+    pub main: String,
+    /// Wall-clock time of a call.
+    #[arg(long, default_value = "60s", value_parser = value::milliseconds, value_name = "TIME")]
+    pub timeout: u64,
+    /// Linear memory of a call.
+    #[arg(long, default_value = "256M", value_parser = value::size, value_name = "SIZE")]
+    pub memory: u64,
+    /// Fuel of a call: about one unit an instruction [default: only time limits it].
+    #[arg(long, value_name = "UNITS")]
+    pub fuel: Option<u64>,
+    /// CPU of a call's container: cores, or thousandths as in 500m [default: no limit].
+    #[arg(long, default_value = "0", hide_default_value = true, value_parser = value::cpu, value_name = "CORES")]
+    pub cpu: u32,
+    /// Log of a call.
+    #[arg(long, default_value = "10M", value_parser = value::size, value_name = "SIZE")]
+    pub log: u64,
+    /// Result of a call.
+    #[arg(long, default_value = "1M", value_parser = value::size, value_name = "SIZE")]
+    pub result: u64,
+    /// A destination that it may connect to; repeatable. None: it has no network.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub egress: Vec<String>,
+    /// A file that it may read; repeatable. The enclave checks its SHA-256 at each read.
+    #[arg(long = "file", value_parser = value::file, value_name = "LOCAL=PATH")]
+    pub files: Vec<(PathBuf, String)>,
+    /// An environment variable; repeatable.
+    #[arg(long, short, value_parser = value::pair, value_name = "NAME=VALUE")]
+    pub env: Vec<(String, String)>,
+}
+
+/// `teemate function invoke`.
+#[derive(Debug, Args)]
+pub struct Invoke {
+    /// Name.
+    pub name: String,
+    /// One parameter; repeatable. The value is JSON where it is JSON, else a string.
+    #[arg(long, short, value_parser = value::pair, value_name = "NAME=VALUE")]
+    pub param: Vec<(String, String)>,
+    /// All parameters: a JSON object, or @FILE, or - for stdin.
+    #[arg(long, value_name = "JSON|@FILE|-")]
+    pub params: Option<String>,
+    /// Not in the node's own mode.
+    #[arg(long)]
+    pub sharing: Option<SharingName>,
+    /// Where the time went (on stderr).
+    #[arg(long)]
+    pub breakdown: bool,
+    /// What the function wrote (on stderr).
+    #[arg(long)]
+    pub logs: bool,
+}
+
+/// `teemate image`.
+#[derive(Debug, Subcommand)]
+pub enum Image {
+    /// Build an image of the library OS and a payload. The same input gives the same MRENCLAVE on every machine.
+    Build {
+        /// The library OS: a static-pie ELF file.
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        libos: PathBuf,
+        /// The payload: a static-pie ELF file.
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        payload: PathBuf,
+        /// What else the image is made of [default: a function service's].
+        #[arg(long, value_name = "TOML", value_hint = ValueHint::FilePath)]
+        config: Option<PathBuf>,
+        /// Where the image goes.
+        #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        output: PathBuf,
+        /// Sign it as well, with this key.
+        #[arg(long, value_name = "PEM", value_hint = ValueHint::FilePath)]
+        key: Option<PathBuf>,
+    },
+    /// Sign an image.
+    Sign {
+        /// The image; it is changed.
+        #[arg(value_hint = ValueHint::FilePath)]
+        image: PathBuf,
+        /// RSA-3072 key with exponent 3, as `image keygen` makes it.
+        #[arg(long, value_name = "PEM", value_hint = ValueHint::FilePath)]
+        key: PathBuf,
+        /// Where the signed image goes [default: the image itself].
+        #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        output: Option<PathBuf>,
+    },
+    /// Print the MRENCLAVE of an image.
+    Measure {
+        /// The image.
+        #[arg(value_hint = ValueHint::FilePath)]
+        image: PathBuf,
+    },
+    /// Check an image's layout and signature.
+    Verify {
+        /// The image.
+        #[arg(value_hint = ValueHint::FilePath)]
+        image: PathBuf,
+        /// Fail unless it measures this, in hexadecimal.
+        #[arg(long, value_name = "HEX")]
+        mrenclave: Option<String>,
+        /// Fail unless its signer is this, in hexadecimal.
+        #[arg(long, value_name = "HEX")]
+        mrsigner: Option<String>,
+    },
+    /// Show what an image consists of.
+    Show {
+        /// The image.
+        #[arg(value_hint = ValueHint::FilePath)]
+        image: PathBuf,
+    },
+    /// Make a signing key. Keep it: who has it signs in your name.
+    Keygen {
+        /// Where it goes; an existing file is never overwritten.
+        #[arg(value_hint = ValueHint::FilePath)]
+        key: PathBuf,
+    },
+}
+
+/// Names of [`Sharing`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SharingName {
+    /// No enclave: an ordinary process in a container.
+    Native,
+    /// One enclave a container, built at each start.
+    Exclusive,
+    /// One enclave, many containers.
+    Shared,
+}
+
+impl From<SharingName> for Sharing {
+    fn from(name: SharingName) -> Self {
+        match name {
+            SharingName::Native => Sharing::Native,
+            SharingName::Exclusive => Sharing::Exclusive,
+            SharingName::Shared => Sharing::Shared,
+        }
+    }
+}
+
+/// Names of [`Kind`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KindName {
+    /// By content, else by the file's ending.
+    Auto,
+    /// WebAssembly.
+    Wasm,
+    /// JavaScript.
+    #[value(alias = "js")]
+    Javascript,
+}
+
+impl From<KindName> for Option<Kind> {
+    fn from(name: KindName) -> Self {
+        match name {
+            KindName::Auto => None,
+            KindName::Wasm => Some(Kind::Wasm),
+            KindName::Javascript => Some(Kind::JavaScript),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_deployment_with_everything() {
+        let line = "teemate function deploy f f.js --kind js --memory 1M --timeout 5s --fuel 9 --egress a:1 --file x=/y --env A=B";
+        let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
+        let Command::Function(Function::Deploy(deploy)) = arguments.command else { panic!() };
+        assert_eq!((deploy.memory, deploy.timeout, deploy.fuel), (1 << 20, 5000, Some(9)));
+        assert_eq!(deploy.files, [(PathBuf::from("x"), "/y".to_owned())]);
+    }
+
+    #[test]
+    fn bench_passes_everything_on() {
+        let arguments = Arguments::try_parse_from(["teemate", "bench", "--samples", "3"]).unwrap();
+        let Command::Bench { arguments } = arguments.command else { panic!() };
+        assert_eq!(arguments, ["--samples", "3"]);
+    }
+}

@@ -1,0 +1,43 @@
+//! One module a command.
+
+mod bench;
+mod completion;
+mod doctor;
+mod function;
+mod image;
+mod node;
+mod observe;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use teemate_client::Connection;
+
+use crate::arguments::{Arguments, Command};
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// How long the node may take for what it has at hand. Deployments and calls have their own times.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Carries out a command.
+pub fn run(arguments: &Arguments, output: &Output) -> Result<ExitCode, Failure> {
+    match &arguments.command {
+        Command::Node(command) => node::run(command, &arguments.socket(), output),
+        Command::Function(command) => function::run(command, &arguments.socket(), output),
+        Command::Ps => observe::ps(&arguments.socket(), output),
+        Command::Metrics => observe::metrics(&arguments.socket(), output),
+        Command::Kill { container } => observe::kill(*container, &arguments.socket(), output),
+        Command::Image(command) => image::run(command, output),
+        Command::Doctor => doctor::run(output),
+        Command::Bench { arguments: rest } => bench::run(rest, &arguments.socket()),
+        Command::Completion { shell } => completion::run(*shell),
+    }
+}
+
+/// A connection for requests that are answered at once.
+fn connect(socket: &std::path::Path) -> Result<Connection, Failure> {
+    let mut connection = Connection::open(socket)?;
+    connection.set_timeout(Some(PATIENCE))?;
+    Ok(connection)
+}

@@ -1,0 +1,91 @@
+//! `teemate node`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::json;
+use teemate_client::node::{self, Options};
+use teemate_control::node::Status;
+
+use super::connect;
+use crate::arguments::{Node, NodeStart};
+use crate::failure::{FAILED, Failure};
+use crate::output::{Output, duration, harmless};
+
+/// Carries out a `node` command.
+pub fn run(command: &Node, socket: &Path, output: &Output) -> Result<ExitCode, Failure> {
+    match command {
+        Node::Start(start) if start.foreground => foreground(start, socket),
+        Node::Start(start) => background(start, socket, output),
+        Node::Stop { timeout } => stop(socket, Duration::from_millis(*timeout), output),
+        Node::Status => status(socket, output),
+    }
+}
+
+fn options(start: &NodeStart, socket: &Path) -> Options {
+    Options {
+        socket: socket.to_owned(),
+        state: start.state.clone(),
+        image: start.image.clone(),
+        sharing: start.sharing.into(),
+        arguments: start.arguments.clone(),
+        patience: Duration::from_millis(start.timeout),
+    }
+}
+
+/// Where the log of a node goes that runs in the background: to its state, else beside its socket.
+fn log_path(start: &NodeStart, socket: &Path) -> PathBuf {
+    let directory = start.state.as_deref().or(socket.parent()).unwrap_or(Path::new("."));
+    directory.join("node.log")
+}
+
+fn background(start: &NodeStart, socket: &Path, output: &Output) -> Result<ExitCode, Failure> {
+    let log = log_path(start, socket);
+    let progress = output.progress("starting the node: enclave, function service, zygote");
+    let started = node::start(&options(start, socket), &log);
+    progress.finish_and_clear();
+    let (_child, status) = started?;
+    let document = json!({ "status": status, "socket": socket, "log": log });
+    output.result(&document, || format!("{}\nsocket      {}\nlog         {}", describe(&status), socket.display(), log.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn foreground(start: &NodeStart, socket: &Path) -> Result<ExitCode, Failure> {
+    let mut command = node::command(&options(start, socket))?;
+    // exec(2): signals and the exit code are the node's own.
+    let error = std::os::unix::process::CommandExt::exec(&mut command);
+    Err(Failure::new(format!("{} can't be started: {error}", command.get_program().display())))
+}
+
+fn stop(socket: &Path, patience: Duration, output: &Output) -> Result<ExitCode, Failure> {
+    let progress = output.progress("stopping the node: calls under way may finish");
+    let stopped = node::stop(socket, patience);
+    progress.finish_and_clear();
+    stopped?;
+    output.result(&json!({ "stopped": true }), || "the node has stopped".to_owned())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status(socket: &Path, output: &Output) -> Result<ExitCode, Failure> {
+    let status = connect(socket)?.status()?;
+    output.result(&status, || describe(&status))?;
+    let sane = status.protocol == teemate_control::PROTOCOL;
+    Ok(if sane { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+fn describe(status: &Status) -> String {
+    let note = if status.device == "simulator" { " (protects nothing: for tests and development)" } else { "" };
+    harmless(&format!(
+        "node        {} (protocol {}), pid {}, up {}\ndevice      {}{note}\nsharing     {}\nMRENCLAVE   {}\ncalls       {} answered, {} under way",
+        status.version,
+        status.protocol,
+        status.pid,
+        duration(status.uptime_s.saturating_mul(1000)),
+        status.device,
+        node::sharing_name(status.sharing),
+        if status.mrenclave.is_empty() { "-" } else { &status.mrenclave },
+        status.calls,
+        status.running,
+    ))
+}
