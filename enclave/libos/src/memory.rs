@@ -1,0 +1,441 @@
+//! Pages of the dynamic range: accepted when first needed, zeroed when freed, and kept.
+//!
+//! ```text
+//! heap_start   page table of this module: one byte a page, itself accepted as it is needed
+//!              kernel zone: threads' blocks
+//!              brk zone
+//!              arena: everything that the payload maps
+//! heap_end
+//! ```
+//! A page that the payload gave back stays in the enclave, zero and accepted, and the next mapping takes the lowest addresses first: no
+//! EAUG on the path of a request. What a container maps is charged to it, and beyond its quota it gets ENOMEM, alone.
+
+use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use teemate_abi::layout::PAGE_SIZE;
+use teemate_abi::ocall::edmm;
+
+use crate::enclu::{self, eaccept, emodpe, flags};
+use crate::lock::Spin;
+use crate::space::{Space, prot};
+use crate::{SysResult, container, local::info, ocall};
+
+const KERNEL_ZONE: u64 = 1 << 28;
+const BRK_ZONE: u64 = 1 << 28;
+/// Pages that are accepted together at a fault.
+const FAULT_AROUND: u64 = 16;
+
+/// In the page table: the page is part of the enclave.
+const ACCEPTED: u8 = 0x80;
+/// In the page table: its rights in the EPCM.
+const RIGHTS: u8 = 0x07;
+
+static MEMORY: Spin<Option<Memory>> = Spin::new(None);
+static ACCEPTED_PAGES: AtomicU64 = AtomicU64::new(0);
+
+struct Memory {
+    table: PageTable,
+    kernel_next: u64,
+    kernel_end: u64,
+    brk_start: u64,
+    brk: u64,
+    space: Space,
+}
+
+/// Why a page cannot be had.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing is mapped there, or not with these rights.
+    Segment,
+    /// No EPC page is left.
+    Full,
+}
+
+/// Sets the zones up. Once, before any other function here.
+pub fn start() {
+    let (start, end) = (info().heap_start, info().heap_end);
+    let pages = (end - start) / PAGE_SIZE;
+    let table_end = (start + pages).next_multiple_of(PAGE_SIZE);
+    let kernel_end = table_end + KERNEL_ZONE;
+    let arena = kernel_end + BRK_ZONE;
+    *MEMORY.lock() = Some(Memory {
+        table: PageTable { start, known: [0; 512] },
+        kernel_next: table_end,
+        kernel_end,
+        brk_start: kernel_end,
+        brk: kernel_end,
+        space: Space::new(arena..end),
+    });
+}
+
+fn with<R>(f: impl FnOnce(&mut Memory) -> R) -> R {
+    match MEMORY.lock().as_mut() {
+        Some(memory) => f(memory),
+        None => crate::end::panic(format_args!("memory is used before it is set up")),
+    }
+}
+
+/// Pages accepted after EINIT and still part of the enclave.
+pub fn accepted_pages() -> u64 {
+    ACCEPTED_PAGES.load(Ordering::Relaxed)
+}
+
+/// Fresh zero pages for the LibOS itself. They are never given back; who uses them keeps them for reuse.
+pub fn kernel_pages(count: u64) -> Option<*mut u8> {
+    with(|m| {
+        let range = m.kernel_next..m.kernel_next + count * PAGE_SIZE;
+        if range.end > m.kernel_end {
+            return None;
+        }
+        m.table.accept(range.clone()).ok()?;
+        m.kernel_next = range.end;
+        Some(range.start as *mut u8)
+    })
+}
+
+fn pages(address: u64, length: u64) -> Result<Range<u64>, i32> {
+    let end = address.checked_add(length).and_then(|e| e.checked_next_multiple_of(PAGE_SIZE)).ok_or(libc::ENOMEM)?;
+    if !address.is_multiple_of(PAGE_SIZE) || length == 0 {
+        return Err(libc::EINVAL);
+    }
+    Ok(address..end)
+}
+
+fn rights(linux: u64) -> Result<u8, i32> {
+    let known = (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u64;
+    let r = (linux & known) as u8;
+    // No page is writable and executable at one time.
+    if linux & !known != 0 || r & (prot::W | prot::X) == prot::W | prot::X { Err(libc::EINVAL) } else { Ok(r) }
+}
+
+/// mmap(2), anonymous and private.
+pub fn mmap(address: u64, length: u64, protection: u64, mmap_flags: u64, fd: i64) -> SysResult {
+    let has = |flag: i32| mmap_flags & flag as u64 != 0;
+    if !has(libc::MAP_ANONYMOUS) || fd as i32 != -1 || has(libc::MAP_SHARED) && !has(libc::MAP_PRIVATE) {
+        return Err(libc::ENODEV);
+    }
+    if length == 0 {
+        return Err(libc::EINVAL);
+    }
+    let length = length.checked_next_multiple_of(PAGE_SIZE).ok_or(libc::ENOMEM)?;
+    let right = rights(protection)?;
+    let owner = container::current();
+    with(|m| {
+        let fixed = has(libc::MAP_FIXED) || has(libc::MAP_FIXED_NOREPLACE);
+        let wanted = if address.is_multiple_of(PAGE_SIZE) { address.checked_add(length).map(|end| address..end) } else { None };
+        let range = match wanted {
+            Some(r) if m.space.contains(&r) && (fixed || m.space.overlapping(r.clone()).next().is_none()) => r,
+            _ if fixed => return Err(libc::ENOMEM),
+            _ => m.space.free(length).map(|start| start..start + length).ok_or(libc::ENOMEM)?,
+        };
+        if has(libc::MAP_FIXED_NOREPLACE) && m.space.overlapping(range.clone()).next().is_some() {
+            return Err(libc::EEXIST);
+        }
+        container::charge(owner, length / PAGE_SIZE)?;
+        m.release(range.clone());
+        m.space.insert(range.clone(), right, owner);
+        Ok(range.start)
+    })
+}
+
+/// A readable and writable mapping of the payload itself, before any thread runs.
+pub fn reserve(length: u64) -> Option<u64> {
+    with(|m| {
+        let start = m.space.free(length)?;
+        m.space.insert(start..start + length, prot::R | prot::W, 0);
+        Some(start)
+    })
+}
+
+/// munmap(2).
+pub fn munmap(address: u64, length: u64) -> SysResult {
+    let range = pages(address, length)?;
+    with(|m| {
+        if !m.space.contains(&range) {
+            return Err(libc::EINVAL);
+        }
+        m.release(range);
+        Ok(0)
+    })
+}
+
+/// mprotect(2). Rights that grow are given by EMODPE; rights that shrink need the host (EMODPR), and each page is then accepted.
+pub fn mprotect(address: u64, length: u64, protection: u64) -> SysResult {
+    if length == 0 {
+        return Ok(0);
+    }
+    let range = pages(address, length)?;
+    let right = rights(protection)?;
+    let image = range.start >= info().payload_start && range.end <= info().payload_end;
+    if image {
+        // Measured pages: the rights that they have are not kept; give, then restrict.
+        return change(range, right, None);
+    }
+    let accepted = with(|m| {
+        if m.space.contains(&range) {
+            return if m.space.protect(range.clone(), right) { Ok(true) } else { Err(libc::ENOMEM) };
+        }
+        if range.start >= m.brk_start && range.end <= m.brk { Ok(true) } else { Err(libc::ENOMEM) }
+    })?;
+    debug_assert!(accepted);
+    // PROT_NONE is not told to the EPCM: a guard page that was never touched is no part of the enclave, and faults.
+    if right == 0 {
+        return Ok(0);
+    }
+    let mut at = range.start;
+    while at < range.end {
+        // The next run of accepted pages whose rights differ, all with the same rights.
+        let (run, had) = with(|m| m.table.run(at..range.end, right));
+        if run.is_empty() {
+            break;
+        }
+        change(run.clone(), right, Some(had))?;
+        with(|m| m.table.set(run.clone(), ACCEPTED | right));
+        at = run.end;
+    }
+    Ok(0)
+}
+
+/// Makes the EPCM's rights of accepted pages `right`; `had`: what they are, if known.
+fn change(range: Range<u64>, right: u8, had: Option<u8>) -> SysResult {
+    let right = u64::from(right | prot::R);
+    let had = had.map(u64::from);
+    let grows = had.is_none_or(|had| right & !had != 0);
+    let shrinks = had.is_none_or(|had| had & !right != 0);
+    if grows {
+        for page in range.clone().step_by(PAGE_SIZE as usize) {
+            emodpe(page, right | flags::REGULAR);
+        }
+    }
+    if shrinks {
+        ocall::edmm(edmm::RESTRICT, range.start, range.end - range.start, right)?;
+        for page in range.step_by(PAGE_SIZE as usize) {
+            // Only EACCEPT proves that the host did restrict the page and that no stale translation is left.
+            if let Err(error) = eaccept(page, right | flags::RESTRICTED | flags::REGULAR) {
+                crate::end::panic(format_args!("the host did not restrict page {page:#x} as asked: EACCEPT error {error:#x}"));
+            }
+        }
+    }
+    Ok(0)
+}
+
+/// madvise(2): DONTNEED zeroes; the other advice changes nothing.
+pub fn madvise(address: u64, length: u64, advice: u64) -> SysResult {
+    if length == 0 {
+        return Ok(0);
+    }
+    let range = pages(address, length)?;
+    if advice == libc::MADV_DONTNEED as u64 {
+        with(|m| {
+            if !m.space.covers(range.clone()) {
+                return Err(libc::ENOMEM);
+            }
+            m.table.zero(range);
+            Ok(0)
+        })
+    } else {
+        Ok(0)
+    }
+}
+
+/// mremap(2): shrinks, or grows where there is room behind; else ENOMEM, and the caller copies.
+pub fn mremap(address: u64, old: u64, new: u64) -> SysResult {
+    let (old, new) = (pages(address, old)?, pages(address, new)?);
+    with(|m| {
+        if !m.space.contains(&old) || !m.space.covers(old.clone()) {
+            return Err(libc::EFAULT);
+        }
+        if new.end <= old.end {
+            if new.end < old.end {
+                m.release(new.end..old.end);
+            }
+            return Ok(address);
+        }
+        let more = old.end..new.end;
+        let Some((_, area)) = m.space.find(old.end - 1) else { return Err(libc::EFAULT) };
+        if !m.space.contains(&more) || m.space.overlapping(more.clone()).next().is_some() {
+            return Err(libc::ENOMEM);
+        }
+        container::charge(area.owner, (more.end - more.start) / PAGE_SIZE)?;
+        m.space.insert(more, area.prot, area.owner);
+        Ok(address)
+    })
+}
+
+/// brk(2).
+pub fn brk(address: u64) -> u64 {
+    with(|m| {
+        if (m.brk_start..=m.brk_start + BRK_ZONE).contains(&address) {
+            let (old, new) = (m.brk.next_multiple_of(PAGE_SIZE), address.next_multiple_of(PAGE_SIZE));
+            if new > old && m.table.accept(old..new).is_err() {
+                return m.brk;
+            }
+            if new < old {
+                m.table.zero(new..old);
+            }
+            m.brk = address;
+        }
+        m.brk
+    })
+}
+
+/// A page fault of the payload: accepts the page and its neighbours when it is mapped with the rights that the access needs.
+pub fn fault(address: u64, write: bool, execute: bool) -> Result<(), Fault> {
+    with(|m| {
+        let Some((range, area)) = m.space.find(address) else { return Err(Fault::Segment) };
+        let needs = if execute { prot::X } else if write { prot::W } else { prot::R };
+        if area.prot & needs == 0 {
+            return Err(Fault::Segment);
+        }
+        let page = address & !(PAGE_SIZE - 1);
+        if m.table.get(page) & ACCEPTED != 0 {
+            // Accepted meanwhile by another thread, or a right that the EPCM does not have.
+            return if m.table.get(page) & needs != 0 { Ok(()) } else { Err(Fault::Segment) };
+        }
+        let window = page & !(FAULT_AROUND * PAGE_SIZE - 1);
+        let around = window.max(range.start)..(window + FAULT_AROUND * PAGE_SIZE).min(range.end);
+        m.table.accept(around)
+    })
+}
+
+/// Makes sure that the LibOS can touch a range of the payload without a fault: it is mapped with the rights, and accepted.
+pub fn ensure(range: Range<u64>, write: bool) -> Result<(), i32> {
+    let (image_start, image_end) = (info().payload_start, info().payload_end);
+    if range.start >= image_start && range.end <= image_end {
+        return Ok(());
+    }
+    let page_range = range.start & !(PAGE_SIZE - 1)..range.end.checked_next_multiple_of(PAGE_SIZE).ok_or(libc::EFAULT)?;
+    let needs = if write { prot::W } else { prot::R };
+    with(|m| {
+        if range.start >= m.brk_start && range.end <= m.brk {
+            return Ok(());
+        }
+        if !m.space.contains(&page_range) || !m.space.covers(page_range.clone())
+            || m.space.overlapping(page_range.clone()).any(|(_, area)| area.prot & needs == 0)
+        {
+            return Err(libc::EFAULT);
+        }
+        m.table.accept(page_range).map_err(|_| libc::ENOMEM)
+    })
+}
+
+impl Memory {
+    /// Unmaps, zeroes and uncharges.
+    fn release(&mut self, range: Range<u64>) {
+        for (r, area) in self.space.remove(range) {
+            container::uncharge(area.owner, (r.end - r.start) / PAGE_SIZE);
+            self.table.zero(r);
+        }
+    }
+}
+
+/// One byte for each page of the dynamic range.
+struct PageTable {
+    start: u64,
+    /// Which pages of the table itself are accepted.
+    known: [u64; 512],
+}
+
+impl PageTable {
+    fn slot(&self, page: u64) -> (u64, usize) {
+        let index = (page - self.start) / PAGE_SIZE;
+        (self.start + index, (index / PAGE_SIZE) as usize)
+    }
+
+    fn get(&self, page: u64) -> u8 {
+        let (slot, table_page) = self.slot(page);
+        if self.known[table_page / 64] & 1 << (table_page % 64) == 0 {
+            return 0;
+        }
+        // SAFETY: the slot's page is accepted, and belongs to this table alone; we hold the lock.
+        unsafe { *(slot as *const u8) }
+    }
+
+    fn set_one(&mut self, page: u64, value: u8) -> Result<(), Fault> {
+        let (slot, table_page) = self.slot(page);
+        if self.known[table_page / 64] & 1 << (table_page % 64) == 0 {
+            accept_page(slot & !(PAGE_SIZE - 1))?;
+            self.known[table_page / 64] |= 1 << (table_page % 64);
+        }
+        // SAFETY: as in `get`.
+        unsafe { *(slot as *mut u8) = value };
+        Ok(())
+    }
+
+    fn set(&mut self, range: Range<u64>, value: u8) {
+        for page in range.step_by(PAGE_SIZE as usize) {
+            // The table's page is there: these pages were accepted before.
+            let _ = self.set_one(page, value);
+        }
+    }
+
+    /// Accepts what is not yet, as zero pages that can be read and written.
+    fn accept(&mut self, range: Range<u64>) -> Result<(), Fault> {
+        for page in range.step_by(PAGE_SIZE as usize) {
+            if self.get(page) & ACCEPTED == 0 {
+                // First the table's own page, so that a page is never accepted and unknown.
+                self.set_one(page, 0)?;
+                accept_page(page)?;
+                self.set_one(page, ACCEPTED | prot::R | prot::W)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Zeroes the accepted pages of a range and makes them readable and writable again.
+    fn zero(&mut self, range: Range<u64>) {
+        let mut at = range.start;
+        while at < range.end {
+            let state = self.get(at);
+            let mut end = at + PAGE_SIZE;
+            while end < range.end && self.get(end) == state {
+                end += PAGE_SIZE;
+            }
+            if state & ACCEPTED != 0 {
+                let right = state & RIGHTS;
+                if right & prot::W == 0 {
+                    for page in (at..end).step_by(PAGE_SIZE as usize) {
+                        emodpe(page, flags::R | flags::W | flags::REGULAR);
+                    }
+                }
+                // SAFETY: the range is accepted and writable, and no longer mapped by the payload, or given up by MADV_DONTNEED.
+                unsafe { core::ptr::write_bytes(at as *mut u8, 0, (end - at) as usize) };
+                if right & prot::X != 0 {
+                    let _ = change(at..end, prot::R | prot::W, Some(right | prot::W));
+                }
+                self.set(at..end, ACCEPTED | prot::R | prot::W);
+            }
+            at = end;
+        }
+    }
+
+    /// The first run of accepted pages in `range` that have the same rights, other than `right`; and these rights.
+    fn run(&self, range: Range<u64>, right: u8) -> (Range<u64>, u8) {
+        let differs = |state: u8| state & ACCEPTED != 0 && state & RIGHTS != right | prot::R;
+        let mut at = range.start;
+        while at < range.end && !differs(self.get(at)) {
+            at += PAGE_SIZE;
+        }
+        if at >= range.end {
+            return (range.end..range.end, 0);
+        }
+        let state = self.get(at);
+        let mut end = at + PAGE_SIZE;
+        while end < range.end && self.get(end) == state {
+            end += PAGE_SIZE;
+        }
+        (at..end, state & RIGHTS)
+    }
+}
+
+fn accept_page(page: u64) -> Result<(), Fault> {
+    match eaccept(page, flags::R | flags::W | flags::REGULAR | flags::PENDING) {
+        Ok(()) => {
+            ACCEPTED_PAGES.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+        Err(enclu::EPC_FULL) => Err(Fault::Full),
+        Err(error) => crate::end::panic(format_args!("page {page:#x} cannot be accepted: EACCEPT error {error:#x}")),
+    }
+}

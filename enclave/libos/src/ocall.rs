@@ -1,0 +1,162 @@
+//! Asking the host. The one place that reads what the host wrote.
+
+use teemate_abi::host_area::MAILBOX_DATA;
+use teemate_abi::ocall as number;
+use teemate_abi::transition::RETURN_DONE;
+
+use crate::{entry, local::Local};
+
+/// The process that should have answered is gone, and the call must not be made twice.
+#[derive(Debug)]
+pub struct Lost;
+
+/// Most bytes of data that one call carries.
+pub const MAX_DATA: usize = MAILBOX_DATA;
+
+/// One call. `send` is copied out; after it the host's `ret`, unchecked: each caller below says what it may be.
+fn once(call: u32, args: [u64; 6], send: &[u8]) -> Result<i64, Lost> {
+    let local = Local::current();
+    let mailbox = local.mailbox();
+    let Some(thread) = local.thread() else { crate::end::stop() };
+    // SAFETY: the mailbox is outside ELRANGE at a constant place and `send` fits (callers cut to MAX_DATA). The thread's XSTATE page is
+    // its own. `switch_ocall` comes back on this stack when the host has answered.
+    let outcome = unsafe {
+        debug_assert!(send.len() <= MAX_DATA);
+        (&raw mut (*mailbox).call).write_volatile(call);
+        (&raw mut (*mailbox).args).write_volatile(args);
+        core::ptr::copy_nonoverlapping(send.as_ptr(), (&raw mut (*mailbox).data).cast(), send.len());
+        entry::save_xstate(thread.xstate);
+        let outcome = entry::switch_ocall();
+        entry::restore_xstate(thread.xstate);
+        outcome
+    };
+    if outcome != RETURN_DONE {
+        return Err(Lost);
+    }
+    // SAFETY: as above; read once.
+    Ok(unsafe { (&raw const (*mailbox).ret).read_volatile() })
+}
+
+/// A call that may be made again until somebody answers.
+fn again(call: u32, args: [u64; 6], send: &[u8]) -> i64 {
+    loop {
+        if let Ok(ret) = once(call, args, send) {
+            return ret;
+        }
+    }
+}
+
+/// Checks a `ret` that should be a count up to `max`, or an errno.
+fn count(ret: i64, max: usize) -> Result<usize, i32> {
+    match ret {
+        0.. if ret as u64 <= max as u64 => Ok(ret as usize),
+        -4095..=-1 => Err(-ret as i32),
+        _ => Err(libc::EIO),
+    }
+}
+
+/// Copies data of the reply in.
+fn take(into: &mut [u8]) {
+    let mailbox = Local::current().mailbox();
+    // SAFETY: `into` is no longer than what was asked for, at most MAX_DATA; the host may write meanwhile, which can only garble bytes
+    // that it chose anyway.
+    unsafe { core::ptr::copy_nonoverlapping((&raw const (*mailbox).data).cast(), into.as_mut_ptr(), into.len()) }
+}
+
+/// Waits until the park word `index` differs from `expected`, for at most `timeout_ns`. Returns early whenever the host likes.
+pub fn park(index: u32, expected: u32, timeout_ns: u64) {
+    // A wait that is lost with its process is a spurious wake-up.
+    let _ = once(number::PARK, [u64::from(index), u64::from(expected), timeout_ns, 0, 0, 0], &[]);
+}
+
+/// Wakes who waits on a park word.
+pub fn unpark(index: u32) {
+    again(number::UNPARK, [u64::from(index), 0, 0, 0, 0, 0], &[]);
+}
+
+/// Asks for a host thread for a LibOS thread that is ready.
+pub fn spawn() {
+    again(number::SPAWN, [0; 6], &[]);
+}
+
+/// CLOCK_MONOTONIC or CLOCK_REALTIME as the host has it, nanoseconds.
+pub fn clock(id: u64) -> u64 {
+    again(number::CLOCK, [id, 0, 0, 0, 0, 0], &[]).max(0) as u64
+}
+
+/// write(2) or send(2) on a descriptor of the host.
+pub fn send(fd: i32, data: &[u8], flags: Option<u64>) -> Result<usize, i32> {
+    let data = &data[..data.len().min(MAX_DATA)];
+    let call = if flags.is_some() { number::SEND } else { number::WRITE };
+    let ret = once(call, [fd as u64, data.len() as u64, flags.unwrap_or(0), 0, 0, 0], data).map_err(|Lost| libc::EPIPE)?;
+    count(ret, data.len())
+}
+
+/// read(2) or recv(2) on a descriptor of the host. What comes is the host's word.
+pub fn receive(fd: i32, into: &mut [u8], flags: Option<u64>) -> Result<usize, i32> {
+    let length = into.len().min(MAX_DATA);
+    let call = if flags.is_some() { number::RECV } else { number::READ };
+    // A receive that is lost with its process took nothing that anybody knows of: ask the new process, whose channel is a new one.
+    let ret = again(call, [fd as u64, length as u64, flags.unwrap_or(0), 0, 0, 0], &[]);
+    let got = count(ret, length)?;
+    take(&mut into[..got]);
+    Ok(got)
+}
+
+/// close(2), shutdown(2).
+pub fn close(fd: i32) {
+    let _ = once(number::CLOSE, [fd as u64, 0, 0, 0, 0, 0], &[]);
+}
+
+/// shutdown(2).
+pub fn shutdown(fd: i32, how: u64) -> Result<(), i32> {
+    count(once(number::SHUTDOWN, [fd as u64, how, 0, 0, 0, 0], &[]).map_err(|Lost| libc::ENOTCONN)?, 0).map(|_| ())
+}
+
+/// setsockopt(2).
+pub fn set_option(fd: i32, level: u64, name: u64, value: &[u8]) -> Result<(), i32> {
+    let ret = once(number::SETSOCKOPT, [fd as u64, level, name, value.len() as u64, 0, 0], value).map_err(|Lost| libc::EBADF)?;
+    count(ret, 0).map(|_| ())
+}
+
+/// poll(2) on an array of struct pollfd; `revents` come back in it.
+pub fn poll(fds: &mut [u8], timeout_ms: u64) -> Result<usize, i32> {
+    let ret = again(number::POLL, [(fds.len() / 8) as u64, timeout_ms, 0, 0, 0, 0], fds);
+    let ready = count(ret, fds.len() / 8)?;
+    let mut answer = [0u8; 8 * 64];
+    let answer = &mut answer[..fds.len()];
+    take(answer);
+    for (mine, theirs) in fds.chunks_exact_mut(8).zip(answer.chunks_exact(8)) {
+        mine[6..8].copy_from_slice(&theirs[6..8]);
+    }
+    Ok(ready)
+}
+
+/// A connection that the node makes. The host's descriptor.
+pub fn connect(address: &[u8]) -> Result<i32, i32> {
+    let ret = once(number::CONNECT, [address.len() as u64, 0, 0, 0, 0, 0], address).map_err(|Lost| libc::ECONNREFUSED)?;
+    count(ret, i32::MAX as usize).map(|fd| fd as i32)
+}
+
+/// Bytes of a file of the container, from `offset`.
+pub fn read_file(path: &[u8], offset: u64, into: &mut [u8]) -> Result<usize, i32> {
+    let length = into.len().min(MAX_DATA);
+    let ret = again(number::READ_FILE, [path.len() as u64, offset, length as u64, 0, 0, 0], path);
+    let got = count(ret, length)?;
+    take(&mut into[..got]);
+    Ok(got)
+}
+
+/// One of `teemate_abi::ocall::edmm` on a range. What the host says is not believed: EACCEPT checks each page.
+pub fn edmm(operation: u64, address: u64, length: u64, permissions: u64) -> Result<(), i32> {
+    let ret = again(number::EDMM, [operation, address, length, permissions, 0, 0], &[]);
+    match count(ret, length as usize)? {
+        done if done as u64 == length => Ok(()),
+        _ => Err(libc::EIO),
+    }
+}
+
+/// A hint that a range is about to be touched.
+pub fn prefault(start: u64, length: u64) {
+    let _ = once(number::PREFAULT, [start, length, 0, 0, 0, 0], &[]);
+}
