@@ -103,6 +103,28 @@ pub(crate) fn page_up(address: u64) -> Option<u64> {
 }
 
 impl Program {
+    /// A program of nothing but code at address 0x1000: functions as (start, end), and further targets.
+    #[cfg(test)]
+    pub fn of_code(code: &[u8], functions: &[(u64, u64)], rodata: &[u8]) -> Program {
+        let mut data = code.to_vec();
+        data.resize(data.len().next_multiple_of(PAGE_SIZE as usize), 0xcc);
+        let (start, end) = (PAGE_SIZE, PAGE_SIZE + data.len() as u64);
+        let mut constants = rodata.to_vec();
+        constants.resize(PAGE_SIZE as usize, 0);
+        Program {
+            segments: vec![
+                Segment { start, file_end: end, end, data, flags: Flags { r: true, w: false, x: true } },
+                Segment { start: end, file_end: end + PAGE_SIZE, end: end + PAGE_SIZE, data: constants, flags: Flags { r: true, w: false, x: false } },
+            ],
+            align: PAGE_SIZE,
+            end: end + PAGE_SIZE,
+            functions: functions.iter().map(|&(start, end)| (start, (end, format!("f{start:x}")))).collect(),
+            code: vec![(start, start + code.len() as u64)],
+            targets: functions.iter().map(|&(start, _)| start).collect(),
+            ..Program::default()
+        }
+    }
+
     /// Reads a file; nothing is relocated yet.
     pub fn parse(role: Role, file: &[u8]) -> Result<Program, Error> {
         parse(role, file).map_err(|why| Error::Elf { role: role.name(), why })

@@ -15,7 +15,15 @@ mod file;
 mod image;
 pub mod measure;
 pub mod rewrite;
+#[cfg(feature = "sign")]
+mod sign;
+pub mod sigstruct;
+mod summary;
 
 pub use config::ImageConfig;
 pub use error::Error;
 pub use image::*;
+#[cfg(feature = "sign")]
+pub use sign::SigningKey;
+pub use sigstruct::{Verified, verify_sigstruct};
+pub use summary::{ImageSummary, Segment, Signature, SiteCounts, Trap, describe};

@@ -385,3 +385,157 @@ fn transfer(code: &mut Vec<u8>, opcode: u8, at: u64, target: u64) -> Result<(), 
     code.extend_from_slice(&distance.to_le_bytes());
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: u64 = 0x1000;
+    const TRAMPOLINES: u64 = 0x8000;
+    const ENTRY: u64 = 0x9000;
+    const MOV_39_EAX: [u8; 5] = [0xb8, 39, 0, 0, 0];
+    const SYSCALL: [u8; 2] = [0x0f, 0x05];
+    const CMP_4095_RAX: [u8; 6] = [0x48, 0x3d, 0x01, 0xf0, 0xff, 0xff];
+    const RET: [u8; 1] = [0xc3];
+
+    fn run(code: &[&[u8]]) -> (Program, Vec<u8>, Vec<Site>) {
+        let code = code.concat();
+        let mut program = Program::of_code(&code, &[(BASE, BASE + code.len() as u64)], &[]);
+        let (trampolines, report) = rewrite(&mut program, TRAMPOLINES, ENTRY);
+        (program, trampolines, report.sites)
+    }
+
+    fn traps(code: &[&[u8]], why: &str) {
+        let (program, trampolines, sites) = run(code);
+        assert!(trampolines.is_empty());
+        assert_eq!(&program.bytes(BASE).unwrap()[..code.concat().len()], &code.concat()[..], "changed");
+        match &sites[..] {
+            [Site { form: Form::Trap(said), .. }] => assert!(said.contains(why), "{said}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Decodes from an address on, following the rewriter's own jumps: what the processor would execute up to a `ret`.
+    fn path(program: &Program, trampolines: &[u8], mut at: u64) -> Vec<String> {
+        let mut path = Vec::new();
+        for _ in 0..100 {
+            let bytes = if at >= TRAMPOLINES { &trampolines[(at - TRAMPOLINES) as usize..] } else { program.bytes(at).unwrap() };
+            let instruction = Decoder::with_ip(64, bytes, at, DecoderOptions::NONE).decode();
+            at = instruction.next_ip();
+            match instruction.flow_control() {
+                FlowControl::UnconditionalBranch => at = instruction.near_branch_target(),
+                FlowControl::Call if instruction.code() != Code::Syscall => {
+                    assert_eq!(instruction.near_branch_target(), ENTRY);
+                    path.push("call".to_owned());
+                }
+                FlowControl::Return => return path,
+                _ => path.push(format!("{:?}", instruction.code())),
+            }
+        }
+        panic!("does not return: {path:?}");
+    }
+
+    #[test]
+    fn number_then_syscall() {
+        let (program, trampolines, sites) = run(&[&MOV_39_EAX, &SYSCALL, &RET]);
+        assert_eq!(sites, [Site { address: BASE + 5, symbol: "f1000".into(), number: Some(39), form: Form::Number }]);
+        let code = &program.bytes(BASE).unwrap()[..8];
+        assert_eq!(code, [0xe9, 0xfb, 0x6f, 0, 0, 0xcc, 0xcc, 0xc3]);
+        assert_eq!(
+            trampolines[..28],
+            [0xb8, 39, 0, 0, 0, 0x48, 0x8d, 0x64, 0x24, 0x80, 0xe8, 0xf1, 0x0f, 0, 0, 0x48, 0x8d, 0xa4, 0x24, 0x80, 0, 0, 0, 0xe9, 0xeb, 0x8f, 0xff, 0xff]
+        );
+        assert_eq!(path(&program, &trampolines, BASE), ["Mov_r32_imm32", "Lea_r64_m", "call", "Lea_r64_m"]);
+    }
+
+    #[test]
+    fn bare_syscall_takes_the_comparison_after_it() {
+        let je_to_syscall = [0x74, 0xf6];
+        let (program, trampolines, sites) = run(&[&SYSCALL, &CMP_4095_RAX, &je_to_syscall, &RET]);
+        assert_eq!(sites[0].form, Form::After);
+        assert_eq!(path(&program, &trampolines, BASE), ["Lea_r64_m", "call", "Lea_r64_m", "Cmp_RAX_imm32", "Je_rel8_64"]);
+    }
+
+    #[test]
+    fn instructions_before_are_displaced() {
+        // mov %rdi,%rsi; mov %r8d,%eax; syscall; jmp to itself
+        let (program, trampolines, sites) = run(&[&[0x48, 0x89, 0xfe], &[0x44, 0x89, 0xc0], &SYSCALL, &[0x85, 0xc0], &RET]);
+        assert_eq!(sites[0].form, Form::Before);
+        assert_eq!(path(&program, &trampolines, BASE), ["Mov_rm64_r64", "Mov_rm32_r32", "Lea_r64_m", "call", "Lea_r64_m", "Test_rm32_r32"]);
+    }
+
+    #[test]
+    fn rip_relative_operands_keep_their_target() {
+        // lea 0x100(%rip),%rsi; syscall; test %eax,%eax; ret
+        let (_, trampolines, sites) = run(&[&[0x48, 0x8d, 0x35, 0, 1, 0, 0], &SYSCALL, &[0x85, 0xc0], &RET]);
+        assert_eq!(sites[0].form, Form::Before);
+        let lea = Decoder::with_ip(64, &trampolines, TRAMPOLINES, DecoderOptions::NONE).decode();
+        assert_eq!(lea.ip_rel_memory_address(), BASE + 7 + 0x100);
+    }
+
+    #[test]
+    fn a_target_inside_every_window_leaves_the_site() {
+        // mov $39,%eax; L: syscall; jne L; ret
+        traps(&[&MOV_39_EAX, &SYSCALL, &[0x75, 0xfc], &RET], "the flags are read");
+        // mov $39,%eax; L: syscall; test %eax,%eax; jne L; ret
+        traps(&[&MOV_39_EAX, &SYSCALL, &[0x85, 0xc0], &[0x75, 0xfa], &RET], "no room");
+    }
+
+    #[test]
+    fn a_jump_table_is_a_target() {
+        // lea table(%rip),%rdx; movslq (%rdx,%rax,4),%rax; add %rdx,%rax; jmp *%rax;
+        // xor %eax,%eax; nop; nop; nop; L: syscall; ret
+        let code = [
+            &[0x48, 0x8d, 0x15, 0xf9, 0x0f, 0, 0][..],
+            &[0x48, 0x63, 0x04, 0x82],
+            &[0x48, 0x01, 0xd0],
+            &[0xff, 0xe0],
+            &[0x31, 0xc0, 0x90, 0x90, 0x90],
+            &SYSCALL,
+            &RET,
+        ]
+        .concat();
+        let site = BASE + 21;
+        let functions = [(BASE, BASE + code.len() as u64)];
+        let distance = (site as i32 - 0x2000).to_le_bytes();
+        let mut program = Program::of_code(&code, &functions, &distance);
+        let (_, report) = rewrite(&mut program, TRAMPOLINES, ENTRY);
+        assert_eq!(report.rewritten(), 0, "{report:?}");
+        let mut program = Program::of_code(&code, &functions, &[]);
+        assert_eq!(rewrite(&mut program, TRAMPOLINES, ENTRY).1.rewritten(), 1);
+    }
+
+    #[test]
+    fn flags_that_are_wanted_leave_the_site() {
+        // cmp %esi,%edi; mov $39,%eax; syscall; je +1; nop; ret
+        traps(&[&[0x39, 0xf7], &MOV_39_EAX, &SYSCALL, &[0x74, 0x01], &[0x90], &RET], "flags");
+    }
+
+    #[test]
+    fn vfork_is_left() {
+        traps(&[&[0xb8, 58, 0, 0, 0], &SYSCALL, &RET], "vfork");
+    }
+
+    #[test]
+    fn data_in_a_function_leaves_its_sites() {
+        traps(&[&MOV_39_EAX, &SYSCALL, &RET, &[0x06, 0x06]], "no instruction");
+    }
+
+    #[test]
+    fn code_without_a_function_is_left() {
+        let code = [&MOV_39_EAX[..], &SYSCALL, &RET].concat();
+        let mut program = Program::of_code(&code, &[], &[]);
+        let (trampolines, report) = rewrite(&mut program, TRAMPOLINES, ENTRY);
+        assert!(trampolines.is_empty());
+        assert!(matches!(&report.sites[0].form, Form::Trap(why) if why.contains("outside")));
+    }
+
+    #[test]
+    fn two_sites_do_not_share_instructions() {
+        // syscall; syscall; test; ret: the first can't have the second's bytes.
+        let (program, trampolines, sites) = run(&[&[0x90; 3], &SYSCALL, &[0x90; 2], &SYSCALL, &[0x85, 0xc0, 0x90, 0x90], &RET]);
+        assert_eq!(sites.iter().filter(|site| !matches!(site.form, Form::Trap(_))).count(), 2);
+        let calls = path(&program, &trampolines, BASE).iter().filter(|step| *step == "call").count();
+        assert_eq!(calls, 2);
+    }
+}
