@@ -14,3 +14,9 @@ static SYSCALL: unsafe extern "C" fn() = teemate_libos::entry::teemate_syscall;
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     teemate_libos::end::panic(format_args!("{info}"))
 }
+
+/// liballoc is compiled for unwinding and names this function; the LibOS aborts on panic and never calls it.
+#[unsafe(no_mangle)]
+extern "C" fn rust_eh_personality() -> ! {
+    teemate_libos::end::stop()
+}

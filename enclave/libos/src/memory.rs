@@ -60,7 +60,7 @@ pub fn start() {
     let kernel_end = table_end + KERNEL_ZONE;
     let arena = kernel_end + BRK_ZONE;
     *MEMORY.lock() = Some(Memory {
-        table: PageTable { start, known: [0; 512] },
+        table: PageTable { start },
         kernel_next: table_end,
         kernel_end,
         brk_start: kernel_end,
@@ -333,8 +333,13 @@ impl Memory {
 /// One byte for each page of the dynamic range.
 struct PageTable {
     start: u64,
-    /// Which pages of the table itself are accepted.
-    known: [u64; 512],
+}
+
+/// Which pages of the page table itself are accepted. Beside the table, not in it: the table is made on an entry stack of two pages.
+static KNOWN: [AtomicU64; 512] = [const { AtomicU64::new(0) }; 512];
+
+fn is_known(table_page: usize) -> bool {
+    KNOWN[table_page / 64].load(Ordering::Relaxed) & 1 << (table_page % 64) != 0
 }
 
 impl PageTable {
@@ -345,7 +350,7 @@ impl PageTable {
 
     fn get(&self, page: u64) -> u8 {
         let (slot, table_page) = self.slot(page);
-        if self.known[table_page / 64] & 1 << (table_page % 64) == 0 {
+        if !is_known(table_page) {
             return 0;
         }
         // SAFETY: the slot's page is accepted, and belongs to this table alone; we hold the lock.
@@ -354,9 +359,9 @@ impl PageTable {
 
     fn set_one(&mut self, page: u64, value: u8) -> Result<(), Fault> {
         let (slot, table_page) = self.slot(page);
-        if self.known[table_page / 64] & 1 << (table_page % 64) == 0 {
+        if !is_known(table_page) {
             accept_page(slot & !(PAGE_SIZE - 1))?;
-            self.known[table_page / 64] |= 1 << (table_page % 64);
+            KNOWN[table_page / 64].fetch_or(1 << (table_page % 64), Ordering::Relaxed);
         }
         // SAFETY: as in `get`.
         unsafe { *(slot as *mut u8) = value };

@@ -160,3 +160,19 @@ pub fn edmm(operation: u64, address: u64, length: u64, permissions: u64) -> Resu
 pub fn prefault(start: u64, length: u64) {
     let _ = once(number::PREFAULT, [start, length, 0, 0, 0, 0], &[]);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::count;
+
+    /// The host lies about what it did: more bytes than there is room for, errors that no Linux has, numbers that are no errors.
+    #[test]
+    fn a_lying_count_is_an_error() {
+        assert_eq!(count(0, 10), Ok(0));
+        assert_eq!(count(10, 10), Ok(10));
+        assert_eq!(count(-i64::from(libc::EAGAIN), 10), Err(libc::EAGAIN));
+        for lie in [11, i64::MAX, -4096, i64::MIN] {
+            assert_eq!(count(lie, 10), Err(libc::EIO), "{lie}");
+        }
+    }
+}
