@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::futex;
 use teemate_abi::host_area::MAILBOX_DATA;
@@ -15,6 +15,8 @@ use crate::board::{Board, EdmmRequest};
 use crate::host::{self, HostArea, MailboxRef, Reply, errno};
 use crate::broker;
 
+/// The payload's number for the service's channel.
+pub const SERVICE_FD: RawFd = 3;
 /// How long the node has for a request of dynamic memory.
 const EDMM_LIMIT: Duration = Duration::from_secs(60);
 /// Longest path of READ_FILE.
@@ -27,16 +29,22 @@ const PREFAULT_MAX: u64 = 64 << 20;
 /// Descriptors that the enclave may use in this process: the standard ones for writing, those that the node gave, and connections.
 pub struct Descriptors {
     open: [AtomicU64; 16],
+    /// What the payload calls [`SERVICE_FD`]; -1: nothing.
+    service: RawFd,
 }
 
 impl Descriptors {
-    /// With these.
-    pub fn new(given: &[RawFd]) -> Descriptors {
-        let set = Descriptors { open: Default::default() };
-        for fd in given {
-            set.insert(*fd);
+    /// With this one as the service's channel, if there is one.
+    pub fn new(service: Option<RawFd>) -> Descriptors {
+        Descriptors { open: Default::default(), service: service.unwrap_or(-1) }
+    }
+
+    /// The process's descriptor for a number of the payload's, if it may be used.
+    fn real(&self, fd: RawFd) -> Option<RawFd> {
+        match fd {
+            SERVICE_FD if self.service >= 0 => Some(self.service),
+            fd => self.contains(fd).then_some(fd),
         }
-        set
     }
 
     fn place(&self, fd: RawFd) -> Option<(&AtomicU64, u64)> {
@@ -134,7 +142,7 @@ impl Calls<'_> {
     }
 
     fn on(&self, fd: RawFd, act: impl FnOnce(RawFd) -> Reply) -> Reply {
-        if self.descriptors.contains(fd) { act(fd) } else { errno(libc::EBADF) }
+        self.descriptors.real(fd).map_or(errno(libc::EBADF), act)
     }
 
     fn park(&self, index: u64, expected: u64, timeout_ns: u64) -> Reply {
@@ -163,7 +171,7 @@ impl Calls<'_> {
                 revents: 0,
             })
             .collect();
-        let (reply, entries) = host::poll(entries, timeout_ms, |fd| self.descriptors.contains(fd));
+        let (reply, entries) = host::poll(entries, timeout_ms, |fd| self.descriptors.real(fd));
         let mut bytes = Vec::with_capacity(count * ENTRY);
         for entry in entries {
             bytes.extend_from_slice(&entry.fd.to_le_bytes());
@@ -187,7 +195,8 @@ impl Calls<'_> {
     }
 
     fn adopt(&self, connection: OwnedFd) -> Reply {
-        if !self.descriptors.insert(connection.as_raw_fd()) {
+        // A number that the payload knows by another meaning is not given out: 0 to 3 are taken when a container's body starts.
+        if connection.as_raw_fd() <= SERVICE_FD || !self.descriptors.insert(connection.as_raw_fd()) {
             return errno(libc::EMFILE);
         }
         connection.into_raw_fd().into()
@@ -233,29 +242,37 @@ fn clock(id: u64) -> Reply {
 }
 
 /// A file below this process's root, which is the container's: without following symbolic links, read-only, regular files only.
+///
+/// Part by part instead of openat2: a filter on system calls can look at the flags of openat, and not at those of openat2.
 fn read_file(mailbox: MailboxRef, path_length: usize, offset: u64, length: usize) -> Reply {
     if path_length > PATH_MAX || length > MAILBOX_DATA {
         return errno(libc::EINVAL);
     }
     let Ok(offset) = i64::try_from(offset) else { return errno(libc::EINVAL) };
     let Some(path) = mailbox.copy(0, path_length) else { return errno(libc::EINVAL) };
-    let path: &[u8] = match path.strip_prefix(b"/") {
-        Some(relative) if !relative.is_empty() => relative,
-        _ => &path,
-    };
-    let open = || -> Result<OwnedFd, Errno> {
-        let root = rustix::fs::openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let file = rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve)?;
-        if rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != rustix::fs::FileType::RegularFile {
-            return Err(Errno::ACCESS);
-        }
-        Ok(file)
-    };
-    match open() {
+    match open_plain(&path) {
         Ok(file) => mailbox.read_at(file.as_raw_fd(), length, offset),
         Err(error) => errno(error.raw_os_error()),
+    }
+}
+
+fn open_plain(path: &[u8]) -> Result<OwnedFd, Errno> {
+    let mut parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".").collect();
+    if parts.contains(&&b".."[..]) {
+        return Err(Errno::ACCESS);
+    }
+    let name = parts.pop().ok_or(Errno::ISDIR)?;
+    let walk = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut directory = rustix::fs::openat(CWD, "/", walk, Mode::empty())?;
+    for part in parts {
+        directory = rustix::fs::openat(&directory, part, walk, Mode::empty())?;
+    }
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW;
+    let file = rustix::fs::openat(&directory, name, flags, Mode::empty())?;
+    match rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) {
+        rustix::fs::FileType::RegularFile => Ok(file),
+        rustix::fs::FileType::Directory => Err(Errno::ISDIR),
+        _ => Err(Errno::ACCESS),
     }
 }
 
@@ -273,7 +290,9 @@ mod tests {
 
     impl Bench {
         fn new(given: &[RawFd]) -> Bench {
-            Bench { board: Board::create().unwrap(), host: HostArea::stand_in(1), descriptors: Descriptors::new(given) }
+            let descriptors = Descriptors::new(None);
+            given.iter().for_each(|fd| assert!(descriptors.insert(*fd)));
+            Bench { board: Board::create().unwrap(), host: HostArea::stand_in(1), descriptors }
         }
 
         fn ask(&self, number: u32, args: [u64; 6], data: &[u8]) -> (Reply, Vec<u8>) {
@@ -302,7 +321,9 @@ mod tests {
         assert_eq!((reply, &data[..3]), (3, &b"456"[..]));
         assert_eq!(read(&name("data"), 20, 3).0, 0);
         assert_eq!(read(&name("link"), 0, 3).0, errno(libc::ELOOP));
-        assert_eq!(read(&name(""), 0, 3).0, errno(libc::EACCES));
+        assert_eq!(read(&name(""), 0, 3).0, errno(libc::EISDIR));
+        assert_eq!(read(&name("data/.."), 0, 3).0, errno(libc::EACCES));
+        assert_eq!(read(b"", 0, 3).0, errno(libc::EISDIR));
         assert_eq!(read(b"/dev/zero", 0, 3).0, errno(libc::EACCES), "only regular files");
         assert_eq!(read(&name("none"), 0, 3).0, errno(libc::ENOENT));
         assert_eq!(read(&name("data"), u64::MAX, 3).0, errno(libc::EINVAL));
@@ -360,7 +381,7 @@ mod tests {
         let bench = Bench::new(&[]);
         let ask = |broker| bench.ask_with(ocall::CONNECT, [7, 0, 0, 0, 0, 0], b"host:80", broker).0;
         let fd = ask(Some(ours.as_fd()));
-        assert!(fd > 2, "{fd}");
+        assert!(fd > 3, "{fd}");
         assert_eq!(bench.ask(ocall::CLOSE, [fd as u64, 0, 0, 0, 0, 0], b"").0, 0);
         assert_eq!(ask(Some(ours.as_fd())), errno(libc::EACCES));
         answerer.join().unwrap();

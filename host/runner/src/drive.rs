@@ -205,7 +205,7 @@ mod tests {
     }
 
     fn with(cssa: Option<u32>, steps: &[(&'static str, Left)], act: impl FnOnce(&mut Script, &Calls<'_>, MailboxRef)) {
-        let (board, host, descriptors) = (Board::create().unwrap(), HostArea::stand_in(1), Descriptors::new(&[]));
+        let (board, host, descriptors) = (Board::create().unwrap(), HostArea::stand_in(1), Descriptors::new(None));
         let calls = Calls { board: &board, host, descriptors: &descriptors, broker: None };
         let mut script = Script { steps: steps.iter().copied().collect(), cssa };
         act(&mut script, &calls, host.mailbox(0).unwrap());

@@ -169,26 +169,21 @@ fn value_or_errno(value: i64) -> Reply {
     if value < 0 { errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)) } else { value }
 }
 
-/// poll(2). A descriptor that `allowed` refuses is answered with POLLNVAL.
-pub fn poll(mut entries: Vec<libc::pollfd>, timeout_ms: i32, allowed: impl Fn(RawFd) -> bool) -> (Reply, Vec<libc::pollfd>) {
-    let real: Vec<i32> = entries.iter().map(|entry| entry.fd).collect();
-    let mut refused = 0;
-    for entry in &mut entries {
-        if entry.fd >= 0 && !allowed(entry.fd) {
-            entry.fd = -1;
-            refused += 1;
-        }
-    }
-    let timeout_ms = if refused > 0 { 0 } else { timeout_ms };
+/// poll(2). A descriptor for which `real` gives nothing is answered with POLLNVAL.
+pub fn poll(entries: Vec<libc::pollfd>, timeout_ms: i32, real: impl Fn(RawFd) -> Option<RawFd>) -> (Reply, Vec<libc::pollfd>) {
+    let refused = |entry: &libc::pollfd| entry.fd >= 0 && real(entry.fd).is_none();
+    let bad = entries.iter().filter(|entry| refused(entry)).count() as Reply;
+    let mut asked: Vec<libc::pollfd> =
+        entries.iter().map(|entry| libc::pollfd { fd: if entry.fd < 0 { -1 } else { real(entry.fd).unwrap_or(-1) }, ..*entry }).collect();
+    let timeout_ms = if bad > 0 { 0 } else { timeout_ms };
     // SAFETY: the kernel reads and writes `len` entries of a vector of our own.
-    let ready = value_or_errno(i64::from(unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as libc::nfds_t, timeout_ms) }));
-    for (entry, fd) in entries.iter_mut().zip(real) {
-        if entry.fd < 0 && fd >= 0 {
-            entry.fd = fd;
-            entry.revents = libc::POLLNVAL;
-        }
-    }
-    (if ready < 0 { ready } else { ready + refused }, entries)
+    let ready = value_or_errno(i64::from(unsafe { libc::poll(asked.as_mut_ptr(), asked.len() as libc::nfds_t, timeout_ms) }));
+    let answer = entries
+        .iter()
+        .zip(asked)
+        .map(|(entry, asked)| libc::pollfd { revents: if refused(entry) { libc::POLLNVAL } else { asked.revents }, ..*entry })
+        .collect();
+    (if ready < 0 { ready } else { ready + bad }, answer)
 }
 
 /// setsockopt(2) with a value of our own.
