@@ -1,1 +1,37 @@
 //! The function service: WebAssembly and JavaScript functions of many owners in one enclave.
+//!
+//! A payload: an ordinary `std` program that runs in an enclave under the LibOS, and just as well as a process. It speaks
+//! [`teemate_control::service`] with the node over file descriptor 3.
+//!
+//! Three rules hold it together.
+//! * *Code is compiled here.* A module is compiled in this process, from what its owner gave, or it is part of the measured program
+//!   (the JavaScript engine). What somebody else compiled could break out, so an enclave takes none.
+//! * *Nothing outlives a call* but compiled code: a fresh instance each time, in memory that holds either zeros or the engine's image.
+//! * *Every call is answered once*, whatever happens to its container: see [`jobs`].
+//!
+//! From the outside in: [`channel`] (packets), [`service`] (who does what), [`jobs`] (which call is where), [`function`] (what is
+//! deployed), [`call`] (one call), [`wasi`] and [`javascript`] (what the code sees), [`memory`] (where it lives).
+#![deny(unsafe_code)]
+
+pub mod call;
+pub mod channel;
+pub mod clock;
+pub mod control;
+pub mod egress;
+pub mod engine;
+pub mod files;
+pub mod function;
+pub mod guest;
+pub mod image;
+pub mod javascript;
+pub mod jobs;
+pub mod memory;
+pub mod service;
+pub mod spec;
+pub mod ticker;
+pub mod wasi;
+
+/// Locks, also when another thread panicked while it held the lock: what our locks guard is valid after each statement.
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,205 @@
+//! Builds the JavaScript engine that the payload embeds. `cargo xtask build` runs it, from the root of the workspace, *before* it builds
+//! the payload:
+//!
+//! ```text
+//! cargo run --locked --release -p teemate-functions --features engine-build --bin teemate-js-engine-build -- artifacts/js-engine.wasm
+//! ```
+//!
+//! Needs `clang-19 lld-19 libclang-rt-19-dev-wasm32 wasi-libc` (Debian's names; `TEEMATE_CLANG` names another clang) and `cargo`, which
+//! fetches the C sources of QuickJS-ng with the crate pinned in `engine/sources/Cargo.lock`. It writes, beside each other,
+//!
+//! * `js-engine.wasm`: the module without data segments, its memory as large as the image;
+//! * `js-engine.image`: that memory after the engine was initialised and `prelude.js` evaluated (see [`teemate_functions::image`]);
+//! * `js-engine.cwasm`: the module compiled for x86-64-v3 with the payload's own configuration.
+//!
+//! The build script of this crate finds them there, or where `TEEMATE_JS_ENGINE` says. Same sources and same clang give the same bytes.
+//! Exit code 2: a tool is missing, and the last line says which to install.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use teemate_functions::{engine, image};
+use wasmtime::{Engine, Linker, Module, Store};
+
+const C_SOURCES: [&str; 3] = ["libregexp.c", "libunicode.c", "dtoa.c"];
+const INSTALL: &str = "install them with: apt-get install clang-19 lld-19 libclang-rt-19-dev-wasm32 wasi-libc";
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> ExitCode {
+    let Some(out) = std::env::args_os().nth(1).map(PathBuf::from) else {
+        eprintln!("usage: teemate-js-engine-build OUT.wasm");
+        return ExitCode::from(64);
+    };
+    let clang = std::env::var("TEEMATE_CLANG").unwrap_or_else(|_| "clang-19".to_owned());
+    if Command::new(&clang).arg("--version").output().is_err() {
+        eprintln!("{clang} is not here, and the JavaScript engine is C compiled to WebAssembly: {INSTALL}");
+        return ExitCode::from(2);
+    }
+    match build(&clang, &out) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("teemate-js-engine-build: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn build(clang: &str, out: &Path) -> Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("engine");
+    let sources = quickjs(&folder.join("sources"))?;
+    if let Some(parent) = out.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    let raw = out.with_extension("raw");
+    compile(clang, &folder.join("engine.c"), &sources, &raw)?;
+    let module = std::fs::read(&raw)?;
+    std::fs::remove_file(&raw)?;
+
+    let memory = initialise(&module, &std::fs::read(folder.join("prelude.js"))?)?;
+    let stripped = strip(&module, memory.len() / 65536)?;
+    let frozen = image::freeze(&memory);
+
+    let mut config = engine::config();
+    config.target("x86_64-unknown-linux-gnu")?;
+    for feature in engine::BUILD_FEATURES {
+        // SAFETY: the flags name features of processors; a payload refuses code for features that its processor lacks.
+        unsafe { config.cranelift_flag_enable(feature) };
+    }
+    let compiled = Engine::new(&config)?.precompile_module(&stripped)?;
+
+    let sizes = [stripped.len(), frozen.len(), compiled.len()];
+    for (extension, bytes) in [("wasm", stripped), ("image", frozen), ("cwasm", compiled)] {
+        std::fs::write(out.with_extension(extension), bytes)?;
+    }
+    let [module, frozen, compiled] = sizes.map(|size| size / 1024);
+    println!("{}: module {module} KiB, memory {} KiB of which {frozen} KiB are filled, compiled {compiled} KiB", out.display(), memory.len() / 1024);
+    Ok(())
+}
+
+/// Where cargo keeps the C sources.
+fn quickjs(package: &Path) -> Result<PathBuf> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let manifest = package.join("Cargo.toml");
+    let metadata = Command::new(cargo).args(["metadata", "--locked", "--format-version", "1", "--manifest-path"]).arg(&manifest).output()?;
+    if !metadata.status.success() {
+        return Err(format!("the sources of QuickJS-ng cannot be fetched: {}", String::from_utf8_lossy(&metadata.stderr)).into());
+    }
+    let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout)?;
+    let packages = metadata["packages"].as_array().ok_or("cargo metadata lists no packages")?;
+    let package = packages.iter().find(|package| package["name"] == "rquickjs-sys").ok_or("cargo metadata lists no rquickjs-sys")?;
+    let manifest = package["manifest_path"].as_str().ok_or("cargo metadata gives no path")?;
+    Ok(Path::new(manifest).parent().ok_or("a manifest has a folder")?.join("quickjs"))
+}
+
+fn compile(clang: &str, entry: &Path, sources: &Path, out: &Path) -> Result<()> {
+    let mut command = Command::new(clang);
+    command
+        .args(["--target=wasm32-wasi", "-mexec-model=reactor", "-O2", "-DNDEBUG", "-D_GNU_SOURCE", "-w"])
+        // As QuickJS-ng's own build for WASI does it.
+        .args(["-DEMSCRIPTEN=1", "-DFE_DOWNWARD=0", "-DFE_UPWARD=0"])
+        .args(["-msign-ext", "-mbulk-memory", "-mnontrapping-fptoint"])
+        .arg(format!("-ffile-prefix-map={}=quickjs", sources.display()))
+        .arg("-I")
+        .arg(sources)
+        .arg(entry)
+        .args(C_SOURCES.map(|source| sources.join(source)))
+        .arg("-o")
+        .arg(out)
+        // The stack at address 0: its overflow is an access below memory, which traps.
+        .args(["-Wl,--stack-first,-z,stack-size=262144,--strip-all"]);
+    let output = command.output()?;
+    if !output.status.success() {
+        return Err(format!("{clang} cannot build the engine; {INSTALL}\n{}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    Ok(())
+}
+
+/// Runs the initialisation and gives the memory that it leaves. The host's functions do nothing and return 0.
+fn initialise(module: &[u8], prelude: &[u8]) -> Result<Vec<u8>> {
+    let engine = Engine::new(&engine::config())?;
+    let module = Module::from_binary(&engine, module)?;
+    let mut store = Store::new(&engine, ());
+    store.set_fuel(u64::MAX)?;
+    store.set_epoch_deadline(1 << 60);
+    let mut linker = Linker::new(&engine);
+    linker.define_unknown_imports_as_default_values(&mut store, &module)?;
+    let instance = linker.instantiate(&mut store, &module)?;
+    instance.get_typed_func::<(), ()>(&mut store, "_initialize")?.call(&mut store, ())?;
+    let length = u32::try_from(prelude.len())?;
+    // QuickJS wants a zero after the source.
+    let at = instance.get_typed_func::<u32, u32>(&mut store, "te_alloc")?.call(&mut store, length + 1)?;
+    let memory = instance.get_memory(&mut store, "memory").ok_or("the engine has no memory")?;
+    memory.write(&mut store, at as usize, prelude)?;
+    memory.write(&mut store, at as usize + prelude.len(), &[0])?;
+    let status = instance.get_typed_func::<(u32, u32), i32>(&mut store, "te_init")?.call(&mut store, (at, length))?;
+    if status != 0 {
+        let at = instance.get_typed_func::<(), u32>(&mut store, "te_out")?.call(&mut store, ())? as usize;
+        let length = instance.get_typed_func::<(), u32>(&mut store, "te_out_length")?.call(&mut store, ())? as usize;
+        let text = memory.data(&store).get(at..at + length).unwrap_or_default();
+        return Err(format!("prelude.js failed (status {status}): {}", String::from_utf8_lossy(text)).into());
+    }
+    instance.get_typed_func::<(u32, u32), ()>(&mut store, "te_free")?.call(&mut store, (at, length + 1))?;
+    Ok(memory.data(&store).to_vec())
+}
+
+/// The module without its data, custom sections and so on, and with a memory of this many pages from the start.
+fn strip(module: &[u8], pages: usize) -> Result<Vec<u8>> {
+    const MEMORY: u8 = 5;
+    const GLOBAL: u8 = 6;
+    const DROPPED: [u8; 4] = [0, 8, 11, 12];
+    let mut out = module.get(..8).ok_or("too short for a module")?.to_vec();
+    let mut at = 8;
+    while at < module.len() {
+        let id = module[at];
+        let (length, start) = number(module, at + 1)?;
+        let body = module.get(start..start + length).ok_or("a section reaches beyond the module")?;
+        at = start + length;
+        if DROPPED.contains(&id) {
+            continue;
+        }
+        // The linker's stack pointer is the one global; it has its first value again when an entry point has returned.
+        if id == GLOBAL && body[0] != 1 {
+            return Err(format!("the engine has {} globals; only the stack pointer is expected", body[0]).into());
+        }
+        let body = if id == MEMORY {
+            if body[..2] != [1, 0] {
+                return Err("the engine must have one memory without a maximum".into());
+            }
+            let mut memory = vec![1, 0];
+            put(&mut memory, pages);
+            memory
+        } else {
+            body.to_vec()
+        };
+        out.push(id);
+        put(&mut out, body.len());
+        out.extend_from_slice(&body);
+    }
+    Ok(out)
+}
+
+/// Reads a LEB128 number; gives it and what follows.
+fn number(bytes: &[u8], mut at: usize) -> Result<(usize, usize)> {
+    let (mut value, mut shift) = (0usize, 0);
+    loop {
+        let byte = *bytes.get(at).ok_or("a number is cut off")?;
+        value |= usize::from(byte & 0x7f) << shift;
+        at += 1;
+        shift += 7;
+        if byte < 0x80 {
+            return Ok((value, at));
+        }
+        if shift > 28 {
+            return Err("a number is too long".into());
+        }
+    }
+}
+
+fn put(out: &mut Vec<u8>, mut value: usize) {
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}

@@ -1,0 +1,158 @@
+//! Packets over the payload's socket, and the queue of messages to the node.
+//!
+//! A worker runs in another container, whose process does not have the socket: it leaves its message in the [`Outbox`], and the sender
+//! thread of the service writes it. The reading thread writes its own, small messages itself, which saves a hop.
+#![allow(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::{Condvar, Mutex};
+
+use teemate_control::function::Phase;
+use teemate_control::packet::{self, MAX_PACKET};
+use teemate_control::service::FromService;
+
+use crate::clock::mark;
+use crate::lock;
+
+/// A SOCK_SEQPACKET socket.
+#[derive(Clone, Copy)]
+pub struct Channel(pub RawFd);
+
+impl Channel {
+    /// Waits for a packet. `None` at the end.
+    ///
+    /// # Errors
+    /// Those of recv(2).
+    pub fn receive<'a>(&self, buffer: &'a mut [u8; MAX_PACKET]) -> io::Result<Option<&'a [u8]>> {
+        loop {
+            // SAFETY: the buffer is ours and as long as we say.
+            let got = unsafe { libc::recv(self.0, buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+            match usize::try_from(got) {
+                Ok(0) => return Ok(None),
+                // The host gave the number: it must not reach beyond the buffer.
+                Ok(length) => return Ok(Some(buffer.get(..length).ok_or(io::ErrorKind::InvalidData)?)),
+                Err(_) => match io::Error::last_os_error() {
+                    error if error.kind() == io::ErrorKind::Interrupted => {}
+                    error if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                    error => return Err(error),
+                },
+            }
+        }
+    }
+
+    fn send(&self, packet: &[u8], flags: i32) -> io::Result<()> {
+        loop {
+            // SAFETY: the packet is ours and as long as we say.
+            let sent = unsafe { libc::send(self.0, packet.as_ptr().cast(), packet.len(), flags | libc::MSG_NOSIGNAL) };
+            if sent >= 0 {
+                return Ok(());
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// Messages on their way to the node.
+pub struct Outbox {
+    channel: Channel,
+    queue: Mutex<Queue>,
+    filled: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    messages: VecDeque<FromService>,
+    /// The sender has taken a message and not yet written it all.
+    sending: bool,
+    next_id: u64,
+    close: bool,
+}
+
+impl Outbox {
+    /// An empty one.
+    pub fn new(channel: Channel) -> Outbox {
+        Outbox { channel, queue: Mutex::default(), filled: Condvar::new() }
+    }
+
+    /// Leaves a message for the sender.
+    pub fn post(&self, message: FromService) {
+        lock(&self.queue).messages.push_back(message);
+        self.filled.notify_one();
+    }
+
+    /// Writes a message at once if that is possible without waiting, else leaves it for the sender. Only from the process that has
+    /// the socket.
+    pub fn post_here(&self, mut message: FromService) {
+        let mut queue = lock(&self.queue);
+        if queue.messages.is_empty() && !queue.sending {
+            answered(&mut message);
+            queue.next_id += 1;
+            if let Ok(packets) = packet::cut(queue.next_id, &message)
+                && let [packet] = &packets[..]
+                && self.channel.send(packet, libc::MSG_DONTWAIT).is_ok()
+            {
+                return;
+            }
+        }
+        queue.messages.push_back(message);
+        drop(queue);
+        self.filled.notify_one();
+    }
+
+    /// Lets [`Outbox::run`] end when everything is written.
+    pub fn close(&self) {
+        lock(&self.queue).close = true;
+        self.filled.notify_one();
+    }
+
+    /// The sender: writes messages until closed, or until the node is gone.
+    pub fn run(&self) {
+        loop {
+            let (mut message, id) = {
+                let mut queue = lock(&self.queue);
+                loop {
+                    queue.sending = false;
+                    if let Some(message) = queue.messages.pop_front() {
+                        queue.sending = true;
+                        queue.next_id += 1;
+                        break (message, queue.next_id);
+                    }
+                    if queue.close {
+                        return;
+                    }
+                    queue = self.filled.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner);
+                }
+            };
+            answered(&mut message);
+            let packets = match packet::cut(id, &message) {
+                Ok(packets) => packets,
+                Err(error) => {
+                    eprintln!("teemate-functions: a message could not be sent: {error}");
+                    continue;
+                }
+            };
+            for packet in packets {
+                if let Err(error) = self.channel.send(&packet, 0) {
+                    if error.kind() != io::ErrorKind::BrokenPipe {
+                        eprintln!("teemate-functions: the node cannot be reached: {error}");
+                    }
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The answer leaves now.
+fn answered(message: &mut FromService) {
+    if let FromService::Done { outcome, .. } = message
+        && outcome.marks.last().is_none_or(|last| last.phase != Phase::Answered)
+    {
+        outcome.marks.push(mark(Phase::Answered));
+    }
+}

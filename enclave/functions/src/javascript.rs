@@ -1,0 +1,309 @@
+//! JavaScript: QuickJS-ng, itself a WebAssembly module, in an instance that begins as the engine's frozen, initialised memory.
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::Digest;
+use teemate_control::function::{Failure, FailureKind, FunctionSpec, Kind, Limits};
+use wasmtime::{Caller, Engine, Instance, InstancePre, Linker, Memory, Module, Store, TypedFunc};
+
+use crate::call::{self, State, not_a_dictionary, stop};
+use crate::control::Control;
+use crate::function::{Code, Function};
+use crate::image::Image;
+use crate::memory::Pool;
+use crate::{clock, egress, engine, files, guest, wasi};
+
+/// The engine as it was built: module without data, its memory, and the module compiled. `None` when it was not built.
+const BUILT: Option<Built> = include!(concat!(env!("OUT_DIR"), "/js_engine.rs"));
+
+/// The three files of `teemate-js-engine-build`.
+struct Built {
+    module: &'static [u8],
+    image: &'static [u8],
+    compiled: &'static [u8],
+}
+
+/// Fuel and time that compiling a source may take.
+const COMPILE_FUEL: u64 = 20_000_000_000;
+const COMPILE_MS: u64 = 20_000;
+
+/// The JavaScript engine, ready to make instances.
+pub struct Script {
+    /// Its own engine, because its memories begin differently.
+    pub engine: Engine,
+    /// Where they come from.
+    pub memories: Arc<Pool>,
+    start: InstancePre<State>,
+    exports: Exports,
+}
+
+struct Exports {
+    memory: wasmtime::ModuleExport,
+    alloc: wasmtime::ModuleExport,
+    compile: wasmtime::ModuleExport,
+    run: wasmtime::ModuleExport,
+    out: wasmtime::ModuleExport,
+    out_length: wasmtime::ModuleExport,
+}
+
+/// Whether this program was built with the JavaScript engine.
+pub fn is_built() -> bool {
+    BUILT.is_some()
+}
+
+impl Script {
+    /// Loads the engine that is part of this program.
+    ///
+    /// # Errors
+    /// When it is not, or cannot run here.
+    pub fn load() -> Result<Script, Failure> {
+        let Some(built) = BUILT else {
+            return Err(Failure::new(
+                FailureKind::Invalid,
+                "this service was built without the JavaScript engine: install clang-19 lld-19 libclang-rt-19-dev-wasm32 wasi-libc, run `cargo xtask build`, and start the node again; WebAssembly functions work without",
+            ));
+        };
+        let broken = |error: &dyn std::fmt::Display| Failure::new(FailureKind::Internal, format!("the JavaScript engine cannot be loaded: {error}; build it again with `cargo xtask build`"));
+        let image = Image::thaw(built.image).map_err(|e| broken(&e))?;
+        let memories = Pool::new(Some(image));
+        let engine = engine::engine(&memories).map_err(|e| broken(&e))?;
+        // SAFETY: the blob is part of this program, so it is measured with it, and `teemate-js-engine-build` made it from the module beside
+        // it with the configuration of `engine::config`. wasmtime refuses it when this processor lacks something.
+        let module = unsafe { Module::deserialize(&engine, built.compiled) }.or_else(|_| Module::from_binary(&engine, built.module)).map_err(|e| broken(&e))?;
+        let export = |name: &str| module.get_export_index(name).ok_or_else(|| broken(&format!("it lacks {name}")));
+        let exports = Exports {
+            memory: export("memory")?,
+            alloc: export("te_alloc")?,
+            compile: export("te_compile")?,
+            run: export("te_run")?,
+            out: export("te_out")?,
+            out_length: export("te_out_length")?,
+        };
+        let mut linker = Linker::new(&engine);
+        wasi::define(&mut linker).map_err(|e| broken(&e))?;
+        define(&mut linker).map_err(|e| broken(&e))?;
+        let start = linker.instantiate_pre(&module).map_err(|e| broken(&e))?;
+        Ok(Script { engine, memories, start, exports })
+    }
+
+    /// The least memory in which a function can run.
+    pub fn smallest(&self) -> u64 {
+        self.memories.image().map_or(0, Image::size) as u64 + (256 << 10)
+    }
+}
+
+/// An instance of the engine and its entry points.
+struct Running {
+    memory: Memory,
+    instance: Instance,
+}
+
+impl Running {
+    fn new(store: &mut Store<State>, script: &Script) -> wasmtime::Result<Running> {
+        let instance = script.start.instantiate(&mut *store)?;
+        let memory = instance.get_module_export(&mut *store, &script.exports.memory).and_then(wasmtime::Extern::into_memory);
+        let memory = memory.ok_or_else(|| wasmtime::Error::msg("the engine has no memory"))?;
+        store.data_mut().memory = Some(memory);
+        // An instantiation grows no memory, so the limiter has not seen the initial size twice.
+        Ok(Running { memory, instance })
+    }
+
+    fn function<P: wasmtime::WasmParams, R: wasmtime::WasmResults>(&self, store: &mut Store<State>, export: &wasmtime::ModuleExport) -> wasmtime::Result<TypedFunc<P, R>> {
+        let function = self.instance.get_module_export(&mut *store, export).and_then(wasmtime::Extern::into_func);
+        function.ok_or_else(|| wasmtime::Error::msg("an entry point is missing"))?.typed(&mut *store)
+    }
+
+    /// Copies several pieces into one allocation of the engine, each followed by a zero byte. Gives the address of each.
+    fn put<const N: usize>(&self, store: &mut Store<State>, alloc: &TypedFunc<u32, u32>, pieces: [&[u8]; N]) -> wasmtime::Result<[u32; N]> {
+        // Each piece begins at a multiple of 8, as QuickJS reads bytecode in words.
+        let total: usize = pieces.iter().map(|piece| (piece.len() + 1).next_multiple_of(8)).sum();
+        let start = alloc.call(&mut *store, u32::try_from(total)?)?;
+        if start == 0 {
+            return Err(stop(Failure::new(FailureKind::Application, "out of memory before the script began")));
+        }
+        let memory = self.memory.data_mut(&mut *store);
+        let mut at = start;
+        let mut places = [0; N];
+        for (place, piece) in places.iter_mut().zip(pieces) {
+            *place = at;
+            guest::write(memory, at, piece).and_then(|()| guest::write(memory, at.wrapping_add(piece.len() as u32), &[0])).map_err(|_| broken_engine())?;
+            at = at.wrapping_add((piece.len() + 1).next_multiple_of(8) as u32);
+        }
+        Ok(places)
+    }
+
+    fn out(&self, store: &mut Store<State>, script: &Script) -> wasmtime::Result<std::ops::Range<usize>> {
+        let at = self.function::<(), u32>(store, &script.exports.out)?.call(&mut *store, ())?;
+        let length = self.function::<(), u32>(store, &script.exports.out_length)?.call(&mut *store, ())?;
+        guest::range(self.memory.data(&*store), at, length).map_err(|_| broken_engine())
+    }
+}
+
+fn broken_engine() -> wasmtime::Error {
+    stop(Failure::new(FailureKind::Application, "the script broke its JavaScript engine"))
+}
+
+/// Compiles a source to bytecode, in an instance of its own that is then dropped.
+///
+/// # Errors
+/// The syntax error, with its line.
+pub fn compile(script: &Arc<Script>, source: &str, name: &str) -> Result<Vec<u8>, Failure> {
+    let limits = Limits { timeout_ms: COMPILE_MS, memory: 1 << 30, fuel: Some(COMPILE_FUEL), ..Limits::default() };
+    let spec = FunctionSpec { name: name.to_owned(), kind: Kind::JavaScript, main: String::new(), limits, egress: vec![], files: vec![], env: vec![] };
+    let code = Code::Script { bytecode: Vec::new(), script: script.clone() };
+    let function = Arc::new(Function { spec, digest: [0; 32], code, environment: String::new() });
+    let control = Arc::new(Control::default());
+    control.start(COMPILE_MS);
+    let attempt = || -> wasmtime::Result<Result<Vec<u8>, Failure>> {
+        let mut store = call::store(&function, &control, Vec::new())?;
+        let running = Running::new(&mut store, script)?;
+        let alloc = running.function(&mut store, &script.exports.alloc)?;
+        let file = format!("{name}.js");
+        let [at, file] = running.put(&mut store, &alloc, [source.as_bytes(), file.as_bytes()])?;
+        let compile = running.function::<(u32, u32, u32), i32>(&mut store, &script.exports.compile)?;
+        let status = compile.call(&mut store, (at, source.len() as u32, file))?;
+        let out = running.out(&mut store, script)?;
+        let out = running.memory.data(&store)[out].to_vec();
+        if status == 0 {
+            return Ok(Ok(out));
+        }
+        let said = said(&out);
+        Ok(Err(Failure::new(FailureKind::Invalid, format!("'{name}' does not compile: {} {}", said.message, said.stack.trim()))))
+    };
+    attempt().map_err(|error| Failure::new(FailureKind::Invalid, format!("the source of '{name}' could not be compiled: {error}")))?
+}
+
+/// Runs a compiled script in the store's new instance.
+///
+/// # Errors
+/// Why it ended otherwise than by a result.
+pub fn run(store: &mut Store<State>, script: &Script, bytecode: &[u8], ready: impl FnOnce()) -> wasmtime::Result<()> {
+    let running = Running::new(store, script)?;
+    ready();
+    let function = store.data().function.clone();
+    let params = std::mem::take(&mut store.data_mut().input);
+    let entry = if function.spec.main.is_empty() { "main" } else { &function.spec.main };
+    let alloc = running.function(store, &script.exports.alloc)?;
+    let environment = function.environment.as_bytes();
+    let [code, entry, environment_at, params_at] = running.put(store, &alloc, [bytecode, entry.as_bytes(), environment, &params])?;
+    let run = running.function::<(u32, u32, u32, u32, u32, u32, u32), i32>(store, &script.exports.run)?;
+    let arguments = (code, bytecode.len() as u32, entry, environment_at, environment.len() as u32, params_at, params.len() as u32);
+    let status = run.call(&mut *store, arguments)?;
+    let out = running.out(store, script)?;
+    let (memory, state) = running.memory.data_and_store_mut(&mut *store);
+    if status == 0 {
+        return state.answer(&memory[out]).map_err(stop);
+    }
+    Err(stop(thrown(&memory[out], state)))
+}
+
+/// What `describe` in prelude.js says of an error.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Said {
+    message: String,
+    stack: String,
+}
+
+fn said(out: &[u8]) -> Said {
+    out.get(1..).and_then(|json| serde_json::from_slice(json).ok()).unwrap_or_default()
+}
+
+fn thrown(out: &[u8], state: &mut State) -> Failure {
+    let said = said(out);
+    let kind = match out.first() {
+        Some(b'd') => return not_a_dictionary(),
+        Some(b'D') => FailureKind::Denied,
+        Some(b'I') => FailureKind::Integrity,
+        Some(b'L') => FailureKind::Limit,
+        _ => FailureKind::Application,
+    };
+    // The script could have made up the kind; only what the service really denied counts as such.
+    if let Some(denied) = state.denied.as_ref().filter(|denied| denied.kind == kind && said.message == denied.message) {
+        return denied.clone();
+    }
+    let text = format!("{}\n{}", said.message, said.stack);
+    if let Err(limit) = state.log(text.trim_end().as_bytes()).and_then(|()| state.log(b"\n")) {
+        return limit;
+    }
+    Failure::new(FailureKind::Application, format!("An error has occurred: {}", said.message))
+}
+
+/// Defines what engine.c imports.
+fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    const HOST: &str = "teemate";
+    linker.func_wrap(HOST, "log", |mut caller: Caller<'_, State>, at: u32, length: u32| {
+        let (memory, state) = wasi::memory(&mut caller)?;
+        let text = guest::bytes(memory, at, length).map_err(|_| broken_engine())?;
+        state.log(text).map_err(stop)
+    })?;
+    linker.func_wrap(HOST, "sleep", |caller: Caller<'_, State>, ms: f64| {
+        let wait = Duration::try_from_secs_f64(ms / 1000.0).unwrap_or(Duration::ZERO);
+        caller.data().control.sleep(wait).map_err(stop)
+    })?;
+    linker.func_wrap(HOST, "now", |_: Caller<'_, State>| clock::monotonic_ns() as f64 / 1e6)?;
+    linker.func_wrap(HOST, "random", |mut caller: Caller<'_, State>, at: u32, length: u32| {
+        let (memory, _) = wasi::memory(&mut caller)?;
+        clock::random(guest::bytes_mut(memory, at, length).map_err(|_| broken_engine())?);
+        Ok(())
+    })?;
+    linker.func_wrap(HOST, "take", |mut caller: Caller<'_, State>, at: u32| {
+        let (memory, state) = wasi::memory(&mut caller)?;
+        let reply = std::mem::take(&mut state.reply);
+        guest::write(memory, at, &reply).map_err(|_| broken_engine())
+    })?;
+    linker.func_wrap(HOST, "file", |mut caller: Caller<'_, State>, at: u32, length: u32| {
+        let (memory, state) = wasi::memory(&mut caller)?;
+        let path = String::from_utf8_lossy(guest::bytes(memory, at, length).map_err(|_| broken_engine())?).into_owned();
+        let content = files::read(&state.function.spec, &path);
+        Ok(reply(state, content))
+    })?;
+    linker.func_wrap(HOST, "fetch", |mut caller: Caller<'_, State>, head: u32, head_length: u32, body: u32, length: u32| {
+        let (memory, state) = wasi::memory(&mut caller)?;
+        let head = guest::bytes(memory, head, head_length).map_err(|_| broken_engine())?;
+        let body = guest::bytes(memory, body, length).map_err(|_| broken_engine())?;
+        let response = egress::fetch(&state.function.spec, &state.control, head, body);
+        state.control.check().map_err(stop)?;
+        Ok(reply(state, response))
+    })?;
+    linker.func_wrap(HOST, "hash", |mut caller: Caller<'_, State>, name: u32, name_length: u32, at: u32, length: u32| {
+        let (memory, state) = wasi::memory(&mut caller)?;
+        let name = guest::bytes(memory, name, name_length).map_err(|_| broken_engine())?;
+        let data = guest::bytes(memory, at, length).map_err(|_| broken_engine())?;
+        let digest = match name {
+            b"md5" => Ok(md5::Md5::digest(data).to_vec()),
+            b"sha1" => Ok(sha1::Sha1::digest(data).to_vec()),
+            b"sha256" => Ok(sha2::Sha256::digest(data).to_vec()),
+            _ => Err(Failure::new(FailureKind::Application, format!("the digest '{}' is not there; md5, sha1 and sha256 are", String::from_utf8_lossy(name)))),
+        };
+        Ok(reply(state, digest))
+    })?;
+    Ok(())
+}
+
+/// Keeps a reply for `take`. Its length, or -1 - length for an error, whose first character is its kind.
+fn reply(state: &mut State, reply: Result<Vec<u8>, Failure>) -> i32 {
+    match reply {
+        Ok(bytes) if bytes.len() < i32::MAX as usize => {
+            state.reply = bytes;
+            state.reply.len() as i32
+        }
+        Ok(_) => {
+            state.reply = b"Lthe reply is larger than 2 GiB".to_vec();
+            -1 - state.reply.len() as i32
+        }
+        Err(failure) => {
+            state.deny(&failure);
+            let kind = match failure.kind {
+                FailureKind::Denied => 'D',
+                FailureKind::Integrity => 'I',
+                FailureKind::Limit => 'L',
+                _ => 'A',
+            };
+            state.reply = format!("{kind}{failure}").into_bytes();
+            -1 - state.reply.len() as i32
+        }
+    }
+}

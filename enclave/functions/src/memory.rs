@@ -1,0 +1,246 @@
+//! Linear memory: regions that go from one instance to the next, wiped in between.
+//!
+//! A new page costs an enclave much (EAUG, EACCEPT, a fault in each process), a warm one little. So a region is kept when its instance
+//! ends, and it comes back holding exactly what a new memory of its pool holds: zeros, or the image of the JavaScript engine.
+//! The wiping is off the path of a call: the ticker does it between calls, and [`Pool::take`] itself only when it finds nothing clean.
+//!
+//! Invariant of a clean region: all its `capacity` bytes are as the pool's image has them, zero beyond it.
+#![allow(unsafe_code)]
+
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex};
+
+use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
+
+use crate::image::Image;
+use crate::lock;
+
+/// Regions larger than this are given back to the system when their instance ends.
+const KEEP_LARGEST: usize = 4 << 20;
+/// Regions that a pool keeps.
+const KEEP: usize = 72;
+/// Room that a memory without an image gets beyond what it asks for first, so that small growth stays in place.
+const ROOM: usize = 256 << 10;
+
+/// Anonymous memory, ours alone.
+struct Region {
+    start: NonNull<u8>,
+    capacity: usize,
+}
+
+// SAFETY: a region is memory and nothing else; whoever owns the value has it alone.
+unsafe impl Send for Region {}
+// SAFETY: `&Region` gives nothing but its address and size.
+unsafe impl Sync for Region {}
+
+impl Region {
+    fn new(capacity: usize) -> Result<Region, String> {
+        let capacity = capacity.max(crate::image::PAGE);
+        // SAFETY: a new anonymous mapping at an address that the system chooses.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                capacity,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(format!("no memory for an instance: mmap of {capacity} bytes: {}", std::io::Error::last_os_error()));
+        }
+        NonNull::new(start.cast()).map(|start| Region { start, capacity }).ok_or_else(|| "mmap gave the address 0".to_owned())
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: the mapping has `capacity` readable and writable bytes, and `&mut self` says that nobody else uses them.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.capacity) }
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and nobody uses it any more.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.capacity) };
+    }
+}
+
+/// Where the memories of one engine come from and go to.
+pub struct Pool {
+    image: Option<Image>,
+    clean: Mutex<Vec<Region>>,
+    /// With the number of bytes, from the start, that the instance may have written.
+    dirty: Mutex<Vec<(Region, usize)>>,
+}
+
+impl Pool {
+    /// A pool whose memories begin as zeros, or as this image.
+    pub fn new(image: Option<Image>) -> Arc<Pool> {
+        Arc::new(Pool { image, clean: Mutex::default(), dirty: Mutex::default() })
+    }
+
+    /// The image, if any.
+    pub fn image(&self) -> Option<&Image> {
+        self.image.as_ref()
+    }
+
+    /// Wipes what ended instances left, at most `most` regions. Gives how many.
+    pub fn clean(&self, most: usize) -> usize {
+        let mut done = 0;
+        while done < most {
+            let Some((mut region, used)) = lock(&self.dirty).pop() else { break };
+            self.wipe(&mut region, used);
+            lock(&self.clean).push(region);
+            done += 1;
+        }
+        done
+    }
+
+    /// Regions that wait for an instance, and those that wait to be wiped.
+    pub fn kept(&self) -> (usize, usize) {
+        (lock(&self.clean).len(), lock(&self.dirty).len())
+    }
+
+    fn wipe(&self, region: &mut Region, used: usize) {
+        let used = used.min(region.capacity);
+        match &self.image {
+            Some(image) => image.rewind(&mut region.bytes_mut()[..used.max(image.size())]),
+            None => region.bytes_mut()[..used].fill(0),
+        }
+    }
+
+    fn take(&self, minimum: usize) -> Result<Region, String> {
+        let fits = |region: &Region| region.capacity >= minimum;
+        let found = {
+            let mut clean = lock(&self.clean);
+            clean.iter().rposition(fits).map(|at| clean.swap_remove(at))
+        };
+        if let Some(region) = found {
+            return Ok(region);
+        }
+        let found = {
+            let mut dirty = lock(&self.dirty);
+            dirty.iter().rposition(|(region, _)| fits(region)).map(|at| dirty.swap_remove(at))
+        };
+        if let Some((mut region, used)) = found {
+            self.wipe(&mut region, used);
+            return Ok(region);
+        }
+        let mut region = Region::new(minimum.saturating_add(ROOM).next_multiple_of(64 << 10))?;
+        if let Some(image) = &self.image {
+            image.fill(region.bytes_mut());
+        }
+        Ok(region)
+    }
+
+    fn give_back(&self, region: Region, used: usize) {
+        if region.capacity > KEEP_LARGEST {
+            return;
+        }
+        let mut dirty = lock(&self.dirty);
+        if dirty.len() < KEEP && dirty.len() + lock(&self.clean).len() < KEEP {
+            dirty.push((region, used));
+        }
+    }
+}
+
+/// One instance's memory.
+struct Linear {
+    pool: Arc<Pool>,
+    /// Only `None` while it is dropped.
+    region: Option<Region>,
+    size: usize,
+}
+
+// SAFETY: `as_ptr` gives a mapping of at least `byte_capacity` bytes that lives as long as `self`; bytes from `byte_size` on are zero,
+// for a clean region is zero beyond the image, which is no larger than the memory's minimum, and the guest cannot write beyond its size.
+unsafe impl LinearMemory for Linear {
+    fn byte_size(&self) -> usize {
+        self.size
+    }
+
+    fn byte_capacity(&self) -> usize {
+        self.region.as_ref().map_or(0, |region| region.capacity)
+    }
+
+    fn grow_to(&mut self, new_size: usize) -> wasmtime::Result<()> {
+        let Some(old) = self.region.as_mut() else { return Err(wasmtime::Error::msg("memory is gone")) };
+        if new_size > old.capacity {
+            // Half as much again: growth in small steps then costs a constant number of copies of each byte.
+            let capacity = new_size.saturating_add(new_size / 2).next_multiple_of(64 << 10);
+            let mut region = Region::new(capacity).or_else(|_| Region::new(new_size)).map_err(wasmtime::Error::msg)?;
+            region.bytes_mut()[..self.size].copy_from_slice(&old.bytes_mut()[..self.size]);
+            if let Some(old) = self.region.replace(region) {
+                self.pool.give_back(old, self.size);
+            }
+        }
+        self.size = new_size;
+        Ok(())
+    }
+
+    fn as_ptr(&self) -> *mut u8 {
+        self.region.as_ref().map_or(std::ptr::null_mut(), |region| region.start.as_ptr())
+    }
+}
+
+impl Drop for Linear {
+    fn drop(&mut self) {
+        if let Some(region) = self.region.take() {
+            self.pool.give_back(region, self.size);
+        }
+    }
+}
+
+/// Gives wasmtime memories of a pool.
+pub struct Creator(pub Arc<Pool>);
+
+// SAFETY: a memory comes from `Pool::take`, is at least `minimum` bytes, and is used by nobody else until it is dropped. With an image
+// it is not all zero, which is what the only module of that engine expects: it has no data segments.
+unsafe impl MemoryCreator for Creator {
+    fn new_memory(
+        &self,
+        _: MemoryType,
+        minimum: usize,
+        _: Option<usize>,
+        reserved: Option<usize>,
+        guard: usize,
+    ) -> Result<Box<dyn LinearMemory>, String> {
+        if guard != 0 || reserved.is_some_and(|reserved| reserved > minimum) {
+            return Err("memory with guard pages or a reservation was asked for; the engine is configured without".to_owned());
+        }
+        if let Some(image) = self.0.image() && image.size() > minimum {
+            return Err("the image is larger than the memory".to_owned());
+        }
+        let region = self.0.take(minimum)?;
+        if let Some(image) = self.0.image() {
+            teemate_containers::prefault(region.start.as_ptr(), image.size());
+        }
+        Ok(Box::new(Linear { pool: self.0.clone(), region: Some(region), size: minimum }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_comes_back_wiped() {
+        let mut frozen = vec![0u8; 3 * 4096];
+        frozen[5000] = 42;
+        let image = Image::thaw(Vec::leak(crate::image::freeze(&frozen))).unwrap();
+        for (pool, mark) in [(Pool::new(None), 0), (Pool::new(Some(image)), 42)] {
+            for round in 0..100 {
+                let mut region = pool.take(2 * 65536).unwrap();
+                let bytes = region.bytes_mut();
+                assert_eq!(bytes[5000], mark);
+                assert!(bytes.iter().enumerate().all(|(at, &b)| b == 0 || at == 5000));
+                bytes[..2 * 65536].fill(0xee);
+                pool.give_back(region, 2 * 65536);
+                if round % 2 == 0 { assert_eq!(pool.clean(8), 1); }
+            }
+            let (clean, dirty) = pool.kept();
+            assert_eq!(clean + dirty, 1);
+        }
+    }
+}
