@@ -56,8 +56,7 @@ impl Connection {
     /// # Errors
     /// [`Error::Unreachable`].
     pub fn open(socket: &Path) -> Result<Self, Error> {
-        let stream = UnixStream::connect(socket)
-            .map_err(|source| Error::Unreachable { socket: socket.to_owned(), source })?;
+        let stream = UnixStream::connect(socket).map_err(|source| Error::Unreachable { socket: socket.to_owned(), source })?;
         Ok(Connection { socket: socket.to_owned(), stream: BufReader::new(stream) })
     }
 
@@ -200,8 +199,15 @@ mod tests {
     #[test]
     fn another_protocol_is_refused() {
         let status = Status {
-            version: "9".into(), protocol: 999, pid: 1, uptime_s: 0, device: "simulator".into(),
-            sharing: Default::default(), mrenclave: String::new(), calls: 0, running: 0,
+            version: "9".into(),
+            protocol: 999,
+            pid: 1,
+            uptime_s: 0,
+            device: "simulator".into(),
+            sharing: Default::default(),
+            mrenclave: String::new(),
+            calls: 0,
+            running: 0,
         };
         let mut line = serde_json::to_vec(&Response::Status(status)).unwrap();
         line.push(b'\n');

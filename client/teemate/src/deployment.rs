@@ -150,7 +150,11 @@ pub fn check_name(name: &str) -> Result<(), Error> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_.@-".contains(c);
     if name.is_empty() || name.len() > 256 || !name.chars().all(allowed) {
         let value = name.chars().take(64).collect();
-        return Err(Error::Value { what: "the name", value, why: "a name has 1 to 256 characters, each a letter, a digit or one of _ . @ -" });
+        return Err(Error::Value {
+            what: "the name",
+            value,
+            why: "a name has 1 to 256 characters, each a letter, a digit or one of _ . @ -",
+        });
     }
     Ok(())
 }
@@ -173,7 +177,10 @@ fn guess(path: &Path, code: &[u8]) -> Result<Kind, Error> {
         _ if code.starts_with(b"\0asm") => Ok(Kind::Wasm),
         "wasm" => Ok(Kind::Wasm),
         "js" | "mjs" | "cjs" => Ok(Kind::JavaScript),
-        _ => Err(Error::Code { path: path.to_owned(), why: "neither its content nor its ending (.wasm, .js) tells its kind; use --kind".to_owned() }),
+        _ => Err(Error::Code {
+            path: path.to_owned(),
+            why: "neither its content nor its ending (.wasm, .js) tells its kind; use --kind".to_owned(),
+        }),
     }
 }
 

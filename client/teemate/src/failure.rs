@@ -88,9 +88,7 @@ impl From<std::io::Error> for Failure {
 
 /// The name of a failure's kind in machine output, as the protocol has it.
 pub const fn kind_name(kind: teemate_control::function::FailureKind) -> &'static str {
-    use teemate_control::function::FailureKind::{
-        Application, Busy, ContainerLost, Denied, Integrity, Internal, Invalid, Limit,
-    };
+    use teemate_control::function::FailureKind::{Application, Busy, ContainerLost, Denied, Integrity, Internal, Invalid, Limit};
     match kind {
         Application => "application",
         Limit => "limit",

@@ -7,6 +7,7 @@
 pub mod breakdown;
 pub mod connection;
 pub mod deployment;
+pub mod manifest;
 pub mod node;
 pub mod program;
 pub mod socket;

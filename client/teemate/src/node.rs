@@ -22,6 +22,8 @@ const STEP: Duration = Duration::from_millis(20);
 pub struct Options {
     /// Where it listens.
     pub socket: PathBuf,
+    /// The node's program; `None`: [`program::find`].
+    pub program: Option<PathBuf>,
     /// Where it keeps functions and its log; `None`: the node's own choice.
     pub state: Option<PathBuf>,
     /// Image of the enclave; `None`: [`find_image`].
@@ -37,7 +39,15 @@ pub struct Options {
 impl Options {
     /// A node that listens on `socket`, the rest by default.
     pub fn new(socket: PathBuf) -> Self {
-        Options { socket, state: None, image: None, sharing: Sharing::Shared, arguments: Vec::new(), patience: Duration::from_secs(120) }
+        Options {
+            socket,
+            program: None,
+            state: None,
+            image: None,
+            sharing: Sharing::Shared,
+            arguments: Vec::new(),
+            patience: Duration::from_secs(120),
+        }
     }
 }
 
@@ -93,7 +103,8 @@ pub fn find_image() -> Option<PathBuf> {
 /// # Errors
 /// When there is no program, or no image for a mode that needs one.
 pub fn command(options: &Options) -> Result<Command, StartError> {
-    let mut command = Command::new(program::find(PROGRAM).ok_or(StartError::NoProgram)?);
+    let program = options.program.clone().or_else(|| program::find(PROGRAM)).ok_or(StartError::NoProgram)?;
+    let mut command = Command::new(program);
     command.arg("--socket").arg(&options.socket);
     if let Some(state) = &options.state {
         command.arg("--state").arg(state);

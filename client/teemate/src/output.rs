@@ -28,17 +28,15 @@ impl Output {
 
     /// The result of a command: the document for programs, else what `text` makes.
     pub fn result<T: Serialize>(&self, document: &T, text: impl FnOnce() -> String) -> Result<(), Failure> {
-        let text = if self.json {
-            serde_json::to_string_pretty(document).map_err(Failure::new)?
-        } else {
-            text()
-        };
+        let text = if self.json { serde_json::to_string_pretty(document).map_err(Failure::new)? } else { text() };
         print(&text)
     }
 
     /// A failure: a sentence on stderr, and for programs a document on stdout.
     pub fn failure(&self, failure: &Failure) {
-        if self.json && let Ok(text) = serde_json::to_string_pretty(&failure.json()) {
+        if self.json
+            && let Ok(text) = serde_json::to_string_pretty(&failure.json())
+        {
             let _ = print(&text);
         }
         let word = "error:".if_supports_color(Stream::Stderr, |text| text.red()).to_string();

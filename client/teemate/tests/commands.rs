@@ -1,4 +1,5 @@
 //! The program as users run it, against a node that is a thread of this test.
+#![allow(clippy::unwrap_used)] // A test that cannot go on says where.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
@@ -84,8 +85,15 @@ fn teemate(arguments: &[&str]) -> Run {
 
 fn status() -> Status {
     Status {
-        version: "0.1.0".into(), protocol: teemate_control::PROTOCOL, pid: 4_000_000, uptime_s: 61, device: "simulator".into(),
-        sharing: Sharing::Shared, mrenclave: "ab".repeat(32), calls: 7, running: 1,
+        version: "0.1.0".into(),
+        protocol: teemate_control::PROTOCOL,
+        pid: 4_000_000,
+        uptime_s: 61,
+        device: "simulator".into(),
+        sharing: Sharing::Shared,
+        mrenclave: "ab".repeat(32),
+        calls: 7,
+        running: 1,
     }
 }
 
@@ -95,8 +103,13 @@ fn info(spec: &FunctionSpec) -> FunctionInfo {
 
 fn spec(name: &str) -> FunctionSpec {
     FunctionSpec {
-        name: name.into(), kind: Kind::JavaScript, main: "main".into(), limits: Limits::default(), egress: vec!["localhost:9".into()],
-        files: vec![], env: vec![("A".into(), "B".into())],
+        name: name.into(),
+        kind: Kind::JavaScript,
+        main: "main".into(),
+        limits: Limits::default(),
+        egress: vec!["localhost:9".into()],
+        files: vec![],
+        env: vec![("A".into(), "B".into())],
     }
 }
 
@@ -104,7 +117,10 @@ fn outcome(result: Result<Vec<u8>, Failure>) -> Response {
     let marks = [(Phase::Received, 0), (Phase::Entered, 300_000), (Phase::Executed, 500_000), (Phase::Returned, 900_000)];
     Response::Invoked {
         outcome: Outcome {
-            result, logs: "hello\n".into(), usage: Usage { fuel: 5, memory_peak: 65536, execution_us: 200 }, container: 42,
+            result,
+            logs: "hello\n".into(),
+            usage: Usage { fuel: 5, memory_peak: 65536, execution_us: 200 },
+            container: 42,
             marks: marks.into_iter().map(|(phase, at_ns)| Mark { phase, at_ns }).collect(),
         },
     }
@@ -121,11 +137,25 @@ fn healthy(request: &Request) -> Response {
         Request::Logs { .. } => Response::Logs { calls: vec![] },
         Request::Ps => Response::Ps(Ps {
             enclaves: vec![EnclaveInfo {
-                id: 1, mrenclave: "ab".repeat(32), device: "simulator".into(), tcs_total: 160, tcs_leased: 2, epc_pages: 30_000, epc_limit: 0,
+                id: 1,
+                mrenclave: "ab".repeat(32),
+                device: "simulator".into(),
+                tcs_total: 160,
+                tcs_leased: 2,
+                epc_pages: 30_000,
+                epc_limit: 0,
             }],
             containers: vec![ContainerInfo {
-                id: 9, role: "function".into(), function: Some("one".into()), enclave: Some(1), tcs: Some(3), pid: 77,
-                namespaces: vec![("pid".into(), 4026531836)], cgroups: vec!["/teemate/9".into()], rss_kib: 900, age_ms: 12,
+                id: 9,
+                role: "function".into(),
+                function: Some("one".into()),
+                enclave: Some(1),
+                tcs: Some(3),
+                pid: 77,
+                namespaces: vec![("pid".into(), 4026531836)],
+                cgroups: vec!["/teemate/9".into()],
+                rss_kib: 900,
+                age_ms: 12,
             }],
         }),
         Request::Metrics => Response::Metrics { text: "# EOF\n".into() },
@@ -173,8 +203,25 @@ fn deploy_sends_what_the_command_line_says() {
     std::fs::write(node.path("data"), "abc").unwrap();
     let file = format!("{}=/data", node.path("data"));
     let run = node.run(&[
-        "function", "deploy", "f", &node.path("f.js"), "--timeout", "5s", "--memory", "64M", "--fuel", "100", "--egress", "127.0.0.1:80",
-        "--file", &file, "--env", "K=V=W", "--cpu", "500m", "--json",
+        "function",
+        "deploy",
+        "f",
+        &node.path("f.js"),
+        "--timeout",
+        "5s",
+        "--memory",
+        "64M",
+        "--fuel",
+        "100",
+        "--egress",
+        "127.0.0.1:80",
+        "--file",
+        &file,
+        "--env",
+        "K=V=W",
+        "--cpu",
+        "500m",
+        "--json",
     ]);
     assert_eq!(run.code, Some(0), "{}", run.err);
     assert_eq!(run.json()["spec"]["name"], "f");
@@ -211,7 +258,8 @@ fn what_cannot_be_deployed_is_never_sent() {
 #[test]
 fn invoke_prints_the_result_alone() {
     let node = Node::new(healthy);
-    let run = node.run(&["function", "invoke", "f", "-p", "n=4", "-p", "who=Ada", "--params", r#"{"n":1,"x":[]}"#, "--sharing", "exclusive"]);
+    let run =
+        node.run(&["function", "invoke", "f", "-p", "n=4", "-p", "who=Ada", "--params", r#"{"n":1,"x":[]}"#, "--sharing", "exclusive"]);
     assert_eq!((run.code, run.err.as_str()), (Some(0), ""));
     assert_eq!(run.json(), json!({"n": 4, "who": "Ada", "x": []}));
     let Request::Invoke { sharing, .. } = node.asked() else { panic!() };
@@ -257,7 +305,9 @@ fn a_failed_function_is_1_with_its_failure_on_stderr() {
 #[test]
 fn a_failed_request_is_1_with_the_nodes_sentence() {
     let node = Node::new(|_| Response::Failed(Failure::new(FailureKind::Invalid, "there is no function 'f'")));
-    for arguments in [&["function", "invoke", "f"][..], &["function", "show", "f"], &["function", "delete", "f"], &["kill", "3"], &["metrics"]] {
+    for arguments in
+        [&["function", "invoke", "f"][..], &["function", "show", "f"], &["function", "delete", "f"], &["kill", "3"], &["metrics"]]
+    {
         let run = node.run(arguments);
         assert_eq!(run.code, Some(1), "{arguments:?}");
         assert!(run.err.contains("no function 'f'"), "{}", run.err);
@@ -288,7 +338,11 @@ fn what_a_host_writes_cannot_steer_the_terminal() {
 #[test]
 fn a_reader_that_has_gone_is_no_error() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_teemate"))
-        .args(["completion", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        .args(["completion", "bash"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty());
@@ -337,7 +391,11 @@ fn a_node_that_ends_at_once_is_reported_with_its_last_words() {
     let directory = tempfile::tempdir().unwrap();
     fake_node(directory.path(), "echo 'no memory for the enclave' >&2; exit 7");
     let mut command = Command::new(env!("CARGO_BIN_EXE_teemate"));
-    command.arg("--socket").arg(directory.path().join("run/node.sock")).args(["node", "start", "--image", "x", "--state"]).arg(directory.path());
+    command
+        .arg("--socket")
+        .arg(directory.path().join("run/node.sock"))
+        .args(["node", "start", "--image", "x", "--state"])
+        .arg(directory.path());
     command.env("TEEMATE_LIBEXEC", directory.path());
     command.env_remove("XDG_RUNTIME_DIR");
     let output = command.output().unwrap();
@@ -352,4 +410,44 @@ fn a_second_node_on_the_same_socket_is_refused() {
     let run = node.run(&["node", "start", "--image", "x"]);
     assert_eq!(run.code, Some(1));
     assert!(run.err.contains("already answers"), "{}", run.err);
+}
+
+#[test]
+fn a_key_is_made_once_and_never_overwritten() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = directory.path().join("key.pem").display().to_string();
+    std::fs::write(&key, "old").unwrap();
+    let run = teemate(&["image", "keygen", &key]);
+    assert_eq!(run.code, Some(1));
+    assert!(run.err.contains("never overwritten"), "{}", run.err);
+    assert_eq!(std::fs::read_to_string(&key).unwrap(), "old");
+}
+
+#[test]
+fn wrong_files_given_to_image_are_refused_with_a_sentence() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str, bytes: &[u8]| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.display().to_string()
+    };
+    let (empty, noise) = (path("empty", b""), path("noise", &[0xa5; 5000]));
+    let (elf, unknown) = (path("elf", b"\x7fELF\x02\x01\x01"), path("unknown.toml", b"nonsense = 1\n"));
+    let out = directory.path().join("out").display().to_string();
+    let directory_path = directory.path().display().to_string();
+    for file in [&empty, &noise, &elf, &directory_path, &"/nowhere".to_owned()] {
+        for command in ["measure", "verify", "show"] {
+            let run = teemate(&["image", command, file]);
+            assert_eq!(run.code, Some(1), "{command} {file}: {}", run.err);
+            assert!(run.err.starts_with("error: ") && !run.err.contains("panicked"), "{}", run.err);
+        }
+        let run = teemate(&["image", "sign", file, "--key", &noise]);
+        assert_eq!(run.code, Some(1), "{}", run.err);
+        let run = teemate(&["image", "build", "--libos", file, "--payload", file, "--output", &out]);
+        assert_eq!(run.code, Some(1), "{}", run.err);
+    }
+    let run = teemate(&["image", "build", "--libos", &elf, "--payload", &elf, "--config", &unknown, "--output", &out]);
+    assert_eq!(run.code, Some(1));
+    assert!(run.err.contains("unknown.toml") && run.err.contains("nonsense"), "{}", run.err);
+    assert!(!Path::new(&out).exists());
 }

@@ -42,7 +42,8 @@ struct Report {
 pub fn run(output: &Output) -> Result<ExitCode, Failure> {
     let mut checks = own_checks();
     checks.extend(node_checks());
-    let sgx = checks.iter().any(|check| check.name == SGX_DEVICE && check.found) && checks.iter().any(|check| check.name == SGX_CPU && check.found);
+    let sgx = checks.iter().any(|check| check.name == SGX_DEVICE && check.found)
+        && checks.iter().any(|check| check.name == SGX_CPU && check.found);
     let ready = checks.iter().all(|check| check.found || !check.required);
     let report = Report { device: if sgx { "sgx" } else { "simulator" }, ready, checks };
     output.result(&report, || describe(&report))?;
@@ -93,20 +94,49 @@ fn own_checks() -> Vec<Check> {
     let cgroups = cgroups(&read("/proc/self/mounts"));
     vec![
         check("processor", true, machine == "x86_64", machine, "enclaves are x86-64 code; use such a machine"),
-        check("kernel", true, version(&release).is_some_and(|version| version >= (5, 13)), &*release,
-            "Linux 5.13 or newer is needed (clone3 with cgroups, Syscall User Dispatch, pidfd)"),
-        check("XSAVE, FSGSBASE", true, has("xsave") && has("fsgsbase"), "",
-            "an enclave's thread saves its state with XSAVE and its FS base with WRFSBASE; the hypervisor must offer both"),
-        check(SGX_CPU, false, has("sgx"), if has("sgx_lc") { "with launch control" } else { "" },
-            "only for hardware: a processor with SGX2, enabled in the firmware"),
-        check(SGX_DEVICE, false, device.exists() && fs::File::open(device).is_ok(), device.display().to_string(),
-            "only for hardware: a kernel with CONFIG_X86_SGX, and membership of the group that owns /dev/sgx_enclave"),
+        check(
+            "kernel",
+            true,
+            version(&release).is_some_and(|version| version >= (5, 13)),
+            &*release,
+            "Linux 5.13 or newer is needed (clone3 with cgroups, Syscall User Dispatch, pidfd)",
+        ),
+        check(
+            "XSAVE, FSGSBASE",
+            true,
+            has("xsave") && has("fsgsbase"),
+            "",
+            "an enclave's thread saves its state with XSAVE and its FS base with WRFSBASE; the hypervisor must offer both",
+        ),
+        check(
+            SGX_CPU,
+            false,
+            has("sgx"),
+            if has("sgx_lc") { "with launch control" } else { "" },
+            "only for hardware: a processor with SGX2, enabled in the firmware",
+        ),
+        check(
+            SGX_DEVICE,
+            false,
+            device.exists() && fs::File::open(device).is_ok(),
+            device.display().to_string(),
+            "only for hardware: a kernel with CONFIG_X86_SGX, and membership of the group that owns /dev/sgx_enclave",
+        ),
         check("cgroups", true, !cgroups.is_empty(), cgroups.join(" and "), "mount cgroup2 at /sys/fs/cgroup"),
-        check("user namespaces", false, maximum != "0" && clone != "0" && Path::new("/proc/self/ns/user").exists(),
-            format!("at most {maximum}"), "set user.max_user_namespaces (and kernel.unprivileged_userns_clone) with sysctl; without them a node needs root"),
+        check(
+            "user namespaces",
+            false,
+            maximum != "0" && clone != "0" && Path::new("/proc/self/ns/user").exists(),
+            format!("at most {maximum}"),
+            "set user.max_user_namespaces (and kernel.unprivileged_userns_clone) with sysctl; without them a node needs root",
+        ),
         check("memfd, shared memory", true, Path::new("/dev/shm").is_dir(), shared_memory(), "mount a tmpfs at /dev/shm"),
         tool("node", &["--version"], "only for the benchmark's Node container: install Node.js 18 or newer"),
-        tool("clang-19", &["--version"], "only for building the JavaScript engine from C: install clang-19 lld-19 libclang-rt-19-dev-wasm32 wasi-libc"),
+        tool(
+            "clang-19",
+            &["--version"],
+            "only for building the JavaScript engine from C: install clang-19 lld-19 libclang-rt-19-dev-wasm32 wasi-libc",
+        ),
         tool("runc", &["--version"], "only for the benchmark's Node container: install runc; without it the container is made by unshare"),
     ]
 }
@@ -170,7 +200,13 @@ fn node_checks() -> Vec<Check> {
             Some(more) => checks.extend(more),
             None => {
                 let words = String::from_utf8_lossy(&run.stderr).lines().next().unwrap_or_default().to_owned();
-                checks.push(check("host probes", false, false, words, "teemate-node gave no report; both programs must be of the same version"));
+                checks.push(check(
+                    "host probes",
+                    false,
+                    false,
+                    words,
+                    "teemate-node gave no report; both programs must be of the same version",
+                ));
             }
         },
     }

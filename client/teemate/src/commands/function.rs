@@ -61,7 +61,9 @@ fn deploy(arguments: &Deploy, socket: &Path, output: &Output) -> Result<ExitCode
     let answer = connection.ask(&request);
     progress.finish_and_clear();
     let info = function(&connection, answer?)?;
-    output.result(&info, || format!("{} is deployed: {}, {}, SHA-256 {}", info.spec.name, kind(info.spec.kind), bytes(info.size), info.digest))?;
+    output.result(&info, || {
+        format!("{} is deployed: {}, {}, SHA-256 {}", info.spec.name, kind(info.spec.kind), bytes(info.size), info.digest)
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -86,9 +88,8 @@ fn invoke(arguments: &Invoke, socket: &Path, output: &Output) -> Result<ExitCode
 fn report(outcome: &Outcome, elapsed: Duration, arguments: &Invoke, output: &Output) -> Result<ExitCode, Failure> {
     let (result, failure) = match &outcome.result {
         Ok(bytes) => {
-            let result: Value = serde_json::from_slice(bytes).map_err(|error| {
-                Failure::new(format!("{} gave a result that is not JSON ({error})", arguments.name))
-            })?;
+            let result: Value = serde_json::from_slice(bytes)
+                .map_err(|error| Failure::new(format!("{} gave a result that is not JSON ({error})", arguments.name)))?;
             (Some(result), None)
         }
         Err(failure) => (None, Some(failure)),
@@ -104,9 +105,7 @@ fn report(outcome: &Outcome, elapsed: Duration, arguments: &Invoke, output: &Out
         "parts": breakdown::parts(&outcome.marks).into_iter().map(|(part, us)| json!({ "part": part, "us": us })).collect::<Vec<_>>(),
     });
     if output.is_json() || result.is_some() {
-        output.result(&document, || {
-            result.as_ref().and_then(|result| serde_json::to_string_pretty(result).ok()).unwrap_or_default()
-        })?;
+        output.result(&document, || result.as_ref().and_then(|result| serde_json::to_string_pretty(result).ok()).unwrap_or_default())?;
     }
     let mut err = std::io::stderr().lock();
     if arguments.logs && !output.is_json() && !outcome.logs.is_empty() {
@@ -132,7 +131,8 @@ fn describe_breakdown(marks: &[Mark], elapsed: Duration, outcome: &Outcome) -> S
     }
     rows.push(vec!["seen from here".to_owned(), breakdown::human(elapsed.as_secs_f64() * 1e6)]);
     let usage = &outcome.usage;
-    let used = format!("fuel {}, memory {}, execution {}", usage.fuel, bytes(usage.memory_peak), breakdown::human(usage.execution_us as f64));
+    let used =
+        format!("fuel {}, memory {}, execution {}", usage.fuel, bytes(usage.memory_peak), breakdown::human(usage.execution_us as f64));
     format!("{}\nused: {used}; container {}", table(&["part", "time"], rows, &[1]), outcome.container)
 }
 
@@ -140,7 +140,8 @@ fn parameter_text(source: &str) -> Result<String, Failure> {
     let mut text = String::new();
     let read = match source.strip_prefix('@') {
         Some(path) => {
-            let file = std::fs::File::open(path).map_err(|error| Failure::new(format!("the parameters in {path} can't be read: {error}")))?;
+            let file =
+                std::fs::File::open(path).map_err(|error| Failure::new(format!("the parameters in {path} can't be read: {error}")))?;
             file.take(MAX_PARAMETERS + 1).read_to_string(&mut text)
         }
         None if source == "-" => std::io::stdin().take(MAX_PARAMETERS + 1).read_to_string(&mut text),

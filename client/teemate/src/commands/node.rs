@@ -26,6 +26,7 @@ pub fn run(command: &Node, socket: &Path, output: &Output) -> Result<ExitCode, F
 fn options(start: &NodeStart, socket: &Path) -> Options {
     Options {
         socket: socket.to_owned(),
+        program: None,
         state: start.state.clone(),
         image: start.image.clone(),
         sharing: start.sharing.into(),

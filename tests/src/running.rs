@@ -1,0 +1,249 @@
+//! A node in a temporary directory, stopped when its owner goes.
+
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::Duration;
+
+use serde_json::Value;
+use teemate_client::deployment::Deployment;
+use teemate_client::node::{self, Options};
+use teemate_client::{Connection, Error};
+use teemate_control::function::{FunctionSpec, Limits, Outcome};
+use teemate_control::node::{FunctionInfo, Ps, Request, Response, Sharing, Status};
+
+use crate::artifacts::Artifacts;
+
+/// How long a node may take to stop in order.
+const STOP: Duration = Duration::from_secs(60);
+
+/// A node of one's own.
+pub struct Node {
+    child: Option<Child>,
+    directory: tempfile::TempDir,
+    options: Options,
+}
+
+impl Node {
+    /// Starts one with this mode, and waits until it answers.
+    ///
+    /// # Errors
+    /// A sentence with the end of its log.
+    pub fn start(artifacts: &Artifacts, sharing: Sharing) -> Result<Node, String> {
+        let directory = tempfile::Builder::new().prefix("teemate-").tempdir().map_err(|error| error.to_string())?;
+        let options = Options {
+            program: Some(artifacts.program(node::PROGRAM)),
+            image: Some(artifacts.image()),
+            state: Some(directory.path().join("state")),
+            sharing,
+            ..Options::new(directory.path().join("node.sock"))
+        };
+        let mut node = Node { child: None, directory, options };
+        node.begin()?;
+        Ok(node)
+    }
+
+    fn begin(&mut self) -> Result<(), String> {
+        let (child, _) = node::start(&self.options, &self.log()).map_err(|error| error.to_string())?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> &Path {
+        &self.options.socket
+    }
+
+    /// Its log.
+    pub fn log(&self) -> PathBuf {
+        self.directory.path().join("node.log")
+    }
+
+    /// The end of its log, for the message of a failed test.
+    pub fn last_words(&self) -> String {
+        let text = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Its directory of state: functions survive there.
+    pub fn state(&self) -> PathBuf {
+        self.directory.path().join("state")
+    }
+
+    /// Stops it in order.
+    ///
+    /// # Errors
+    /// When it does not stop in time, or does not exit with 0.
+    pub fn stop(&mut self) -> Result<(), String> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        // The child is reaped in another thread, so that nobody waits for a zombie.
+        let waiter = std::thread::spawn(move || child.wait());
+        node::stop(&self.options.socket, STOP).map_err(|error| format!("{error}\n{}", self.last_words()))?;
+        match waiter.join() {
+            Ok(Ok(status)) if status.success() => Ok(()),
+            Ok(Ok(status)) => Err(format!("the node ended with {status}\n{}", self.last_words())),
+            _ => Err("the node can't be waited for".to_owned()),
+        }
+    }
+
+    /// Kills it with SIGKILL, as a crash would, and waits for its end.
+    ///
+    /// # Errors
+    /// When it can't be killed.
+    pub fn crash(&mut self) -> Result<(), String> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        child.kill().and_then(|()| child.wait()).map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    /// Starts it again on the same state.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn restart(&mut self) -> Result<(), String> {
+        self.begin()
+    }
+
+    /// A new connection.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub fn connect(&self) -> Result<Connection, Error> {
+        let mut connection = Connection::open(&self.options.socket)?;
+        connection.set_timeout(Some(Duration::from_secs(660)))?;
+        Ok(connection)
+    }
+
+    /// Its status.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn status(&self) -> Result<Status, Error> {
+        self.connect()?.status()
+    }
+
+    /// What runs.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn ps(&self) -> Result<Ps, Error> {
+        let mut connection = self.connect()?;
+        match connection.ask(&Request::Ps)? {
+            Response::Ps(ps) => Ok(ps),
+            other => Err(connection.unexpected(&other)),
+        }
+    }
+
+    /// Its counters.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn metrics(&self) -> Result<String, Error> {
+        let mut connection = self.connect()?;
+        match connection.ask(&Request::Metrics)? {
+            Response::Metrics { text } => Ok(text),
+            other => Err(connection.unexpected(&other)),
+        }
+    }
+
+    /// Deploys files.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn deploy(&self, deployment: &Deployment) -> Result<FunctionInfo, String> {
+        let request = deployment.request().map_err(|error| error.to_string())?;
+        self.deploy_request(&request).map_err(|error| error.to_string())
+    }
+
+    /// Deploys JavaScript source.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn deploy_script(&self, name: &str, source: &str, limits: Limits) -> Result<FunctionInfo, String> {
+        self.deploy_changed(name, source, limits, |_| {})
+    }
+
+    /// Deploys JavaScript source, with what `change` makes of its specification.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn deploy_changed(
+        &self,
+        name: &str,
+        source: &str,
+        limits: Limits,
+        change: impl FnOnce(&mut FunctionSpec),
+    ) -> Result<FunctionInfo, String> {
+        let code = self.directory.path().join("code.js");
+        std::fs::write(&code, source).map_err(|error| error.to_string())?;
+        let deployment = Deployment { name: name.to_owned(), code, limits, ..Deployment::default() };
+        let mut request = deployment.request().map_err(|error| error.to_string())?;
+        if let Request::Deploy { spec, .. } = &mut request {
+            change(spec);
+        }
+        self.deploy_request(&request).map_err(|error| error.to_string())
+    }
+
+    /// Sends a deployment as it is.
+    ///
+    /// # Errors
+    /// The node's.
+    pub fn deploy_request(&self, request: &Request) -> Result<FunctionInfo, Error> {
+        let mut connection = self.connect()?;
+        match connection.ask(request)? {
+            Response::Function(info) => Ok(info),
+            other => Err(connection.unexpected(&other)),
+        }
+    }
+
+    /// Calls a function.
+    ///
+    /// # Errors
+    /// When there is no outcome: the node refused, or went away.
+    pub fn invoke(&self, name: &str, params: Value) -> Result<Outcome, Error> {
+        invoke(&mut self.connect()?, name, params, None)
+    }
+
+    /// Calls a function and reads its result; its failure is an error too.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn call(&self, name: &str, params: Value) -> Result<Value, String> {
+        let outcome = self.invoke(name, params).map_err(|error| error.to_string())?;
+        result(&outcome)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if self.child.is_some() && self.stop().is_err() {
+            let _ = self.crash();
+        }
+    }
+}
+
+/// Calls a function on an open connection.
+///
+/// # Errors
+/// When there is no outcome.
+pub fn invoke(connection: &mut Connection, name: &str, params: Value, sharing: Option<Sharing>) -> Result<Outcome, Error> {
+    match connection.ask(&Request::Invoke { name: name.to_owned(), params, sharing })? {
+        Response::Invoked { outcome } => Ok(outcome),
+        other => Err(connection.unexpected(&other)),
+    }
+}
+
+/// The result of an outcome as JSON.
+///
+/// # Errors
+/// A sentence with the failure, or what is wrong with the bytes.
+pub fn result(outcome: &Outcome) -> Result<Value, String> {
+    match &outcome.result {
+        Ok(bytes) => serde_json::from_slice(bytes).map_err(|error| format!("the result is not JSON: {error}")),
+        Err(failure) => Err(format!("{:?}: {}", failure.kind, failure.message)),
+    }
+}

@@ -1,0 +1,241 @@
+//! Builds everything, and gathers it in artifacts/.
+//!
+//! | what | how |
+//! |---|---|
+//! | host programs | release, as usual |
+//! | zygote | release, static-pie: a container's root is empty, and a dynamic program would start more slowly |
+//! | JavaScript engine | C to WebAssembly, by the functions' own builder |
+//! | payload | static-pie for glibc: the image builder relocates it into ELRANGE |
+//! | LibOS | static-pie without any C library |
+//! | image | `teemate image build`, signed with a development key that never leaves artifacts/ |
+//!
+//! Paths of this machine are replaced in what is measured, so that the same source gives the same MRENCLAVE everywhere.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result, bail};
+use teemate_tests::artifacts::Artifacts;
+
+use crate::paths::{self, TARGET, cargo, root};
+use crate::step::{self, Steps};
+use crate::tools;
+
+/// Packages whose programs run on the host as they are.
+const HOST: &[&str] = &["teemate", "teemate-node", "teemate-bench"];
+/// A static, position-independent program with glibc in it.
+const STATIC_PIE: &[&str] = &["-Ctarget-feature=+crt-static", "-Crelocation-model=pie"];
+/// The LibOS has no C library, no start files and no interpreter.
+const LIBOS: &[&str] = &[
+    "-Ctarget-feature=+crt-static",
+    "-Crelocation-model=pie",
+    "-Clink-arg=-nostartfiles",
+    "-Clink-arg=-nostdlib",
+    "-Clink-arg=-static-pie",
+];
+
+/// Everything.
+pub fn everything() -> Result<Artifacts> {
+    let mut steps = Steps::default();
+    let built = Artifacts::at(paths::artifacts());
+    fs::create_dir_all(built.directory().join("bin")).context("artifacts/bin can't be made")?;
+    steps.step("host programs", || host(&built))?;
+    steps.step("zygote", || zygote(&built))?;
+    measured(&mut steps, &built)?;
+    println!("{}", steps.summary());
+    Ok(built)
+}
+
+/// Only the image, and the command line that makes it.
+pub fn image_only() -> Result<()> {
+    let mut steps = Steps::default();
+    let built = Artifacts::at(paths::artifacts());
+    fs::create_dir_all(built.directory().join("bin")).context("artifacts/bin can't be made")?;
+    steps.step("command line", || {
+        step::run(Command::new(cargo()).current_dir(root()).args(["build", "--locked", "--release", "--package", "teemate"]))?;
+        keep(&paths::target_base().join("release/teemate"), &built.program("teemate"))
+    })?;
+    measured(&mut steps, &built)?;
+    step::run(Command::new(built.program("teemate")).args(["image", "measure"]).arg(built.image()))
+}
+
+/// What is inside the enclave.
+fn measured(steps: &mut Steps, built: &Artifacts) -> Result<()> {
+    steps.step("JavaScript engine", || engine(built))?;
+    steps.step("payload", || payload(built))?;
+    steps.step("LibOS", || libos(built))?;
+    steps.step("image", || image(built))
+}
+
+fn host(built: &Artifacts) -> Result<()> {
+    let mut command = Command::new(cargo());
+    command.current_dir(root()).args(["build", "--locked", "--release"]);
+    for package in HOST {
+        command.args(["--package", package]);
+    }
+    step::run(&mut command)?;
+    for program in HOST {
+        keep(&paths::target_base().join("release").join(program), &built.program(program))?;
+    }
+    Ok(())
+}
+
+fn zygote(built: &Artifacts) -> Result<()> {
+    let target = paths::target("static");
+    let mut command = with_flags("static", STATIC_PIE, false)?;
+    command.args(["build", "--locked", "--release", "--target", TARGET, "--package", "teemate-runner", "--bin", "teemate-zygote"]);
+    step::run(&mut command)?;
+    keep(&target.join(TARGET).join("release/teemate-zygote"), &built.program("teemate-zygote"))
+}
+
+/// The engine is built only when its sources are newer than it: it takes a while, and changes seldom. Its builder is compiled with the
+/// payload's flags, in the payload's target directory: they share wasmtime, and the engine is compiled ahead by the very same one.
+fn engine(built: &Artifacts) -> Result<()> {
+    let module = built.directory().join("js-engine.wasm");
+    let parts = [module.clone(), module.with_extension("image"), module.with_extension("cwasm")];
+    let sources = files_below(&[&root().join("enclave/functions/engine"), &root().join("enclave/functions/src")]);
+    let sources: Vec<&Path> = sources.iter().map(PathBuf::as_path).collect();
+    if parts.iter().all(|part| is_newer(part, &sources)) {
+        return Ok(());
+    }
+    let missing = tools::ensure(&[tools::CLANG, tools::WASM_LD, tools::WASI_LIBC]);
+    if !missing.is_empty() {
+        bail!("{}", missing.join("; "));
+    }
+    let mut command = with_flags("payload", STATIC_PIE, true)?;
+    // The same value as for the payload, so that neither build makes the other's stale; the engine is not there yet.
+    command.env("TEEMATE_JS_ENGINE", &module);
+    command.args(["run", "--locked", "--profile", "payload", "--target", TARGET, "--package", "teemate-functions"]);
+    command.args(["--features", "engine-build", "--bin", "teemate-js-engine-build", "--"]).arg(&module);
+    step::run(&mut command)
+}
+
+/// Regular files in these directories and below.
+fn files_below(directories: &[&Path]) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut left: Vec<PathBuf> = directories.iter().map(|directory| directory.to_path_buf()).collect();
+    while let Some(directory) = left.pop() {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() { left.push(path) } else { files.push(path) }
+        }
+    }
+    files
+}
+
+fn payload(built: &Artifacts) -> Result<()> {
+    let mut command = with_flags("payload", STATIC_PIE, true)?;
+    command.env("TEEMATE_JS_ENGINE", built.directory().join("js-engine.wasm"));
+    command.args([
+        "build",
+        "--locked",
+        "--profile",
+        "payload",
+        "--target",
+        TARGET,
+        "--package",
+        "teemate-functions",
+        "--bin",
+        "teemate-functions",
+    ]);
+    step::run(&mut command)?;
+    keep(&paths::target("payload").join(TARGET).join("payload/teemate-functions"), &built.program("teemate-functions"))
+}
+
+fn libos(built: &Artifacts) -> Result<()> {
+    let mut command = with_flags("libos", LIBOS, true)?;
+    command.args(["build", "--locked", "--profile", "enclave", "--target", TARGET]);
+    command.args(["--package", "teemate-libos", "--features", "image", "--bin", "teemate-libos"]);
+    step::run(&mut command)?;
+    keep(&paths::target("libos").join(TARGET).join("enclave/teemate-libos"), &built.directory().join("teemate-libos"))
+}
+
+/// The signed image; made again only when one of its parts is newer.
+fn image(built: &Artifacts) -> Result<()> {
+    let teemate = built.program("teemate");
+    let key = built.directory().join("signing-key.pem");
+    if !key.is_file() {
+        step::run(Command::new(&teemate).args(["image", "keygen"]).arg(&key))?;
+    }
+    let (libos, payload) = (built.directory().join("teemate-libos"), built.program("teemate-functions"));
+    let config = root().join("xtask/functions-image.toml");
+    if is_newer(&built.image(), &[&libos, &payload, &config, &key, &teemate]) {
+        return Ok(());
+    }
+    let mut command = Command::new(&teemate);
+    command.args(["image", "build", "--libos"]).arg(&libos).arg("--payload").arg(&payload).arg("--config").arg(&config);
+    command.arg("--key").arg(&key).arg("--output").arg(built.image());
+    step::run(&mut command)
+}
+
+/// Cargo with flags of its own and a target directory of its own. What is measured gets neutral paths.
+fn with_flags(purpose: &str, flags: &[&str], neutral: bool) -> Result<Command> {
+    let mut all: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+    if neutral {
+        all.extend(remappings()?);
+    }
+    let mut command = Command::new(cargo());
+    command
+        .current_dir(root())
+        .env("CARGO_TARGET_DIR", paths::target(purpose))
+        .env("CARGO_ENCODED_RUSTFLAGS", all.join("\x1f"))
+        .env_remove("RUSTFLAGS");
+    Ok(command)
+}
+
+/// `--remap-path-prefix` for the source, cargo's registry and the toolchain.
+fn remappings() -> Result<Vec<String>> {
+    let home = |variable: &str, default: &str| {
+        let given = std::env::var_os(variable).map(PathBuf::from);
+        given.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(default)))
+    };
+    let sysroot = step::capture(Command::new("rustc").current_dir(root()).args(["--print", "sysroot"]))?;
+    let mut all = vec![(root().to_owned(), "/teemate"), (PathBuf::from(sysroot.trim()), "/rust")];
+    all.extend(home("CARGO_HOME", ".cargo").map(|path| (path, "/cargo")));
+    Ok(all.into_iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())).collect())
+}
+
+/// Copies a program to artifacts/, unless it is there already: what has not changed keeps its time.
+fn keep(from: &Path, to: &Path) -> Result<()> {
+    let bytes = fs::read(from).with_context(|| format!("{} was not built", from.display()))?;
+    if fs::read(to).is_ok_and(|old| old == bytes) {
+        return Ok(());
+    }
+    // A running program can't be written to, but it can be replaced.
+    let temporary = to.with_extension("new");
+    fs::copy(from, &temporary).and_then(|_| fs::rename(&temporary, to)).with_context(|| format!("{} can't be written", to.display()))
+}
+
+/// Whether `product` is there and newer than all its `sources`.
+fn is_newer(product: &Path, sources: &[&Path]) -> bool {
+    let time = |path: &Path| path.metadata().and_then(|data| data.modified()).ok();
+    let Some(made) = time(product) else { return false };
+    sources.iter().all(|source| time(source).unwrap_or(SystemTime::now()) <= made)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_not_changed_keeps_its_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (directory.path().join("a"), directory.path().join("b"));
+        fs::write(&from, "x").unwrap();
+        keep(&from, &to).unwrap();
+        let time = to.metadata().unwrap().modified().unwrap();
+        keep(&from, &to).unwrap();
+        assert_eq!(to.metadata().unwrap().modified().unwrap(), time);
+        assert!(is_newer(&to, &[&from]));
+        assert!(!is_newer(&directory.path().join("none"), &[]));
+    }
+
+    #[test]
+    fn flags_are_separated_so_that_paths_may_hold_blanks() {
+        let command = with_flags("static", &["-Ca", "-Cb"], false).unwrap();
+        let flags = command.get_envs().find(|(name, _)| *name == "CARGO_ENCODED_RUSTFLAGS").unwrap().1.unwrap();
+        assert_eq!(flags, "-Ca\x1f-Cb");
+    }
+}

@@ -1,0 +1,85 @@
+//! Everything that must hold: lints, unit and property tests, a build, end-to-end tests.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::paths::{cargo, root};
+use crate::tally::Tally;
+use crate::{build, lint, step, text};
+
+/// Packages whose tests need the artifacts.
+const END_TO_END: &str = "teemate-tests";
+
+/// Runs it all. A failure of one part does not keep the others from running.
+pub fn run() -> Result<()> {
+    let begin = Instant::now();
+    let mut tally = Tally::default();
+    lints(&mut tally);
+    println!("== unit and property tests");
+    cargo_test(&mut tally, &["--workspace", "--exclude", END_TO_END], None)?;
+    println!("== build");
+    match build::everything() {
+        Ok(built) => {
+            tally.check("build", true);
+            println!("== end-to-end tests");
+            cargo_test(&mut tally, &["--package", END_TO_END], Some(&built))?;
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            tally.check("build", false);
+            tally.skip("end-to-end tests", "there is nothing to test: the build failed");
+        }
+    }
+    println!("\nafter {}:\n{tally}", text::seconds(begin.elapsed()));
+    if !tally.is_good() {
+        bail!("some tests failed");
+    }
+    Ok(())
+}
+
+fn lints(tally: &mut Tally) {
+    for (name, component, mut command) in [("formatting", "fmt", lint::formatting()), ("clippy", "clippy", lint::clippy())] {
+        println!("== {name}");
+        let there = step::capture(Command::new(cargo()).args([component, "--version"])).is_ok();
+        if !there {
+            let package = if component == "fmt" { "rustfmt" } else { component };
+            tally.skip(name, &format!("this toolchain has no {package}; `rustup component add {package}` brings it"));
+            continue;
+        }
+        let done = step::run(&mut command);
+        if let Err(error) = &done {
+            eprintln!("error: {error:#}");
+        }
+        tally.check(name, done.is_ok());
+    }
+}
+
+/// Runs test programs, shows what they print, and counts.
+fn cargo_test(tally: &mut Tally, packages: &[&str], built: Option<&teemate_tests::artifacts::Artifacts>) -> Result<()> {
+    let mut command = Command::new(cargo());
+    command.current_dir(root()).args(["test", "--locked", "--no-fail-fast"]).args(packages).args(["--", "--show-output"]);
+    if let Some(built) = built {
+        command.env("TEEMATE_ARTIFACTS", built.directory());
+        // Each end-to-end test has a node of its own; together they would measure each other.
+        command.arg("--test-threads=1");
+    }
+    let shown = step::show(&command);
+    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("`{shown}` can't be started"))?;
+    let output = child.stdout.take().context("no output to read")?;
+    let before = tally.is_good();
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        tally.line(&line);
+    }
+    let status = child.wait()?;
+    // A package that does not compile, or a test program that is killed, reports no failed test.
+    if !status.success() && (before == tally.is_good()) && before {
+        tally.check(&shown, false);
+    }
+    Ok(())
+}
