@@ -40,8 +40,8 @@ pub(crate) mod field {
     pub const ATTRIBUTE_MASK: usize = 944;
     pub const ENCLAVE_HASH: Range<usize> = 960..992;
     pub const RESERVED3: Range<usize> = 992..1008;
+    /// ISVSVN follows it.
     pub const ISV_PROD_ID: usize = 1024;
-    pub const ISV_SVN: usize = 1026;
     pub const RESERVED4: Range<usize> = 1028..1040;
     pub const Q1: Range<usize> = 1040..1424;
     pub const Q2: Range<usize> = 1424..1808;
@@ -211,7 +211,7 @@ pub(crate) fn unsigned(image: &crate::Image, mrenclave: &[u8; 32], date: u32) ->
     bytes[field::ATTRIBUTE_MASK + 8..][..8].copy_from_slice(&xfrm_mask(image.attributes.xfrm).to_le_bytes());
     bytes[field::ENCLAVE_HASH].copy_from_slice(mrenclave);
     bytes[field::ISV_PROD_ID..][..2].copy_from_slice(&image.isv_prod_id.to_le_bytes());
-    bytes[field::ISV_SVN..][..2].copy_from_slice(&image.isv_svn.to_le_bytes());
+    bytes[field::ISV_PROD_ID + 2..][..2].copy_from_slice(&image.isv_svn.to_le_bytes());
     bytes[field::EXPONENT..][..4].copy_from_slice(&3u32.to_le_bytes());
     bytes
 }
