@@ -108,7 +108,12 @@ impl Image {
         if trampoline_pages > 0 {
             let mut bytes = trampolines;
             bytes.resize((trampoline_pages * PAGE_SIZE) as usize, 0xcc);
-            pages.push(PageRun { offset: payload_at + payload.end, count: trampoline_pages, kind: PageKind::READ_EXECUTE, content: Content::Bytes(bytes) });
+            pages.push(PageRun {
+                offset: payload_at + payload.end,
+                count: trampoline_pages,
+                kind: PageKind::READ_EXECUTE,
+                content: Content::Bytes(bytes),
+            });
         }
 
         let image = Image {

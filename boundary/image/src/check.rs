@@ -50,7 +50,11 @@ impl Image {
             if run.count == 0 || total > PAGES_MAX {
                 return Err(bad(&format!("are none, or make more than {PAGES_MAX} in all")));
             }
-            end = run.offset.checked_add(run.count * PAGE_SIZE).filter(|&end| end <= self.elrange_size).ok_or_else(|| bad("end beyond ELRANGE"))?;
+            end = run
+                .offset
+                .checked_add(run.count * PAGE_SIZE)
+                .filter(|&end| end <= self.elrange_size)
+                .ok_or_else(|| bad("end beyond ELRANGE"))?;
             if let Content::Bytes(bytes) = &run.content
                 && bytes.len() as u64 != run.count * PAGE_SIZE
             {
@@ -96,7 +100,10 @@ impl Image {
         let version = u32_at(std::mem::offset_of!(EnclaveInfo, abi_version));
         if version != Some(teemate_abi::ABI_VERSION) {
             let version = version.unwrap_or(0);
-            return Err(format!("it was built for version {version} of the interface between enclave and host; here it is {}", teemate_abi::ABI_VERSION));
+            return Err(format!(
+                "it was built for version {version} of the interface between enclave and host; here it is {}",
+                teemate_abi::ABI_VERSION
+            ));
         }
         let same = u64_at(std::mem::offset_of!(EnclaveInfo, elrange_size)) == Some(self.elrange_size)
             && u32_at(std::mem::offset_of!(EnclaveInfo, tcs_count)) == Some(self.tcs_count)

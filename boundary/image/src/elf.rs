@@ -114,7 +114,13 @@ impl Program {
         Program {
             segments: vec![
                 Segment { start, file_end: end, end, data, flags: Flags { r: true, w: false, x: true } },
-                Segment { start: end, file_end: end + PAGE_SIZE, end: end + PAGE_SIZE, data: constants, flags: Flags { r: true, w: false, x: false } },
+                Segment {
+                    start: end,
+                    file_end: end + PAGE_SIZE,
+                    end: end + PAGE_SIZE,
+                    data: constants,
+                    flags: Flags { r: true, w: false, x: false },
+                },
             ],
             align: PAGE_SIZE,
             end: end + PAGE_SIZE,
@@ -235,7 +241,8 @@ fn parse(role: Role, file: &[u8]) -> Result<Program, String> {
     if header.e_type(endian) != elf::ET_DYN {
         return Err("it is not position-independent; link it as static-pie (-static-pie, or for Rust -C relocation-model=pie -C target-feature=+crt-static)".to_owned());
     }
-    let headers: Headers<'_> = header.program_headers(endian, file).map_err(|error| format!("its program headers can't be read ({error})"))?;
+    let headers: Headers<'_> =
+        header.program_headers(endian, file).map_err(|error| format!("its program headers can't be read ({error})"))?;
     if headers.is_empty() || headers.len() > 64 {
         return Err(format!("it has {} program headers; from 1 to 64 are expected", headers.len()));
     }
@@ -247,7 +254,10 @@ fn parse(role: Role, file: &[u8]) -> Result<Program, String> {
         let end = vaddr.checked_add(memsz).ok_or("a segment ends beyond the address space")?;
         match segment.p_type(endian) {
             elf::PT_INTERP => {
-                return Err("it is dynamically linked (PT_INTERP); link it statically: -static-pie, or for Rust -C target-feature=+crt-static".to_owned());
+                return Err(
+                    "it is dynamically linked (PT_INTERP); link it statically: -static-pie, or for Rust -C target-feature=+crt-static"
+                        .to_owned(),
+                );
             }
             elf::PT_LOAD if memsz > 0 => load(&mut program, file, segment)?,
             elf::PT_DYNAMIC => dynamic = Some((vaddr, memsz)),
@@ -263,7 +273,10 @@ fn parse(role: Role, file: &[u8]) -> Result<Program, String> {
         if let [a, b] = pair
             && a.end > b.start
         {
-            return Err(format!("segments at {:#x} and {:#x} share a page or are out of order; link with -z separate-code", a.start, b.start));
+            return Err(format!(
+                "segments at {:#x} and {:#x} share a page or are out of order; link with -z separate-code",
+                a.start, b.start
+            ));
         }
     }
     program.end = program.segments.last().map_or(0, |segment| segment.end);
@@ -413,7 +426,12 @@ fn relocations(program: &mut Program, role: Role, start: u64, size: u64) -> Resu
                 R_RELATIVE => relative.push((place, addend)),
                 // The resolver runs in the payload's own start-up.
                 R_IRELATIVE if role == Role::Payload => addends.push(addend),
-                other => return Err(format!("the relocation at {place:#x} is {}; only R_X86_64_RELATIVE is possible here", relocation_name(other))),
+                other => {
+                    return Err(format!(
+                        "the relocation at {place:#x} is {}; only R_X86_64_RELATIVE is possible here",
+                        relocation_name(other)
+                    ));
+                }
             }
         }
     }

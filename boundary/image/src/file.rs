@@ -70,7 +70,12 @@ impl Image {
             isv_svn: self.isv_svn,
             runs: runs
                 .iter()
-                .map(|(run, stored)| Run { offset: run.offset, count: run.count, kind: run.kind, stored: stored.map(|bytes| bytes.len() as u64) })
+                .map(|(run, stored)| Run {
+                    offset: run.offset,
+                    count: run.count,
+                    kind: run.kind,
+                    stored: stored.map(|bytes| bytes.len() as u64),
+                })
                 .collect(),
             report: self.report.clone(),
             sigstruct: self.sigstruct.map(|bytes| bytes.to_vec()),
@@ -150,7 +155,8 @@ fn read(bytes: &[u8]) -> Result<Image, String> {
         return Err(format!("its metadata has {length} bytes; the most is {METADATA_MAX}"));
     }
     let (metadata, mut rest) = rest.split_at_checked(length).ok_or("it is truncated in its metadata")?;
-    let (metadata, left): (Metadata, _) = postcard::take_from_bytes(metadata).map_err(|error| format!("its metadata can't be read ({error})"))?;
+    let (metadata, left): (Metadata, _) =
+        postcard::take_from_bytes(metadata).map_err(|error| format!("its metadata can't be read ({error})"))?;
     if !left.is_empty() {
         return Err(format!("{} bytes follow its metadata", left.len()));
     }
@@ -169,7 +175,8 @@ fn read(bytes: &[u8]) -> Result<Image, String> {
             None => Content::Zero,
             Some(stored) => {
                 let size = run.count * PAGE_SIZE;
-                let zeros = size.checked_sub(stored).ok_or_else(|| format!("the pages at offset {:#x} have more content than room", run.offset))?;
+                let zeros =
+                    size.checked_sub(stored).ok_or_else(|| format!("the pages at offset {:#x} have more content than room", run.offset))?;
                 padding = padding.saturating_add(zeros);
                 if padding > PADDING_MAX {
                     return Err(format!("it leaves out {padding} bytes of content; the most is {PADDING_MAX}"));
@@ -193,7 +200,10 @@ fn read(bytes: &[u8]) -> Result<Image, String> {
         None => None,
         Some(bytes) => {
             let length = bytes.len();
-            Some(<[u8; SIGSTRUCT_SIZE]>::try_from(bytes).map_err(|_| format!("its SIGSTRUCT has {length} bytes instead of {SIGSTRUCT_SIZE}"))?)
+            Some(
+                <[u8; SIGSTRUCT_SIZE]>::try_from(bytes)
+                    .map_err(|_| format!("its SIGSTRUCT has {length} bytes instead of {SIGSTRUCT_SIZE}"))?,
+            )
         }
     };
     Ok(Image {

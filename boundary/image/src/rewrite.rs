@@ -240,12 +240,18 @@ fn number(instructions: &[Instruction], site: usize, targets: &BTreeSet<u64>) ->
         return None;
     }
     for instruction in instructions.get(..site)?.iter().rev().take(8) {
-        let rax = instruction.op_count() > 0 && instruction.op0_kind() == OpKind::Register && instruction.op0_register().full_register() == Register::RAX;
+        let rax = instruction.op_count() > 0
+            && instruction.op0_kind() == OpKind::Register
+            && instruction.op0_register().full_register() == Register::RAX;
         match instruction.mnemonic() {
             Mnemonic::Mov if rax && matches!(instruction.code(), Code::Mov_r32_imm32 | Code::Mov_rm32_imm32 | Code::Mov_rm64_imm32) => {
                 return Some(instruction.immediate32());
             }
-            Mnemonic::Xor if rax && instruction.op1_kind() == OpKind::Register && instruction.op1_register() == instruction.op0_register() => return Some(0),
+            Mnemonic::Xor
+                if rax && instruction.op1_kind() == OpKind::Register && instruction.op1_register() == instruction.op0_register() =>
+            {
+                return Some(0);
+            }
             // Instructions that surely leave RAX alone.
             Mnemonic::Mov | Mnemonic::Lea | Mnemonic::Xor | Mnemonic::Movsxd | Mnemonic::And | Mnemonic::Or | Mnemonic::Add if !rax => {}
             _ => return None,
@@ -303,7 +309,8 @@ fn site(
 
 /// Whether an instruction does the same at another address.
 fn is_displaceable(instruction: &Instruction) -> bool {
-    instruction.flow_control() == FlowControl::Next && !matches!(instruction.mnemonic(), Mnemonic::Endbr64 | Mnemonic::Endbr32 | Mnemonic::Syscall)
+    instruction.flow_control() == FlowControl::Next
+        && !matches!(instruction.mnemonic(), Mnemonic::Endbr64 | Mnemonic::Endbr32 | Mnemonic::Syscall)
 }
 
 const STATUS: u32 = RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
@@ -327,7 +334,9 @@ fn flags_live(functions: &[Function], start: u64) -> bool {
             written |= instruction.rflags_modified();
             match instruction.flow_control() {
                 FlowControl::Next => {}
-                FlowControl::Call | FlowControl::IndirectCall | FlowControl::Return | FlowControl::Exception | FlowControl::Interrupt => break,
+                FlowControl::Call | FlowControl::IndirectCall | FlowControl::Return | FlowControl::Exception | FlowControl::Interrupt => {
+                    break;
+                }
                 FlowControl::UnconditionalBranch => address = instruction.near_branch_target(),
                 FlowControl::ConditionalBranch => work.push((instruction.near_branch_target(), written)),
                 FlowControl::IndirectBranch | FlowControl::XbeginXabortXend => return true,
@@ -445,7 +454,10 @@ mod tests {
         assert_eq!(code, [0xe9, 0xfb, 0x6f, 0, 0, 0xcc, 0xcc, 0xc3]);
         assert_eq!(
             trampolines[..28],
-            [0xb8, 39, 0, 0, 0, 0x48, 0x8d, 0x64, 0x24, 0x80, 0xe8, 0xf1, 0x0f, 0, 0, 0x48, 0x8d, 0xa4, 0x24, 0x80, 0, 0, 0, 0xe9, 0xeb, 0x8f, 0xff, 0xff]
+            [
+                0xb8, 39, 0, 0, 0, 0x48, 0x8d, 0x64, 0x24, 0x80, 0xe8, 0xf1, 0x0f, 0, 0, 0x48, 0x8d, 0xa4, 0x24, 0x80, 0, 0, 0, 0xe9, 0xeb,
+                0x8f, 0xff, 0xff
+            ]
         );
         assert_eq!(path(&program, &trampolines, BASE), ["Mov_r32_imm32", "Lea_r64_m", "call", "Lea_r64_m"]);
     }

@@ -92,7 +92,8 @@ pub struct Trap {
 impl Image {
     /// Whether its SIGSTRUCT is right, and is for it.
     pub fn verify(&self) -> Result<crate::Verified, Error> {
-        let sigstruct = self.sigstruct.ok_or_else(|| Error::Sigstruct("there is none; sign the image first: `teemate image sign`".to_owned()))?;
+        let sigstruct =
+            self.sigstruct.ok_or_else(|| Error::Sigstruct("there is none; sign the image first: `teemate image sign`".to_owned()))?;
         let verified = verify_sigstruct(&sigstruct)?;
         verified.permits(&self.measure(), self.attributes, self.miscselect)?;
         Ok(verified)

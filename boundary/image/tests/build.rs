@@ -137,7 +137,8 @@ fn most_sites_are_rewritten() {
 
 /// An ordinary executable with the image's pages, started at the stand-in's entry. Its trampolines call the stand-in too.
 fn executable(image: &Image) -> Vec<u8> {
-    let entry = image.pages().find(|page| page.secinfo == 0x100).map(|page| sgx_isa::Tcs::try_copy_from(page.data).unwrap().oentry).unwrap();
+    let entry =
+        image.pages().find(|page| page.secinfo == 0x100).map(|page| sgx_isa::Tcs::try_copy_from(page.data).unwrap().oentry).unwrap();
     let mut headers: Vec<u8> = Vec::new();
     let mut file = vec![0; PAGE_SIZE as usize];
     for run in &image.pages {

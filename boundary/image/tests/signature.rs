@@ -1,5 +1,7 @@
 //! SIGSTRUCTs: made, verified, and every way to be wrong.
 
+#![allow(clippy::unwrap_used)]
+
 use std::sync::LazyLock;
 
 use proptest::prelude::*;

@@ -1,5 +1,7 @@
 //! Real ELF files to test with, made by the machine's C compiler.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     path::{Path, PathBuf},
     process::Command,
@@ -8,7 +10,11 @@ use std::{
 /// The stand-in for the LibOS, and a static-pie payload; `None`, with the reason on stderr, where there is no C compiler or no static libc.
 pub fn programs(directory: &Path) -> Option<(Vec<u8>, Vec<u8>)> {
     let source = |name: &str| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests").join(name);
-    let libos = compile(&source("libos.s"), &directory.join("libos"), &["-nostdlib", "-static-pie", "-Wl,-z,separate-code", "-Wl,-e,teemate_entry"])?;
+    let libos = compile(
+        &source("libos.s"),
+        &directory.join("libos"),
+        &["-nostdlib", "-static-pie", "-Wl,-z,separate-code", "-Wl,-e,teemate_entry"],
+    )?;
     let payload = compile(&source("payload.c"), &directory.join("payload"), &["-O2", "-static-pie", "-pthread"])?;
     Some((libos, payload))
 }
