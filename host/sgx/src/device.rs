@@ -81,6 +81,19 @@ pub struct Counters {
     pub killed_in_transition: u64,
 }
 
+/// In [`Exit::Exception`]'s `error`, beside the processor's own bits: the fault was an EACCEPT or an access in the dynamic range for which
+/// the host has no EPC page left.
+pub const EPC_FULL: u32 = 1 << 31;
+
+/// A TCS as its host sees it. On hardware CSSA is what the host has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcsState {
+    /// A thread is inside.
+    pub busy: bool,
+    /// SSA frames in use.
+    pub cssa: u32,
+}
+
 /// How a thread came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
