@@ -11,3 +11,8 @@ pub mod running;
 pub fn skip(reason: impl std::fmt::Display) {
     println!("SKIPPED: {reason}");
 }
+
+/// Whether the long versions of tests shall run: `TEEMATE_FULL=1`.
+pub fn full() -> bool {
+    std::env::var_os("TEEMATE_FULL").is_some_and(|value| value == "1")
+}

@@ -21,6 +21,10 @@ impl Tally {
             match rest.rsplit_once(" ... ") {
                 Some((_, "ok")) => self.passed += 1,
                 Some((name, "FAILED")) => self.failed.push(name.to_owned()),
+                // A test program that does not keep its tests' output to itself.
+                Some((name, verdict)) if reason(verdict).is_some() => {
+                    self.skipped.push((name.to_owned(), reason(verdict).unwrap_or_default().to_owned()));
+                }
                 Some((name, verdict)) if verdict.starts_with("ignored") => {
                     let reason = verdict.trim_start_matches("ignored").trim_start_matches([',', ' ']);
                     let reason = if reason.is_empty() { "only on demand (`--ignored`)" } else { reason };

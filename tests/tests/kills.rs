@@ -1,0 +1,248 @@
+//! Containers die at any instant, and nobody else notices: every caller gets an answer or a clear error within its deadline, no lock stays
+//! held, nothing leaks, later calls are right.
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde_json::json;
+use teemate_control::function::{FailureKind, Limits, Outcome};
+use teemate_control::node::{ContainerInfo, Request, Sharing};
+use teemate_tests::artifacts::Artifacts;
+use teemate_tests::running::{Node, invoke, result};
+use teemate_tests::{full, skip};
+
+/// Allocates, hashes and yields: locks of the allocator, host calls and plain computation are all hit.
+const WORK: &str = "
+const crypto = require('crypto');
+function main(p) {
+  let text = '';
+  for (let i = 0; i < p.rounds; i++) {
+    const list = [];
+    for (let k = 0; k < 500; k++) list.push({ k, s: 'x'.repeat(k % 50) });
+    text = crypto.createHash('sha256').update(JSON.stringify(list) + text).digest('hex');
+    if (i % 10 == 0) console.log(i);
+  }
+  return { text };
+}";
+const ROUNDS: u64 = 40;
+/// Time of a call; the answer must come within this and what the node needs to tell.
+const DEADLINE: Duration = Duration::from_secs(20);
+const CALLERS: usize = 4;
+
+fn start() -> Option<Node> {
+    let artifacts = match Artifacts::find() {
+        Ok(artifacts) => artifacts,
+        Err(reason) => {
+            skip(reason);
+            return None;
+        }
+    };
+    let node = Node::start(&artifacts, Sharing::Shared).unwrap();
+    let limits = Limits { timeout_ms: DEADLINE.as_millis() as u64, ..Limits::default() };
+    node.deploy_script("work", WORK, limits).unwrap();
+    Some(node)
+}
+
+fn containers(node: &Node) -> Vec<ContainerInfo> {
+    node.ps().unwrap().containers.into_iter().filter(|container| container.role == "function").collect()
+}
+
+/// Kills a container's process. The id is looked up again once the process is pinned, so that a number used anew is never hit.
+fn sigkill(node: &Node, container: &ContainerInfo) -> bool {
+    let Some(pid) = Pid::from_raw(container.pid as i32) else { return false };
+    let Ok(pinned) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
+    let still = containers(node).iter().any(|other| (other.id, other.pid) == (container.id, container.pid));
+    still && pidfd_send_signal(&pinned, Signal::KILL).is_ok()
+}
+
+/// What became of the calls.
+#[derive(Default)]
+struct Seen {
+    right: AtomicU64,
+    lost: AtomicU64,
+    wrong: Mutex<Vec<String>>,
+}
+
+impl Seen {
+    fn take(&self, outcome: Result<Outcome, String>, took: Duration, must: &serde_json::Value) {
+        let complain = |text: String| self.wrong.lock().unwrap().push(text);
+        if took > DEADLINE + Duration::from_secs(5) {
+            complain(format!("an answer took {took:?}"));
+        }
+        match outcome {
+            Err(error) => complain(error),
+            Ok(outcome) => match &outcome.result {
+                Ok(_) if result(&outcome).as_ref() == Ok(must) => _ = self.right.fetch_add(1, Ordering::Relaxed),
+                Ok(_) => complain(format!("a wrong result: {:?}", result(&outcome))),
+                Err(failure) if failure.kind == FailureKind::ContainerLost && !failure.message.is_empty() => {
+                    self.lost.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(failure) => complain(format!("{:?}: {}", failure.kind, failure.message)),
+            },
+        }
+    }
+}
+
+/// Calls on and on from some threads while `killer` does its work; then everything must be as before.
+fn survive(node: &mut Node, killer: impl FnOnce(&Node) -> u64) {
+    let params = || json!({ "rounds": ROUNDS });
+    let must = node.call("work", params()).unwrap();
+    let before = node.ps().unwrap();
+    let seen = Seen::default();
+    let over = AtomicBool::new(false);
+    let shared: &Node = node;
+    let killed = thread::scope(|scope| {
+        for _ in 0..CALLERS {
+            scope.spawn(|| {
+                let mut connection = shared.connect().unwrap();
+                while !over.load(Ordering::Relaxed) {
+                    let begin = Instant::now();
+                    let outcome = invoke(&mut connection, "work", params(), None).map_err(|error| error.to_string());
+                    if outcome.is_err() {
+                        connection = shared.connect().unwrap();
+                    }
+                    seen.take(outcome, begin.elapsed(), &must);
+                }
+            });
+        }
+        let killed = killer(shared);
+        over.store(true, Ordering::Relaxed);
+        killed
+    });
+    let (right, lost) = (seen.right.into_inner(), seen.lost.into_inner());
+    println!("{killed} kills; {right} calls were right, {lost} were lost with their container");
+    for line in node.metrics().unwrap_or_default().lines().filter(|line| !line.starts_with('#') && line.contains("kill")) {
+        println!("{line}");
+    }
+    let wrong = seen.wrong.into_inner().unwrap();
+    assert!(wrong.is_empty(), "{} of the calls went wrong:\n{}\n{}", wrong.len(), wrong.join("\n"), node.last_words());
+    assert!(lost > 0 && lost <= killed, "{lost} calls were lost by {killed} kills");
+    // Later calls are right, as many at once as before: no lock is held, no TCS is gone.
+    for _ in 0..20 {
+        assert_eq!(node.call("work", params()).unwrap(), must);
+    }
+    let after = at_rest(node);
+    assert_eq!(after.0, before.enclaves[0].tcs_leased, "a TCS leaks");
+    let grown = after.1.saturating_sub(before.enclaves[0].epc_pages);
+    assert!(grown < 4096, "{grown} EPC pages leak");
+    node.stop().unwrap();
+}
+
+/// Leased TCSs and EPC pages, once no function runs.
+fn at_rest(node: &Node) -> (u32, u64) {
+    let begin = Instant::now();
+    while !containers(node).is_empty() {
+        assert!(begin.elapsed() < Duration::from_secs(10), "containers are left: {:?}", containers(node));
+        thread::sleep(Duration::from_millis(20));
+    }
+    let ps = node.ps().unwrap();
+    (ps.enclaves[0].tcs_leased, ps.enclaves[0].epc_pages)
+}
+
+/// A small generator (xorshift): instants need not be secret, only spread.
+fn random(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+/// Kills `count` containers, one at a time, at instants spread over their lives.
+fn killing(node: &Node, count: u64, kill: impl Fn(&Node, &ContainerInfo) -> bool) -> u64 {
+    let mut state = 0x9e37_79b9_7f4a_7c15;
+    let (mut killed, begin) = (0, Instant::now());
+    while killed < count {
+        assert!(begin.elapsed() < Duration::from_secs(1200), "only {killed} of {count} kills in 20 minutes");
+        thread::sleep(Duration::from_micros(random(&mut state) % 15_000));
+        let running = containers(node);
+        if running.is_empty() {
+            continue;
+        }
+        let which = random(&mut state) as usize % running.len();
+        killed += u64::from(kill(node, &running[which]));
+    }
+    killed
+}
+
+#[test]
+fn sigkills_at_random_instants() {
+    let Some(mut node) = start() else { return };
+    let count = if full() { 1_000 } else { 200 };
+    survive(&mut node, |node| killing(node, count, sigkill));
+}
+
+#[test]
+fn containers_killed_by_the_administrator() {
+    let Some(mut node) = start() else { return };
+    let count = if full() { 200 } else { 40 };
+    survive(&mut node, |node| {
+        let mut connection = node.connect().unwrap();
+        let connection = std::cell::RefCell::new(&mut connection);
+        // A container that ended in the meantime is no kill, and no error of the test.
+        killing(node, count, |_, container| connection.borrow_mut().ask(&Request::Kill { container: container.id }).is_ok())
+    });
+}
+
+/// The file of a container's cgroup that limits its memory, and the one that tells how much there is.
+fn memory_files(container: &ContainerInfo) -> Option<(PathBuf, PathBuf)> {
+    let candidates = container.cgroups.iter().flat_map(|path| {
+        let relative = path.trim_start_matches('/');
+        let below = ["/sys/fs/cgroup", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/unified"].map(|base| PathBuf::from(base).join(relative));
+        std::iter::once(PathBuf::from(path)).chain(below)
+    });
+    for directory in candidates {
+        for (limit, usage) in [("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")] {
+            if directory.join(limit).exists() {
+                return Some((directory.join(limit), directory.join(usage)));
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn containers_out_of_memory() {
+    let Some(mut node) = start() else { return };
+    if !rustix::process::geteuid().is_root() {
+        return skip("only root may tighten a cgroup's limit from outside");
+    }
+    let mut reason = None;
+    // One call is held, and its cgroup gets less memory than it has.
+    thread::scope(|scope| {
+        let call = scope.spawn(|| node.invoke("work", json!({ "rounds": 100_000 })));
+        let begin = Instant::now();
+        let files = loop {
+            if let Some(container) = containers(&node).first() {
+                break memory_files(container);
+            }
+            assert!(begin.elapsed() < Duration::from_secs(10), "no container came");
+            thread::sleep(Duration::from_millis(5));
+        };
+        let Some((limit, _)) = files else {
+            reason = Some("the containers have no memory cgroup");
+            for container in containers(&node) {
+                sigkill(&node, &container);
+            }
+            let _ = call.join();
+            return;
+        };
+        // Zero pages: the next charge brings the OOM killer. What is charged to other cgroups does not count.
+        let tightened = std::fs::write(&limit, "0").is_ok();
+        let outcome = call.join().unwrap().unwrap();
+        match outcome.result {
+            Err(failure) => assert_eq!(failure.kind, FailureKind::ContainerLost, "{}", failure.message),
+            Ok(_) => panic!("the call survived a memory limit of 0 (written: {tightened})"),
+        }
+    });
+    if let Some(reason) = reason {
+        return skip(reason);
+    }
+    node.call("work", json!({ "rounds": 1 })).unwrap();
+    at_rest(&node);
+    node.stop().unwrap();
+}

@@ -1,0 +1,89 @@
+//! Many calls, one after the other and at once; afterwards memory is what it was before.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use teemate_control::function::Limits;
+use teemate_control::node::{EnclaveInfo, Sharing};
+use teemate_tests::artifacts::Artifacts;
+use teemate_tests::running::{Node, invoke, result};
+use teemate_tests::{full, memory, skip};
+
+const ECHO: &str = "function main(p) { return { n: p.n + 1 }; }";
+/// Calls before memory is looked at for the first time: pools fill.
+const WARM: u64 = 130;
+/// How much memory may differ afterwards, in KiB: what allocators keep.
+const SLACK_KIB: u64 = 8 << 10;
+
+fn start() -> Option<Node> {
+    match Artifacts::find() {
+        Ok(artifacts) => Some(Node::start(&artifacts, Sharing::Shared).unwrap()),
+        Err(reason) => {
+            skip(reason);
+            None
+        }
+    }
+}
+
+/// Calls, `each` on each of `at_once` connections, and checks every answer.
+fn calls(node: &Node, at_once: u64, each: u64) {
+    let next = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for _ in 0..at_once {
+            scope.spawn(|| {
+                let mut connection = node.connect().unwrap();
+                for _ in 0..each {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    let outcome = invoke(&mut connection, "echo", json!({ "n": n }), None).unwrap();
+                    assert_eq!(result(&outcome).unwrap(), json!({ "n": n + 1 }));
+                }
+            });
+        }
+    });
+}
+
+/// What the node and its enclave hold, once nothing runs.
+fn at_rest(node: &Node) -> (EnclaveInfo, u64, usize) {
+    let begin = Instant::now();
+    loop {
+        let ps = node.ps().unwrap();
+        let busy = ps.containers.iter().any(|container| container.role == "function");
+        if !busy || begin.elapsed() > Duration::from_secs(10) {
+            assert!(!busy, "containers are left: {:?}", ps.containers);
+            let family = memory::family(node.pid().unwrap());
+            return (ps.enclaves[0].clone(), memory::of(&family).pss_kib, family.len());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn memory_is_as_before(node: &Node, work: impl FnOnce()) {
+    node.deploy_script("echo", ECHO, Limits::default()).unwrap();
+    calls(node, 65, WARM / 65);
+    let (before, kib_before, processes_before) = at_rest(node);
+    work();
+    let (after, kib_after, processes_after) = at_rest(node);
+    assert_eq!(after.tcs_leased, before.tcs_leased, "a TCS leaks");
+    assert!(after.epc_pages <= before.epc_pages + SLACK_KIB / 4, "EPC pages: {} before, {} after", before.epc_pages, after.epc_pages);
+    assert!(kib_after <= kib_before + SLACK_KIB, "memory: {kib_before} KiB before, {kib_after} KiB after");
+    assert_eq!(processes_after, processes_before, "processes are left");
+}
+
+#[test]
+fn calls_in_sequence() {
+    let Some(mut node) = start() else { return };
+    let count = if full() { 10_000 } else { 1_000 };
+    memory_is_as_before(&node, || calls(&node, 1, count));
+    node.stop().unwrap();
+}
+
+#[test]
+fn sixty_four_calls_at_once() {
+    let Some(mut node) = start() else { return };
+    let rounds = if full() { 50 } else { 10 };
+    memory_is_as_before(&node, || calls(&node, 64, rounds));
+    node.stop().unwrap();
+}
