@@ -1,1 +1,36 @@
 //! The node: enclaves, TCS leases, containers, metrics.
+//!
+//! Untrusted, as all of `host/`: it may delay, lose or refuse a call, and learns nothing of it that the enclave does not tell. Plain
+//! threads and blocking sockets: a call passes through as few of them as possible, and none is woken that need not be.
+//!
+//! * [`node`]: what a client can ask, and the life of the whole;
+//! * [`control`]: the socket that clients ask at;
+//! * [`store`], [`history`]: functions, and their last calls;
+//! * [`shared`], [`solo`]: the modes;
+//! * [`channel`]: the node's end of a function service;
+//! * [`containers`]: every process that the node started;
+//! * [`lease`]: who may enter with which TCS;
+//! * [`broker`]: connections for containers;
+//! * [`metrics`], [`names`]: what is counted;
+//! * [`signals`]: SIGTERM and SIGINT (unsafe).
+
+pub mod broker;
+pub mod channel;
+pub mod config;
+pub mod containers;
+pub mod control;
+pub mod device;
+pub mod error;
+pub mod history;
+pub mod lease;
+pub mod metrics;
+pub mod names;
+pub mod node;
+pub mod shared;
+pub mod signals;
+pub mod solo;
+pub mod store;
+mod util;
+
+pub use config::Config;
+pub use error::{Error, Result};

@@ -1,0 +1,527 @@
+//! Every process that the node started: begun, watched by pidfd, reaped, taken down.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll;
+use teemate_container::cgroup::{Cgroups, Group, Limits};
+use teemate_container::pool::{Net, NetPool, NetPoolConfig};
+use teemate_container::{Container, ContainerSpec, Exit, Fds, Filter, Zygote, ZygoteConfig};
+use teemate_control::function::{Mark, Phase};
+use teemate_control::node::ContainerInfo;
+use teemate_runner::board::{Board, Stamp, now_ns};
+use teemate_runner::role::Role;
+
+use crate::error::{Error, Result};
+use crate::lease::Lease;
+use crate::util::{Lock, wait};
+
+/// Idle control groups that are kept.
+const GROUPS_KEPT: usize = 64;
+/// Network namespaces that are kept ready.
+const NETS_READY: usize = 16;
+/// How often containers that have passed their time are looked for.
+const SWEEP: Duration = Duration::from_millis(250);
+
+/// What a process is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Runs the payload's own threads.
+    Service,
+    /// Adopts threads.
+    Reaper,
+    /// Runs one call.
+    Function,
+}
+
+impl Kind {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Service => "service",
+            Kind::Reaper => "reaper",
+            Kind::Function => "function",
+        }
+    }
+}
+
+/// A process to be started.
+pub struct Order<'a> {
+    /// Id that people see.
+    pub id: u64,
+    /// What it is for.
+    pub kind: Kind,
+    /// What its body shall be.
+    pub role: Role,
+    /// Function, if it runs one.
+    pub function: Option<String>,
+    /// Enclave, if it maps one.
+    pub enclave: Option<u64>,
+    /// TCS, if it leases one.
+    pub lease: Option<Lease>,
+    /// Limits of its group.
+    pub limits: Limits,
+    /// Filter on system calls.
+    pub filter: Filter,
+    /// A directory as its root, instead of an empty one.
+    pub root: Option<PathBuf>,
+    /// How long it may live.
+    pub lifetime: Option<Duration>,
+    /// Descriptors for its body.
+    pub body: Vec<BorrowedFd<'a>>,
+    /// Where it leaves its time stamps.
+    pub board: Option<(Arc<Board>, u32)>,
+    /// Phases that led here.
+    pub marks: Vec<Mark>,
+}
+
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// By itself, with this status.
+    Exited(i32),
+    /// By a signal.
+    Killed(String),
+}
+
+/// Called once, on the reaping thread, when a process has ended: it must not wait for anything.
+pub type OnEnd = Box<dyn FnOnce(&Arc<Process>, &Ended) + Send>;
+
+/// A process that the node started.
+pub struct Process {
+    /// Number within the node.
+    pub serial: u64,
+    /// Id that people see.
+    pub id: u64,
+    /// What it is for.
+    pub kind: Kind,
+    /// Function, if it runs one.
+    pub function: Option<String>,
+    /// Enclave, if it maps one.
+    pub enclave: Option<u64>,
+    /// TCS, if it leases one.
+    pub lease: Option<Lease>,
+    /// On the host.
+    pub pid: i32,
+    begun: Instant,
+    until: Option<Instant>,
+    board: Option<(Arc<Board>, u32)>,
+    marks: Mutex<Vec<Mark>>,
+    why: Mutex<Option<String>>,
+    inner: Mutex<Inner>,
+    over: (Mutex<bool>, Condvar),
+}
+
+struct Inner {
+    container: Option<Container>,
+    group: Option<Group>,
+    net: Option<Net>,
+    on_end: Option<OnEnd>,
+}
+
+impl Process {
+    /// The phases that it has reached.
+    pub fn marks(&self) -> Vec<Mark> {
+        let inner = self.inner.locked();
+        self.marks_with(inner.container.as_ref())
+    }
+
+    /// With what its shared memory says now; after its end everything is in `marks`.
+    fn marks_with(&self, container: Option<&Container>) -> Vec<Mark> {
+        let mut marks = self.marks.locked().clone();
+        let Some(container) = container else { return marks };
+        let timing = container.timing();
+        let mut add = |phase, at_ns: u64| {
+            if at_ns != 0 {
+                marks.push(Mark { phase, at_ns });
+            }
+        };
+        add(Phase::ProcessStarted, timing.first_ns);
+        add(Phase::ContainerReady, timing.ready_ns);
+        if let Some((board, slot)) = &self.board {
+            for (stamp, at_ns) in board.stamps(*slot) {
+                match stamp {
+                    Stamp::EnclaveMapped => add(Phase::EnclaveMapped, at_ns),
+                    Stamp::Entered => add(Phase::Entered, at_ns),
+                    Stamp::ProcessStarted | Stamp::ContainerReady => {}
+                }
+            }
+        }
+        marks
+    }
+
+    /// Notes a phase.
+    pub fn mark(&self, phase: Phase, at_ns: u64) {
+        self.marks.locked().push(Mark { phase, at_ns });
+    }
+
+    /// Kills it; `why` is for the caller of its function.
+    pub fn kill(&self, why: &str) {
+        self.why.locked().get_or_insert_with(|| why.to_owned());
+        let inner = self.inner.locked();
+        if let Some(container) = &inner.container
+            && let Err(error) = container.kill()
+        {
+            tracing::error!(container = self.id, pid = self.pid, %error, "a container can't be killed");
+        }
+    }
+
+    /// Why the node killed it, if it did.
+    pub fn why(&self) -> Option<String> {
+        self.why.locked().clone()
+    }
+
+    /// Whether the out-of-memory killer took it.
+    pub fn ran_out_of_memory(&self) -> bool {
+        self.inner.locked().group.as_ref().is_some_and(Group::was_oom_killed)
+    }
+
+    /// Waits until it is reaped; false at the limit.
+    pub fn wait(&self, limit: Duration) -> bool {
+        let end = Instant::now() + limit;
+        let mut over = self.over.0.locked();
+        while !*over {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            over = wait(&self.over.1, over, left);
+        }
+        true
+    }
+
+    /// As `Ps` shows it.
+    pub fn info(&self) -> ContainerInfo {
+        let (namespaces, rss_kib) = (namespaces(self.pid), rss_kib(self.pid));
+        let cgroups = {
+            let inner = self.inner.locked();
+            inner.group.iter().flat_map(Group::directories).map(|path| path.display().to_string()).collect()
+        };
+        ContainerInfo {
+            id: self.id,
+            role: self.kind.name().to_owned(),
+            function: self.function.clone(),
+            enclave: self.enclave,
+            tcs: self.lease.map(|lease| lease.tcs),
+            pid: self.pid.unsigned_abs(),
+            namespaces,
+            cgroups,
+            rss_kib,
+            age_ms: self.begun.elapsed().as_millis() as u64,
+        }
+    }
+}
+
+/// Inodes of a process's namespaces.
+fn namespaces(pid: i32) -> Vec<(String, u64)> {
+    ["pid", "mnt", "uts", "ipc", "net", "user"]
+        .into_iter()
+        .filter_map(|name| {
+            let link = std::fs::read_link(format!("/proc/{pid}/ns/{name}")).ok()?;
+            let text = link.to_str()?;
+            let inode = text.split_once('[')?.1.strip_suffix(']')?.parse().ok()?;
+            Some((name.to_owned(), inode))
+        })
+        .collect()
+}
+
+/// Resident memory.
+fn rss_kib(pid: i32) -> u64 {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok();
+    let from_rollup = rollup.and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("Rss:"))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    });
+    from_rollup
+        .or_else(|| {
+            let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+            Some(text.split_whitespace().nth(1)?.parse::<u64>().ok()? * 4)
+        })
+        .unwrap_or(0)
+}
+
+/// A zygote, and network namespaces that its containers can join.
+pub struct Nursery {
+    /// The zygote.
+    pub zygote: Zygote,
+    nets: NetPool,
+}
+
+impl Nursery {
+    /// Starts one.
+    pub fn new(program: &Path, descriptors: Vec<(String, OwnedFd)>, arguments: Vec<String>) -> Result<Nursery> {
+        let config = ZygoteConfig { arguments, ..ZygoteConfig::default() };
+        let zygote = Zygote::spawn(program, descriptors, &config)?;
+        for note in zygote.notes() {
+            tracing::warn!(note = note.as_str(), "the zygote has a remark");
+        }
+        let nets = NetPool::new(zygote.helper(), NetPoolConfig { ready: NETS_READY, recycle: true })?;
+        Ok(Nursery { zygote, nets })
+    }
+
+    /// Network namespaces that are ready.
+    pub fn nets_ready(&self) -> usize {
+        self.nets.ready()
+    }
+}
+
+/// All processes.
+pub struct Containers {
+    map: Mutex<HashMap<u64, Arc<Process>>>,
+    serial: AtomicU64,
+    epoll: OwnedFd,
+    cgroups: Cgroups,
+    /// Groups of ended containers, on their way back.
+    returned: Mutex<Sender<Group>>,
+    stopping: AtomicBool,
+    /// Reaped since the start.
+    reaped: AtomicU64,
+}
+
+impl Containers {
+    /// With the node's control groups. Starts the thread that reaps, and the one that takes groups back.
+    pub fn new(cgroups: Cgroups) -> Result<Arc<Containers>> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Error::system("make an epoll instance"))?;
+        let (sender, receiver) = channel();
+        if let Err(error) = cgroups.prepare(8) {
+            tracing::warn!(%error, "control groups can't be made in advance");
+        }
+        let containers = Arc::new(Containers {
+            map: Mutex::new(HashMap::new()),
+            serial: AtomicU64::new(1),
+            epoll,
+            cgroups,
+            returned: Mutex::new(sender),
+            stopping: AtomicBool::new(false),
+            reaped: AtomicU64::new(0),
+        });
+        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(Error::system("start a thread of the node"))
+        };
+        let this = Arc::clone(&containers);
+        spawn("reap", Box::new(move || this.reap_loop()))?;
+        let this = Arc::clone(&containers);
+        spawn("groups", Box::new(move || this.take_groups_back(&receiver)))?;
+        Ok(containers)
+    }
+
+    /// The node's control groups.
+    pub fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
+    }
+
+    /// Starts a process. `on_end` is called once, also when it ends at once.
+    pub fn start(&self, nursery: &Nursery, order: Order<'_>, on_end: OnEnd) -> Result<Arc<Process>> {
+        let mut spec = ContainerSpec::new(order.id);
+        spec.hostname = hostname(order.kind, order.id);
+        spec.filter = order.filter;
+        spec.payload = order.role.encode();
+        let group = self.cgroups.acquire(&order.limits)?;
+        let back = |group: Group| {
+            let _ = self.returned.locked().send(group);
+        };
+        let made = || -> Result<(Container, Net)> {
+            let net = nursery.nets.take()?;
+            let root = order.root.as_deref().map(|path| nursery.zygote.helper().tree(path, true)).transpose()?;
+            let stderr = std::io::stderr();
+            let fds = Fds {
+                group: Some(&group),
+                net: Some(net.as_fd()),
+                root: root.as_ref().map(AsFd::as_fd),
+                binds: Vec::new(),
+                stdio: [None, None, Some(stderr.as_fd())],
+                body: order.body,
+            };
+            Ok((nursery.zygote.start(&spec, &fds)?, net))
+        };
+        let (container, net) = match made() {
+            Ok(made) => made,
+            Err(error) => {
+                back(group);
+                return Err(error);
+            }
+        };
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        let begun = Instant::now();
+        let process = Arc::new(Process {
+            serial,
+            id: order.id,
+            kind: order.kind,
+            function: order.function,
+            enclave: order.enclave,
+            lease: order.lease,
+            pid: container.pid(),
+            begun,
+            until: order.lifetime.map(|lifetime| begun + lifetime),
+            board: order.board,
+            marks: Mutex::new(order.marks),
+            why: Mutex::new(None),
+            inner: Mutex::new(Inner {
+                container: Some(container),
+                group: Some(group),
+                net: Some(net),
+                on_end: Some(on_end),
+            }),
+            over: (Mutex::new(false), Condvar::new()),
+        });
+        self.map.locked().insert(serial, Arc::clone(&process));
+        let inner = process.inner.locked();
+        if let Some(container) = &inner.container {
+            let watched = epoll::add(&self.epoll, container.pidfd(), epoll::EventData::new_u64(serial), epoll::EventFlags::IN);
+            if let Err(error) = watched {
+                // The sweep finds it.
+                tracing::error!(%error, pid = process.pid, "a container's end can't be watched");
+            }
+        }
+        drop(inner);
+        Ok(process)
+    }
+
+    /// All that live.
+    pub fn all(&self) -> Vec<Arc<Process>> {
+        let mut all: Vec<_> = self.map.locked().values().cloned().collect();
+        all.sort_by_key(|process| process.serial);
+        all
+    }
+
+    /// How many of this kind live.
+    pub fn count(&self, kind: Kind) -> usize {
+        self.map.locked().values().filter(|process| process.kind == kind).count()
+    }
+
+    /// Reaped since the start.
+    pub fn reaped(&self) -> u64 {
+        self.reaped.load(Ordering::Relaxed)
+    }
+
+    /// The one with this id, if it lives.
+    pub fn find(&self, id: u64) -> Option<Arc<Process>> {
+        self.map.locked().values().find(|process| process.id == id).cloned()
+    }
+
+    /// Kills everything that matches, and waits until it is reaped, at most `limit`.
+    pub fn kill_all(&self, why: &str, limit: Duration, matches: impl Fn(&Process) -> bool) -> bool {
+        let end = Instant::now() + limit;
+        let doomed: Vec<_> = self.all().into_iter().filter(|process| matches(process)).collect();
+        for process in &doomed {
+            process.kill(why);
+        }
+        doomed.iter().map(|process| process.wait(end.saturating_duration_since(Instant::now()))).fold(true, |all, one| all && one)
+    }
+
+    /// Ends the threads. Nothing can be started or reaped afterwards.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    fn reap_loop(&self) {
+        let mut events: Vec<epoll::Event> = Vec::with_capacity(64);
+        let step = rustix::event::Timespec { tv_sec: 0, tv_nsec: SWEEP.as_nanos() as _ };
+        let mut swept = Instant::now();
+        while !self.stopping.load(Ordering::Acquire) {
+            events.clear();
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&step)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => {
+                    tracing::error!(%error, "the ends of containers can't be waited for; looking for them now and then");
+                    std::thread::sleep(SWEEP);
+                }
+            }
+            for event in &events {
+                let process = self.map.locked().get(&event.data.u64()).cloned();
+                if let Some(process) = process {
+                    self.reap(&process);
+                }
+            }
+            if swept.elapsed() >= SWEEP {
+                swept = Instant::now();
+                self.sweep();
+            }
+        }
+    }
+
+    /// Kills what has lived too long, and finds what epoll missed.
+    fn sweep(&self) {
+        let now = Instant::now();
+        for process in self.all() {
+            if process.until.is_some_and(|until| until < now) && process.why().is_none() {
+                process.kill("its time was over");
+            }
+            if process.begun.elapsed() > Duration::from_secs(1) {
+                self.reap(&process);
+            }
+        }
+    }
+
+    fn reap(&self, process: &Arc<Process>) {
+        let (ended, on_end, container) = {
+            let mut inner = process.inner.locked();
+            let Some(container) = inner.container.as_mut() else { return };
+            let ended = match container.try_wait() {
+                Ok(None) => return,
+                Ok(Some(exit)) => self::ended(exit, container),
+                Err(error) => Ended::Killed(format!("its end could not be read: {error}")),
+            };
+            let container = inner.container.take();
+            let marks = process.marks_with(container.as_ref());
+            *process.marks.locked() = marks;
+            (ended, inner.on_end.take(), container)
+        };
+        self.reaped.fetch_add(1, Ordering::Relaxed);
+        process.mark(Phase::Reaped, now_ns());
+        if let Some(container) = &container {
+            let _ = epoll::delete(&self.epoll, container.pidfd());
+        }
+        if let Some(on_end) = on_end {
+            on_end(process, &ended);
+        }
+        drop(container);
+        let (group, net) = {
+            let mut inner = process.inner.locked();
+            (inner.group.take(), inner.net.take())
+        };
+        drop(net);
+        if let Some(group) = group {
+            let _ = self.returned.locked().send(group);
+        }
+        self.map.locked().remove(&process.serial);
+        *process.over.0.locked() = true;
+        process.over.1.notify_all();
+    }
+
+    fn take_groups_back(&self, returned: &Receiver<Group>) {
+        while !self.stopping.load(Ordering::Acquire) {
+            let Ok(group) = returned.recv_timeout(SWEEP) else { continue };
+            if let Err(error) = self.cgroups.release(group, GROUPS_KEPT) {
+                tracing::warn!(%error, "a control group can't be taken back");
+            }
+        }
+        for group in returned.try_iter() {
+            let _ = self.cgroups.release(group, 0);
+        }
+    }
+}
+
+/// The container's error of set-up, if that is how it ended, has more to say than its status.
+fn ended(exit: Exit, container: &Container) -> Ended {
+    if let Some(error) = container.setup_error() {
+        return Ended::Killed(error.to_string());
+    }
+    match (exit.code, exit.signal) {
+        (Some(code), _) => Ended::Exited(code),
+        (None, Some(signal)) => Ended::Killed(format!("it was killed by signal {signal}")),
+        (None, None) => Ended::Killed("nobody knows how it ended".to_owned()),
+    }
+}
+
+fn hostname(kind: Kind, id: u64) -> String {
+    match kind {
+        Kind::Function => format!("f-{id:x}"),
+        kind => format!("{}-{id:x}", kind.name()),
+    }
+}

@@ -1,0 +1,620 @@
+//! One enclave, many containers.
+//!
+//! Threads: one reads the service's channel and starts a container at once if nothing stands in the way; a starter works off the queue
+//! when TCSs or the zygote are taken; the reaping thread ([`crate::containers`]) gives TCSs back; a janitor deals with containers that did
+//! not end well; one thread reads the reaper's reports; one carries out requests for dynamic memory.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, sockopt};
+use teemate_container::Filter;
+use teemate_container::cgroup::Limits;
+use teemate_control::function::{Failure, FailureKind, Mark, Outcome, Phase};
+use teemate_control::service::ToService;
+use teemate_runner::board::{Board, now_ns};
+use teemate_runner::reaper::{Command, Found, Report, decode, encode};
+use teemate_runner::role::{self, DeviceName, Role, descriptor};
+use teemate_sgx::{Enclave, Error as DeviceError};
+
+use crate::channel::{Channel, Wish};
+use crate::containers::{Ended, Kind, Nursery, Order, Process};
+use crate::error::{Error, Result};
+use crate::lease::{Count, Lease, Leases};
+use crate::node::Shop;
+use crate::util::{Lock, wait};
+
+/// How long the payload has to boot.
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+/// How long the reaper has for one thread.
+const ADOPTION_LIMIT: Duration = Duration::from_secs(60);
+/// What a container lives beyond its function's time limit, before it is killed.
+pub const LIFETIME_MARGIN: Duration = Duration::from_secs(10);
+/// Containers that ended and whose calls may still ask for their phases.
+const ENDED_KEPT: usize = 4096;
+/// Memory of a container beside its function's: the runner's own, page tables, and what the simulator charges to who touches first.
+const MEMORY_MARGIN: u64 = 128 << 20;
+/// Processes and threads in a container's group.
+const PIDS: u64 = 16;
+
+/// A container for which there was no room.
+struct Waiting {
+    wish: Wish,
+    until: Instant,
+}
+
+/// What the janitor is told.
+enum Trouble {
+    /// A container never came to be.
+    NotStarted { container: u64, reason: String },
+    /// A container ended otherwise than by finishing. `orphan`: its TCS may not be idle.
+    Lost { container: u64, pid: i32, reason: String, orphan: Option<u32> },
+}
+
+#[derive(Default)]
+struct Calls {
+    by_container: HashMap<u64, Arc<Process>>,
+    ended: VecDeque<u64>,
+    /// Refused for want of room.
+    refused: HashMap<u64, String>,
+}
+
+/// An enclave that all containers share.
+pub struct SharedEnclave {
+    /// Number within the node.
+    pub id: u64,
+    /// The enclave.
+    pub enclave: Box<dyn Enclave>,
+    /// Shared with its processes.
+    pub board: Arc<Board>,
+    channel: Arc<Channel>,
+    nursery: Nursery,
+    shop: Arc<Shop>,
+    leases: Mutex<Leases<u64>>,
+    service_tcs: u32,
+    queue: (Mutex<VecDeque<Waiting>>, Condvar),
+    /// Held while a container is being started: the zygote does one at a time.
+    starting: Mutex<()>,
+    calls: Mutex<Calls>,
+    trouble: Mutex<Sender<Trouble>>,
+    reaper: OwnedFd,
+    /// With the reaper, and until when.
+    adoptions: Mutex<HashMap<u32, Instant>>,
+    stopping: AtomicBool,
+    /// Why it can't go on, once it can't.
+    broken: Mutex<Option<String>>,
+    adopted: [AtomicU64; 3],
+}
+
+impl SharedEnclave {
+    /// Builds the enclave, and starts its zygote, reaper and service. Returns when the service is ready.
+    pub fn start(shop: &Arc<Shop>) -> Result<Arc<SharedEnclave>> {
+        let begun = Instant::now();
+        let enclave = shop.build()?;
+        let built = begun.elapsed();
+        let board = Arc::new(Board::create().map_err(Error::system("make the memory shared with containers"))?);
+        let mut descriptors = vec![(descriptor::BOARD.to_owned(), board.fd().try_clone_to_owned().map_err(Error::system("share the board"))?)];
+        descriptors.extend(enclave.share()?.into_iter().enumerate().map(|(index, fd)| (format!("{}{index}", descriptor::ENCLAVE), fd)));
+        let device = crate::device::name(enclave.kind());
+        let arguments = vec!["--device".to_owned(), device.to_owned(), "--tcs-count".to_owned(), enclave.tcs_count().to_string()];
+        let nursery = Nursery::new(&shop.config.zygote, descriptors, arguments)?;
+
+        let total = enclave.tcs_count();
+        let service_tcs = shop.config.service_threads.min((total / 2).max(1));
+        let (reaper, reapers_end) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(Error::system("make the reaper's socket"))?;
+        let (channel, service_end) = Channel::pair()?;
+        let (sender, troubles) = std::sync::mpsc::channel();
+        let this = Arc::new(SharedEnclave {
+            id: shop.next_enclave(),
+            enclave,
+            board,
+            channel,
+            nursery,
+            shop: Arc::clone(shop),
+            leases: Mutex::new(Leases::new(service_tcs..total)),
+            service_tcs,
+            queue: (Mutex::new(VecDeque::new()), Condvar::new()),
+            starting: Mutex::new(()),
+            calls: Mutex::new(Calls::default()),
+            trouble: Mutex::new(sender),
+            reaper,
+            adoptions: Mutex::new(HashMap::new()),
+            stopping: AtomicBool::new(false),
+            broken: Mutex::new(None),
+            adopted: Default::default(),
+        });
+        match this.bring_up(&service_end, &reapers_end, troubles) {
+            Ok(()) => {
+                tracing::info!(
+                    enclave = this.id,
+                    device,
+                    tcs = total,
+                    build_ms = built.as_millis() as u64,
+                    total_ms = begun.elapsed().as_millis() as u64,
+                    "the shared enclave is ready"
+                );
+                Ok(this)
+            }
+            Err(error) => {
+                this.down();
+                Err(error)
+            }
+        }
+    }
+
+    fn bring_up(self: &Arc<Self>, service_end: &OwnedFd, reapers_end: &OwnedFd, troubles: Receiver<Trouble>) -> Result<()> {
+        self.thread("edmm", |this| serve_edmm(&this.board, &*this.enclave, &this.stopping))?;
+        self.thread("janitor", move |this| this.janitor_loop(&troubles))?;
+        self.thread("starter", |this| this.starter_loop())?;
+        // Adoptions need nothing of the service, and the service's death must not end the reaper.
+        self.long_lived(Kind::Reaper, Role::Reaper, reapers_end)?;
+        self.thread("reaper", |this| this.reports_loop())?;
+        let tcs = (0..self.service_tcs).collect();
+        let service = self.long_lived(Kind::Service, Role::Service { tcs, attach: None }, service_end)?;
+        // What a service process does not survive is no orphan: the whole enclave goes.
+        if let Err(error) = self.channel.open(BOOT_LIMIT) {
+            let ended = service.wait(Duration::from_millis(200));
+            return Err(Error::Service(format!("{error}{}", if ended { " (its process has ended)" } else { "" })));
+        }
+        self.thread("service", |this| {
+            let on = Arc::clone(&this);
+            this.channel.pump(|wish| on.on_wish(wish));
+            this.fail("the function service closed its channel");
+        })
+    }
+
+    fn thread(self: &Arc<Self>, name: &str, work: impl FnOnce(Arc<Self>) + Send + 'static) -> Result<()> {
+        let this = Arc::clone(self);
+        let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || work(this));
+        spawned.map(|_| ()).map_err(Error::system(format!("start the thread {name:?}")))
+    }
+
+    fn long_lived(self: &Arc<Self>, kind: Kind, role: Role, end: &OwnedFd) -> Result<Arc<Process>> {
+        let order = Order {
+            id: self.shop.next_id(),
+            kind,
+            role,
+            function: None,
+            enclave: Some(self.id),
+            lease: None,
+            limits: Limits::default(),
+            filter: Filter::None,
+            root: None,
+            lifetime: None,
+            body: vec![end.as_fd()],
+            board: None,
+            marks: Vec::new(),
+        };
+        let this = Arc::downgrade(self);
+        let on_end = Box::new(move |process: &Arc<Process>, ended: &Ended| {
+            let Some(this) = this.upgrade() else { return };
+            if !this.stopping.load(Ordering::Acquire) {
+                let how = how(ended);
+                tracing::error!(pid = process.pid, role = kind.name(), how, "a process of the enclave ended");
+                this.fail(&format!("the {} process ended: {how}", kind.name()));
+            }
+        });
+        self.shop.containers.start(&self.nursery, order, on_end)
+    }
+
+    /// The service's channel.
+    pub fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// TCSs in all, and how many are where. The service's own count as held.
+    pub fn tcs(&self) -> (u32, Count) {
+        let mut count = self.leases.locked().count();
+        count.held += self.service_tcs;
+        (self.enclave.tcs_count(), count)
+    }
+
+    /// Threads adopted: found idle, in a call, inside.
+    pub fn adopted(&self) -> [u64; 3] {
+        self.adopted.each_ref().map(|count| count.load(Ordering::Relaxed))
+    }
+
+    /// Containers that wait for a TCS.
+    pub fn queued(&self) -> usize {
+        self.queue.0.locked().len()
+    }
+
+    /// Network namespaces that are ready.
+    pub fn nets_ready(&self) -> usize {
+        self.nursery.nets_ready()
+    }
+
+    /// Why it can't go on, once it can't.
+    pub fn broken(&self) -> Option<String> {
+        self.broken.locked().clone()
+    }
+
+    fn fail(&self, why: &str) {
+        if self.stopping.load(Ordering::Acquire) {
+            return;
+        }
+        let mut broken = self.broken.locked();
+        if broken.is_none() {
+            tracing::error!(enclave = self.id, why, "the shared enclave can't go on");
+            *broken = Some(why.to_owned());
+            drop(broken);
+            self.channel.close();
+            self.shop.wake();
+        }
+    }
+
+    // ---- a call ----
+
+    /// Calls a function in a container of its own.
+    pub fn invoke(
+        &self,
+        name: &str,
+        params: Vec<u8>,
+        limit: Duration,
+        given_up: &dyn Fn() -> bool,
+    ) -> std::result::Result<Outcome, Failure> {
+        let (mut outcome, returned_ns) = self.channel.invoke(name, params, false, limit, given_up)?;
+        let (process, refused) = {
+            let mut calls = self.calls.locked();
+            (calls.by_container.get(&outcome.container).cloned(), calls.refused.remove(&outcome.container))
+        };
+        if let (Some(reason), Err(failure)) = (refused, &mut outcome.result) {
+            *failure = Failure::new(FailureKind::Busy, reason);
+        }
+        if let Some(process) = process {
+            outcome.marks.extend(process.marks());
+        }
+        outcome.marks.push(Mark { phase: Phase::Returned, at_ns: returned_ns });
+        Ok(outcome)
+    }
+
+    // ---- starting containers ----
+
+    fn on_wish(self: &Arc<Self>, wish: Wish) {
+        // The short way: nobody waits, the zygote is free, a TCS is free. No other thread has to be woken.
+        if self.queue.0.locked().is_empty()
+            && let Ok(starting) = self.starting.try_lock()
+        {
+            if let Some(lease) = self.lease(wish.container) {
+                self.start_container(wish, lease);
+                return;
+            }
+            drop(starting);
+        }
+        let mut queue = self.queue.0.locked();
+        if queue.len() >= self.shop.config.queue {
+            drop(queue);
+            self.refuse(wish.container, format!("{} calls wait already; try again in a moment", self.shop.config.queue));
+            return;
+        }
+        queue.push_back(Waiting { wish, until: Instant::now() + self.shop.config.queue_timeout });
+        drop(queue);
+        self.queue.1.notify_one();
+    }
+
+    fn lease(&self, container: u64) -> Option<Lease> {
+        if self.shop.containers.count(Kind::Function) >= self.shop.config.max_containers {
+            return None;
+        }
+        self.leases.locked().take(container)
+    }
+
+    fn refuse(&self, container: u64, reason: String) {
+        self.calls.locked().refused.insert(container, reason.clone());
+        self.trouble(Trouble::NotStarted { container, reason });
+    }
+
+    fn trouble(&self, trouble: Trouble) {
+        let _ = self.trouble.locked().send(trouble);
+    }
+
+    fn starter_loop(self: &Arc<Self>) {
+        while !self.stopping.load(Ordering::Acquire) {
+            let late = {
+                let mut queue = self.queue.0.locked();
+                // Also wakes when nothing was said: deadlines pass in silence.
+                queue = wait(&self.queue.1, queue, Duration::from_millis(100));
+                let now = Instant::now();
+                let mut late = Vec::new();
+                while queue.front().is_some_and(|waiting| waiting.until <= now) {
+                    late.extend(queue.pop_front());
+                }
+                late
+            };
+            for waiting in late {
+                let seconds = self.shop.config.queue_timeout.as_secs();
+                let reason = format!("no thread of the enclave became free within {seconds} s; try again later, or use an image with more TCSs");
+                self.refuse(waiting.wish.container, reason);
+            }
+            while !self.stopping.load(Ordering::Acquire) {
+                let starting = self.starting.locked();
+                // Take the wish before the lease, so that a lease is never held for nobody.
+                let Some(waiting) = self.queue.0.locked().pop_front() else { break };
+                match self.lease(waiting.wish.container) {
+                    Some(lease) => self.start_container(waiting.wish, lease),
+                    None => {
+                        self.queue.0.locked().push_front(waiting);
+                        drop(starting);
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    fn start_container(self: &Arc<Self>, wish: Wish, lease: Lease) {
+        let container = wish.container;
+        if let Err(error) = self.try_start(wish, lease) {
+            tracing::error!(container, %error, "a container can't be started");
+            self.leases.locked().give_back(lease);
+            self.trouble(Trouble::NotStarted { container, reason: format!("its container could not be started: {error}") });
+        }
+    }
+
+    fn try_start(self: &Arc<Self>, wish: Wish, lease: Lease) -> Result<()> {
+        let leased_ns = now_ns();
+        self.board.reset(lease.tcs);
+        let function = self.shop.store.get(&wish.function).ok();
+        let timeout = function.as_ref().map_or(600_000, |function| function.spec.limits.timeout_ms);
+        let lifetime = Duration::from_millis(timeout) + LIFETIME_MARGIN;
+        let broker = (!wish.egress.is_empty()).then(|| crate::broker::serve(wish.egress, lifetime)).transpose()?;
+        let order = Order {
+            id: wish.container,
+            kind: Kind::Function,
+            role: Role::Function { tcs: lease.tcs, container: wish.container, number: lease.number, broker: broker.is_some() },
+            enclave: Some(self.id),
+            lease: Some(lease),
+            limits: limits(wish.memory, wish.cpu_milli),
+            filter: Filter::Runner,
+            root: function.as_ref().and_then(|function| function.root()),
+            function: Some(wish.function),
+            lifetime: Some(lifetime),
+            body: broker.iter().map(AsFd::as_fd).collect(),
+            board: Some((Arc::clone(&self.board), lease.tcs)),
+            marks: vec![
+                Mark { phase: Phase::ContainerRequested, at_ns: wish.at_ns },
+                Mark { phase: Phase::TcsLeased, at_ns: leased_ns },
+                // Found, not built: that is what sharing means.
+                Mark { phase: Phase::EnclaveReady, at_ns: leased_ns },
+            ],
+        };
+        let this = Arc::clone(self);
+        let on_end = Box::new(move |process: &Arc<Process>, ended: &Ended| this.on_end(process, ended));
+        let process = self.shop.containers.start(&self.nursery, order, on_end)?;
+        self.calls.locked().by_container.insert(wish.container, Arc::clone(&process));
+        if let Err(error) = self.enclave.guard(process.pid) {
+            // It has not entered, and will not.
+            process.kill(&format!("it could not be guarded: {error}"));
+            return Ok(());
+        }
+        self.board.let_in(lease.tcs, lease.number);
+        Ok(())
+    }
+
+    // ---- ends of containers ----
+
+    /// On the reaping thread.
+    fn on_end(&self, process: &Arc<Process>, ended: &Ended) {
+        let Some(lease) = process.lease else { return };
+        let marks = process.marks();
+        let entered = marks.iter().any(|mark| mark.phase == Phase::Entered);
+        if let Some(mark) = marks.iter().find(|mark| mark.phase == Phase::Reaped) {
+            self.shop.history.reaped(process.function.as_deref(), process.id, *mark);
+        }
+        self.forget_later(process);
+        match ended {
+            Ended::Exited(role::EXIT_IDLE) => {
+                self.leases.locked().give_back(lease);
+            }
+            // The LibOS refused: nothing ran, the TCS is as it was.
+            Ended::Exited(status) if !entered || *status >= role::EXIT_REFUSED && *status < role::EXIT_REFUSED + 16 => {
+                self.leases.locked().give_back(lease);
+                self.trouble(Trouble::Lost { container: process.id, pid: process.pid, reason: reason(process, ended), orphan: None });
+            }
+            Ended::Exited(_) | Ended::Killed(_) => {
+                self.leases.locked().orphan(lease);
+                let orphan = Some(lease.tcs);
+                self.trouble(Trouble::Lost { container: process.id, pid: process.pid, reason: reason(process, ended), orphan });
+            }
+        }
+        if !self.queue.0.locked().is_empty() {
+            self.queue.1.notify_one();
+        }
+    }
+
+    fn forget_later(&self, process: &Arc<Process>) {
+        let mut calls = self.calls.locked();
+        // It may have ended before `try_start` came to noting it.
+        calls.by_container.insert(process.id, Arc::clone(process));
+        calls.ended.push_back(process.id);
+        while calls.ended.len() > ENDED_KEPT {
+            if let Some(id) = calls.ended.pop_front() {
+                calls.by_container.remove(&id);
+                calls.refused.remove(&id);
+            }
+        }
+    }
+
+    fn janitor_loop(&self, troubles: &Receiver<Trouble>) {
+        while !self.stopping.load(Ordering::Acquire) {
+            let Ok(trouble) = troubles.recv_timeout(Duration::from_millis(250)) else {
+                self.look_for_late_adoptions();
+                continue;
+            };
+            match trouble {
+                Trouble::NotStarted { container, reason } => self.tell_lost(container, reason),
+                Trouble::Lost { container, pid, reason, orphan } => {
+                    tracing::warn!(container, pid, reason, tcs = orphan, "a container was lost");
+                    self.tell_lost(container, reason);
+                    if let Some(tcs) = orphan {
+                        self.adopt(pid, tcs);
+                    }
+                }
+            }
+        }
+    }
+
+    fn tell_lost(&self, container: u64, reason: String) {
+        if let Err(failure) = self.channel.send(&ToService::ContainerLost { container, reason }) {
+            self.fail(&failure.message);
+        }
+    }
+
+    /// Has the reaper bring an orphaned thread to its end.
+    fn adopt(&self, pid: i32, tcs: u32) {
+        if let Err(error) = self.enclave.wait_saved(pid) {
+            // The state may be lost: to enter would be to guess.
+            tracing::error!(tcs, pid, %error, "the state of a killed thread was not saved; its TCS is not used again");
+            self.leases.locked().stuck(tcs);
+            return;
+        }
+        self.adoptions.locked().insert(tcs, Instant::now() + ADOPTION_LIMIT);
+        let command = encode(&Command::Adopt { tcs });
+        if let Err(error) = rustix::io::retry_on_intr(|| send(&self.reaper, &command, SendFlags::NOSIGNAL)) {
+            self.adoptions.locked().remove(&tcs);
+            self.leases.locked().stuck(tcs);
+            self.fail(&format!("the reaper takes no commands: {error}"));
+        }
+    }
+
+    fn look_for_late_adoptions(&self) {
+        let now = Instant::now();
+        self.adoptions.locked().retain(|tcs, until| {
+            if *until < now {
+                tracing::error!(tcs, "an orphaned thread did not come to its end in time; its TCS is not used until it does");
+            }
+            *until >= now
+        });
+    }
+
+    fn reports_loop(&self) {
+        let mut buffer = [0u8; 256];
+        let step = Some(Duration::from_millis(500));
+        let _ = sockopt::set_socket_timeout(&self.reaper, sockopt::Timeout::Recv, step);
+        while !self.stopping.load(Ordering::Acquire) {
+            let length = match recv(&self.reaper, &mut buffer[..], RecvFlags::empty()) {
+                Ok((0, _)) => break,
+                Ok((length, _)) => length,
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => continue,
+                Err(_) => break,
+            };
+            match decode::<Report>(buffer.get(..length).unwrap_or_default()) {
+                Some(Report::Ready) => {}
+                Some(Report::Adopted { tcs, found }) => {
+                    self.adoptions.locked().remove(&tcs);
+                    tracing::info!(tcs, ?found, "an orphaned thread has come to its end");
+                    let index = match found {
+                        Found::Idle => 0,
+                        Found::InCall => 1,
+                        Found::Inside => 2,
+                    };
+                    self.adopted[index].fetch_add(1, Ordering::Relaxed);
+                    if !self.leases.locked().adopted(tcs) {
+                        tracing::error!(tcs, "the reaper reports a thread that it was not given");
+                    }
+                    self.queue.1.notify_one();
+                }
+                Some(Report::Stuck { tcs, status }) => {
+                    self.adoptions.locked().remove(&tcs);
+                    tracing::error!(tcs, status, "an orphaned thread can't be brought to its end; its TCS is not used again");
+                    self.leases.locked().stuck(tcs);
+                    if status == role::EXIT_PANIC || status == role::EXIT_PAYLOAD {
+                        self.fail("the enclave's payload has ended");
+                    }
+                }
+                None => tracing::error!("the reaper sent what is no report"),
+            }
+        }
+        if !self.stopping.load(Ordering::Acquire) {
+            self.fail("the reaper closed its socket");
+        }
+    }
+
+    /// Takes everything down. Its calls get errors.
+    pub fn down(&self) {
+        if self.stopping.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.channel.close();
+        self.queue.1.notify_all();
+        self.board.ring();
+        let id = self.id;
+        let gone = self.shop.containers.kill_all("its enclave is taken down", Duration::from_secs(10), |process| process.enclave == Some(id));
+        if !gone {
+            tracing::error!(enclave = id, "processes of the enclave did not end within 10 s");
+        }
+        self.shop.account(&*self.enclave, &self.board);
+    }
+}
+
+/// Limits of a function's group.
+pub fn limits(memory: u64, cpu_milli: u32) -> Limits {
+    Limits {
+        cpu_us_per_s: (cpu_milli > 0).then(|| u64::from(cpu_milli) * 1000),
+        memory_bytes: (memory > 0).then(|| memory.saturating_add(MEMORY_MARGIN)),
+        pids: Some(PIDS),
+    }
+}
+
+fn how(ended: &Ended) -> String {
+    match ended {
+        Ended::Exited(status) => match *status {
+            role::EXIT_IDLE => "its thread ended".to_owned(),
+            role::EXIT_SETUP => "it lacked something; the node's log says what".to_owned(),
+            role::EXIT_NO_LEAVE => "it was not let in".to_owned(),
+            role::EXIT_DEVICE => "the enclave device failed".to_owned(),
+            role::EXIT_PAYLOAD => "the payload ended".to_owned(),
+            role::EXIT_PANIC => "the enclave hit an error from which it can't go on; the node's log has its message".to_owned(),
+            status if (role::EXIT_REFUSED..role::EXIT_REFUSED + 16).contains(&status) => {
+                format!("the LibOS refused its entry (reason {})", status - role::EXIT_REFUSED)
+            }
+            status => format!("it ended with status {status}"),
+        },
+        Ended::Killed(why) => why.clone(),
+    }
+}
+
+/// For the caller.
+fn reason(process: &Process, ended: &Ended) -> String {
+    if process.ran_out_of_memory() {
+        return "the container was killed for want of memory; deploy the function with a larger memory limit".to_owned();
+    }
+    match process.why() {
+        Some(why) => format!("the container was killed: {why}"),
+        None => format!("the container was lost: {}", how(ended)),
+    }
+}
+
+/// Carries out requests for dynamic memory until told to stop.
+pub fn serve_edmm(board: &Board, enclave: &dyn Enclave, stopping: &AtomicBool) {
+    while !stopping.load(Ordering::Acquire) {
+        let seen = board.bell();
+        board.serve_requests(|tcs, request| {
+            match enclave.edmm(request.operation, request.address, request.length, request.permissions) {
+                Ok(done) => i64::try_from(done).unwrap_or(i64::MAX),
+                Err(error) => {
+                    tracing::debug!(tcs, %error, "a request for dynamic memory was refused");
+                    -i64::from(match error {
+                        DeviceError::System { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+                        DeviceError::EpcFull { .. } => libc::ENOMEM,
+                        _ => libc::EINVAL,
+                    })
+                }
+            }
+        });
+        board.wait_for_requests(seen, Duration::from_millis(500));
+    }
+}
+
+/// For [`Role::Service`].
+pub fn device_name(enclave: &dyn Enclave) -> DeviceName {
+    match enclave.kind() {
+        teemate_sgx::DeviceKind::Sgx => DeviceName::Sgx,
+        teemate_sgx::DeviceKind::Simulator => DeviceName::Simulator,
+    }
+}

@@ -1,0 +1,56 @@
+//! Small things that several modules need.
+
+use std::fmt::Write;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+/// Locks that go on after a panic elsewhere: each critical section of this crate leaves its data whole at every step.
+pub trait Lock<T> {
+    /// Locks.
+    fn locked(&self) -> MutexGuard<'_, T>;
+}
+
+impl<T> Lock<T> for Mutex<T> {
+    fn locked(&self) -> MutexGuard<'_, T> {
+        self.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// As [`Lock`].
+pub trait SharedLock<T> {
+    /// For reading.
+    fn read_lock(&self) -> RwLockReadGuard<'_, T>;
+    /// For writing.
+    fn write_lock(&self) -> RwLockWriteGuard<'_, T>;
+}
+
+impl<T> SharedLock<T> for RwLock<T> {
+    fn read_lock(&self) -> RwLockReadGuard<'_, T> {
+        self.read().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn write_lock(&self) -> RwLockWriteGuard<'_, T> {
+        self.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits on a condition variable, at most so long.
+pub fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>, limit: Duration) -> MutexGuard<'a, T> {
+    condition.wait_timeout(guard, limit).unwrap_or_else(PoisonError::into_inner).0
+}
+
+/// Bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Cuts a text at a character's border.
+pub fn cut(text: &mut String, limit: usize) {
+    if text.len() > limit {
+        let at = (0..=limit).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(at);
+    }
+}
