@@ -7,6 +7,7 @@
 //! SCM_RIGHTS), maps it with [`Attachment::attach`], and enters it with a [`Thread`].
 
 pub mod attachment;
+mod clock;
 pub mod device;
 pub mod simulator;
 

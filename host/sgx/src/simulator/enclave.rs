@@ -34,6 +34,7 @@ pub struct SimulatedEnclave {
 
 impl SimulatedEnclave {
     pub(super) fn new(memory: Arc<Memory>, guard: Arc<Guard>) -> Self {
+        crate::clock::keep(&memory, Memory::header);
         SimulatedEnclave { memory, guard, attached: Mutex::default() }
     }
 

@@ -138,6 +138,12 @@ impl Memory {
         unsafe { self.enclave_bytes(record.ssa.load(Relaxed) + record.cssa() * size, size) }.map(Frame)
     }
 
+    /// The host area's header.
+    pub fn header(&self) -> &host_area::Header {
+        // SAFETY: mapped until `self` is dropped; `new` wrote its plain fields before anybody else had it, and the others are atomics.
+        unsafe { &*self.host.base.cast::<host_area::Header>() }
+    }
+
     /// A copy of bytes of the host area.
     pub fn host_bytes(&self, address: u64, length: u64) -> Option<Vec<u8>> {
         let offset = address.checked_sub(host_area::BASE)?;
