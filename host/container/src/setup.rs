@@ -126,6 +126,8 @@ pub(crate) fn enter(
 }
 
 fn mounts(spec: &ContainerSpec, parts: &Parts) -> Result<(), Failure> {
+    // Before the root changes: unprivileged, it takes the template's hidden proc to be allowed another.
+    let proc = if spec.proc && spec.namespaces.pid { Some(root::proc().during(Stage::Mounts)?) } else { None };
     if let Some(tree) = &parts.root {
         let dev = rustix::mount::open_tree(
             CWD,
@@ -138,8 +140,8 @@ fn mounts(spec: &ContainerSpec, parts: &Parts) -> Result<(), Failure> {
         root::attach(&dev, "dev").during(Stage::Root)?;
         root::pivot_here().during(Stage::Root)?;
     }
-    if spec.proc && spec.namespaces.pid {
-        root::attach(root::proc().during(Stage::Mounts)?, "/proc").during(Stage::Mounts)?;
+    if let Some(proc) = proc {
+        root::attach(proc, "/proc").during(Stage::Mounts)?;
     }
     if let Some(bytes) = spec.tmp_bytes {
         root::attach(root::tmpfs(bytes, "1777").during(Stage::Mounts)?, "/tmp").during(Stage::Mounts)?;

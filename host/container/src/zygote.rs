@@ -144,7 +144,7 @@ fn become_zygote(
 
     if sys::fork().map_err(step("start the helper"))? {
         let _ = sys::die_with_parent();
-        serve_helper(&helper);
+        serve_helper(&helper, rootless);
         sys::exit_now(0);
     }
     drop(helper);
@@ -257,8 +257,12 @@ fn contain(
 }
 
 /// The helper keeps the host's mounts and makes what pools need, so that the zygote never does slow work between two requests.
-fn serve_helper(helper: &OwnedFd) {
+fn serve_helper(helper: &OwnedFd, rootless: bool) {
     let mut buffer = vec![0; MAX_PACKET];
+    // Rootless there is no way back into the host's network namespace; one of our own is home then.
+    if rootless && sys::unshare(libc::CLONE_NEWNET).is_err() {
+        return;
+    }
     let Ok(home) = rustix::fs::open("/proc/self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) else { return };
     // Ends when the node closes its end.
     while let Ok(Some((request, fds))) = socket::receive::<HelperRequest>(helper, &mut buffer) {
