@@ -1,0 +1,4 @@
+// The smallest function in JavaScript.
+function main({ name = "world" }) {
+  return { hello: name };
+}

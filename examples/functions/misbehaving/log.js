@@ -1,0 +1,4 @@
+// Floods its log.
+function main() {
+  for (;;) console.log("x".repeat(10000));
+}

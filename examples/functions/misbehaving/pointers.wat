@@ -1,0 +1,18 @@
+;; Hands the host pointers that it does not have: the host must answer EFAULT (21) each time.
+(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "clock_time_get" (func $clock (param i32 i64 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "\f0\ff\00\00\ff\ff\ff\ff")
+  (data (i32.const 32) "\28\00\00\00\0b\00\00\00{\22ok\22:true}")
+  (func $want (param i32) (if (i32.ne (local.get 0) (i32.const 21)) (then (call $exit (i32.const 1)))))
+  (func (export "_start")
+    (call $want (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+    (call $want (call $fd_write (i32.const 1) (i32.const -4) (i32.const 1) (i32.const 8)))
+    (call $want (call $fd_write (i32.const 1) (i32.const 65530) (i32.const 1000) (i32.const 8)))
+    (call $want (call $random (i32.const 65535) (i32.const 2)))
+    (call $want (call $random (i32.const 1) (i32.const -1)))
+    (call $want (call $clock (i32.const 0) (i64.const 0) (i32.const 65529)))
+    (drop (call $fd_write (i32.const 1) (i32.const 32) (i32.const 1) (i32.const 8)))))

@@ -1,0 +1,5 @@
+// Recurses without end.
+const down = (n) => down(n + 1) + 1;
+function main() {
+  return { depth: down(0) };
+}

@@ -1,0 +1,4 @@
+// Returns more than it may.
+function main() {
+  return { text: "x".repeat(4 << 20) };
+}
