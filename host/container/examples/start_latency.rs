@@ -68,7 +68,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{starts} starts each, rootless: {}, load {}", zygote.is_rootless(), std::fs::read_to_string("/proc/loadavg")?.trim());
     println!("us, p50 p10 p90{:11}| request -> clone3 | clone3 -> first   | first -> body     | request -> body   | body -> reaped    | in all", "");
 
-    let sets = sets();
+    let only = std::env::var("SETS").unwrap_or_default();
+    let sets: Vec<Set> = sets().into_iter().filter(|set| set.name.contains(&only)).collect();
     let mut samples: Vec<[Vec<u64>; 6]> = sets.iter().map(|_| Default::default()).collect();
     for round in 0..starts {
         for (set, samples) in sets.iter().zip(&mut samples) {
@@ -80,7 +81,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let net = if set.pooled_net { Some(nets.take()?) } else { None };
             let fds = Fds { group: group.as_ref(), net: net.as_ref().map(AsFd::as_fd), ..Fds::default() };
             let mut container = zygote.start(&spec, &fds)?;
-            container.wait(Duration::from_secs(5))?.ok_or("a container did not end")?;
+            let exit = container.wait(Duration::from_secs(5))?.ok_or("a container did not end")?;
             let reaped = monotonic_ns();
             if let Some(error) = container.setup_error() {
                 return Err(error.into());
@@ -98,7 +99,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 list.push(value);
             }
             if let Some(group) = group {
-                cgroups.release(group, 8)?;
+                cgroups.release(group, Some(&exit), 8)?;
             }
         }
     }

@@ -10,13 +10,14 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::error::{Error, Result};
+use crate::sys::Exit;
 
 /// Directory of all nodes in each hierarchy.
 const PARENT: &str = "teemate";
@@ -245,6 +246,9 @@ pub struct Group {
     limits: Limits,
     oom_kills_before: u64,
     throttled_before: u64,
+    /// `cgroup.kill` was used on it. Linux (seen on 6.18) then kills, before its first instruction, every process that `CLONE_INTO_CGROUP`
+    /// brings in from a group with another count of kills. Such a group is not used again.
+    killed: AtomicBool,
 }
 
 struct Place {
@@ -352,14 +356,19 @@ impl Cgroups {
         Ok(group)
     }
 
-    /// Take a group back after its container has been reaped. What still runs in it is killed; a group that does not become empty, or
-    /// cannot be reset, is removed. Up to `keep` idle groups are kept. Off the hot path: it reads and writes some files.
+    /// Take a group back after its container has been reaped with this exit (`None`: there was no container). What still runs in it is
+    /// killed. Up to `keep` idle groups are kept; a group that was killed as a whole, or cannot be reset, is removed. Off the hot path: it
+    /// reads and writes some files.
     ///
     /// # Errors
     /// If the group can be neither kept nor removed.
-    pub fn release(&self, mut group: Group, keep: usize) -> Result<()> {
+    pub fn release(&self, mut group: Group, exit: Option<&Exit>, keep: usize) -> Result<()> {
         let empty = group.is_empty() || group.kill_all(Duration::from_secs(2)).is_ok();
-        if empty && self.idle_count() < keep && group.reset() {
+        // Whoever sent SIGKILL may have done it through `cgroup.kill`.
+        if exit.is_some_and(|exit| exit.signal == Some(libc::SIGKILL)) && group.v2_directory().is_some() {
+            group.killed.store(true, Ordering::Relaxed);
+        }
+        if empty && !group.killed.load(Ordering::Relaxed) && self.idle_count() < keep && group.reset() {
             self.idle().push(group);
             return Ok(());
         }
@@ -368,7 +377,7 @@ impl Cgroups {
 
     fn make(&self) -> Result<Group> {
         let name = format!("c{}", self.next.fetch_add(1, Ordering::Relaxed));
-        let mut group = Group { name, places: Vec::new(), limits: Limits::default(), oom_kills_before: 0, throttled_before: 0 };
+        let mut group = Group { name, places: Vec::new(), limits: Limits::default(), oom_kills_before: 0, throttled_before: 0, killed: AtomicBool::new(false) };
         for (hierarchy, (home, _)) in self.detected.hierarchies.iter().zip(&self.homes) {
             let path = home.join(&group.name);
             let made = make_directory(&path).and_then(|()| {
@@ -569,13 +578,14 @@ impl Group {
         self.places.iter().all(|place| fs::read_to_string(place.path.join("cgroup.procs")).is_ok_and(|text| text.trim().is_empty()))
     }
 
-    /// Kill everything in it and wait until it is empty.
+    /// Kill everything in it and wait until it is empty. On v2 the group can take no container afterwards; give it back.
     ///
     /// # Errors
     /// If processes are left at the deadline.
     pub fn kill_all(&self, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
         for place in &self.places {
+            self.killed.fetch_or(place.version == 2, Ordering::Relaxed);
             kill_in(&place.path, deadline).map_err(failed(&place.path, "kill the processes in"))?;
         }
         Ok(())
@@ -727,7 +737,7 @@ mod tests {
         let group = cgroups.acquire(&Limits { memory_bytes: Some(1), ..Limits::default() }).unwrap();
         assert_eq!(group.stats(), Stats::default());
         assert!(group.is_empty() && !group.was_oom_killed());
-        cgroups.release(group, 1).unwrap();
+        cgroups.release(group, None, 1).unwrap();
         assert_eq!(cgroups.idle_count(), 1);
     }
 }

@@ -475,7 +475,7 @@ impl Container {
                 let _ = rustix::thread::futex::wait(&slot.status, rustix::thread::futex::Flags::empty(), ring::PENDING, Some(&step));
             }
             if self.status() == ring::PENDING && self.try_wait()?.is_some() && self.status() == ring::PENDING {
-                return Err(Error::Setup { stage: Stage::Created, source: io::Error::other("it was killed") });
+                return Err(Error::Setup { stage: Stage::Created, source: io::Error::other("it was killed before") });
             }
         }
     }

@@ -5,6 +5,9 @@ use std::os::fd::AsRawFd;
 
 use teemate_container::zygote::{self, Body, Start};
 
+/// Where an enclave would be.
+const SHARED: usize = 0x1000_0000_0000;
+
 struct Probe {
     inherited: Vec<String>,
     configured: Vec<u8>,
@@ -19,6 +22,16 @@ impl Body for Probe {
     fn configure(&mut self, message: &[u8], descriptors: Vec<std::os::fd::OwnedFd>) -> Result<Vec<u8>, String> {
         if message == b"fail" {
             return Err("asked to fail".into());
+        }
+        if message == b"map" {
+            let memory = descriptors.first().ok_or("no memory to map")?;
+            // SAFETY: nothing else of this program lies at this address, which no mapping of the kernel's own choice reaches.
+            unsafe {
+                use rustix::mm::{MapFlags, ProtFlags, mmap};
+                mmap(SHARED as *mut _, 1 << 20, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::FIXED_NOREPLACE, memory, 0)
+            }
+            .map_err(|error| error.to_string())?;
+            return Ok(Vec::new());
         }
         self.configured = message.to_vec();
         Ok(format!("{} with {}, inherited {}", String::from_utf8_lossy(message), descriptors.len(), self.inherited.join(",")).into_bytes())
@@ -37,6 +50,12 @@ impl Body for Probe {
             "spin" => loop {
                 std::hint::spin_loop();
             },
+            "increment" => {
+                // SAFETY: `configure` mapped it, in the zygote: tests send "increment" only after "map".
+                let counter = unsafe { &*(SHARED as *const std::sync::atomic::AtomicU32) };
+                counter.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                return 0;
+            }
             "panic" => panic!("asked to panic"),
             "report" => report(&mut start),
             "configured" => answer(&mut start, &String::from_utf8_lossy(&self.configured)),
