@@ -25,11 +25,30 @@ struct Set {
     groups: bool,
     filter: bool,
     proc: bool,
+    mounts: Mounts,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Mounts {
+    /// The root as inherited from the zygote.
+    Inherited,
+    /// One more bind.
+    Bind,
+    /// A root of its own by pivot_root.
+    Pivot,
 }
 
 fn sets() -> Vec<Set> {
     let four = Namespaces { net: false, user: false, ..Namespaces::ALL_SIX };
-    let set = |name, namespaces, pooled_net, groups, filter, proc| Set { name, namespaces, pooled_net, groups, filter, proc };
+    let set = |name, namespaces, pooled_net, groups, filter, proc| Set {
+        name,
+        namespaces,
+        pooled_net,
+        groups,
+        filter,
+        proc,
+        mounts: Mounts::Inherited,
+    };
     vec![
         set("none", Namespaces::NONE, false, false, false, false),
         set("pid mount uts ipc", four, false, false, false, false),
@@ -38,6 +57,8 @@ fn sets() -> Vec<Set> {
         set("+ seccomp", Namespaces::ALL_SIX, true, false, true, false),
         set("+ cgroups: all six", Namespaces::ALL_SIX, true, true, true, false),
         set("all six + /proc", Namespaces::ALL_SIX, true, true, true, true),
+        Set { mounts: Mounts::Bind, ..set("all six + a bind", Namespaces::ALL_SIX, true, true, true, false) },
+        Set { mounts: Mounts::Pivot, ..set("all six, root by pivot", Namespaces::ALL_SIX, true, true, true, false) },
         set("all six, new net each", Namespaces::ALL_SIX, false, true, true, false),
     ]
 }
@@ -63,10 +84,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let cgroups = Cgroups::open(detected, &format!("latency-{}", std::process::id()))?;
     cgroups.prepare(4)?;
     let nets = NetPool::new(zygote.helper(), NetPoolConfig::default())?;
+    let directory = tempfile::tempdir()?;
+    std::fs::create_dir(directory.path().join("dev"))?;
     let limits = Limits { cpu_us_per_s: Some(1_000_000), memory_bytes: Some(256 << 20), pids: Some(16) };
     std::thread::sleep(Duration::from_millis(100));
     println!("{starts} starts each, rootless: {}, load {}", zygote.is_rootless(), std::fs::read_to_string("/proc/loadavg")?.trim());
-    println!("us, p50 p10 p90{:11}| request -> clone3 | clone3 -> first   | first -> body     | request -> body   | body -> reaped    | in all", "");
+    println!(
+        "us, p50 p10 p90{:11}| request -> clone3 | clone3 -> first   | first -> body     | request -> body   | body -> reaped    | in all",
+        ""
+    );
 
     let only = std::env::var("SETS").unwrap_or_default();
     let sets: Vec<Set> = sets().into_iter().filter(|set| set.name.contains(&only)).collect();
@@ -79,7 +105,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             spec.proc = set.proc;
             let group = if set.groups { Some(cgroups.acquire(&limits)?) } else { None };
             let net = if set.pooled_net { Some(nets.take()?) } else { None };
-            let fds = Fds { group: group.as_ref(), net: net.as_ref().map(AsFd::as_fd), ..Fds::default() };
+            let tree = if set.mounts == Mounts::Inherited { None } else { Some(zygote.helper().tree(directory.path(), true)?) };
+            let fds = Fds {
+                root: tree.as_ref().filter(|_| set.mounts == Mounts::Pivot).map(AsFd::as_fd),
+                binds: tree.iter().filter(|_| set.mounts == Mounts::Bind).map(|tree| ("/data", tree.as_fd())).collect(),
+                group: group.as_ref(),
+                net: net.as_ref().map(AsFd::as_fd),
+                ..Fds::default()
+            };
             let mut container = zygote.start(&spec, &fds)?;
             let exit = container.wait(Duration::from_secs(5))?.ok_or("a container did not end")?;
             let reaped = monotonic_ns();

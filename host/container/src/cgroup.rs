@@ -146,6 +146,24 @@ fn own_path(cgroup: &str, version: u8, controller: &str) -> String {
     line.unwrap_or_else(|| "/".into())
 }
 
+/// Enable a v2 controller for the groups below `base`. The kernel forbids that while processes live in `base` itself; where this process
+/// is the only one (a delegated service or scope of its own), it moves into a child.
+fn enable(base: &Path, controller: Controller) -> bool {
+    let on = || fs::write(base.join("cgroup.subtree_control"), format!("+{}", controller.name()));
+    match on() {
+        Ok(()) => true,
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+            let me = std::process::id().to_string();
+            let child = base.join("teemate-node");
+            words(&base.join("cgroup.procs")) == [me.as_str()]
+                && make_directory(&child).is_ok()
+                && fs::write(child.join("cgroup.procs"), &me).is_ok()
+                && on().is_ok()
+        }
+        Err(_) => false,
+    }
+}
+
 impl Detected {
     /// Look at this machine.
     #[must_use]
@@ -157,7 +175,8 @@ impl Detected {
         let mut missing: Vec<Controller> = Vec::new();
 
         for controller in Controller::ALL {
-            let mounted = mounts.iter().find(|(version, _, _, options)| *version == 1 && options.split(',').any(|o| o == controller.name()));
+            let mounted =
+                mounts.iter().find(|(version, _, _, options)| *version == 1 && options.split(',').any(|o| o == controller.name()));
             let Some((_, point, root, _)) = mounted else {
                 missing.push(controller);
                 continue;
@@ -172,7 +191,10 @@ impl Detected {
                 },
                 None => detected.missing.push((
                     controller,
-                    format!("{} (cgroup v1) is not writable for this user: run the node as root, or let root delegate a group there", point.display()),
+                    format!(
+                        "{} (cgroup v1) is not writable for this user: run the node as root, or let root delegate a group there",
+                        point.display()
+                    ),
                 )),
             }
         }
@@ -212,8 +234,11 @@ impl Detected {
         for controller in missing {
             let has = |list: &[String]| list.iter().any(|name| name == controller.name());
             if !has(&offered) {
-                self.missing.push((controller, format!("{} does not offer it: enable it in the groups above (cgroup.subtree_control)", base.display())));
-            } else if has(&enabled) || fs::write(base.join("cgroup.subtree_control"), format!("+{}", controller.name())).is_ok() {
+                self.missing.push((
+                    controller,
+                    format!("{} does not offer it: enable it in the groups above (cgroup.subtree_control)", base.display()),
+                ));
+            } else if has(&enabled) || enable(&base, controller) {
                 controllers.push(controller);
             } else {
                 let text = "cannot be enabled below {}: processes live in that group itself; move them into a child, or start the node in a delegated group of its own";
@@ -260,7 +285,8 @@ struct Place {
 }
 
 impl Cgroups {
-    /// What this machine offers. Changes nothing but, on v2, enabling controllers for groups below ours.
+    /// What this machine offers. Changes nothing but, on v2, enabling controllers for groups below ours, for which this process may have
+    /// to move into a child of its group.
     #[must_use]
     pub fn detect() -> Detected {
         Detected::now()
@@ -377,7 +403,14 @@ impl Cgroups {
 
     fn make(&self) -> Result<Group> {
         let name = format!("c{}", self.next.fetch_add(1, Ordering::Relaxed));
-        let mut group = Group { name, places: Vec::new(), limits: Limits::default(), oom_kills_before: 0, throttled_before: 0, killed: AtomicBool::new(false) };
+        let mut group = Group {
+            name,
+            places: Vec::new(),
+            limits: Limits::default(),
+            oom_kills_before: 0,
+            throttled_before: 0,
+            killed: AtomicBool::new(false),
+        };
         for (hierarchy, (home, _)) in self.detected.hierarchies.iter().zip(&self.homes) {
             let path = home.join(&group.name);
             let made = make_directory(&path).and_then(|()| {
@@ -434,6 +467,8 @@ impl Cgroups {
                     removed.push(home);
                 }
             }
+            // Fails while nodes are there, rightly.
+            let _ = fs::remove_dir(hierarchy.base.join(PARENT));
         }
         removed
     }

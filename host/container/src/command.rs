@@ -66,7 +66,8 @@ impl Command {
             for argument in &self.arguments {
                 arguments.push(CString::new(argument.as_str())?);
             }
-            let environment = self.environment.iter().map(|(k, v)| CString::new(format!("{k}={v}"))).collect::<std::result::Result<Vec<_>, _>>()?;
+            let environment =
+                self.environment.iter().map(|(k, v)| CString::new(format!("{k}={v}"))).collect::<std::result::Result<Vec<_>, _>>()?;
             Ok((name, arguments, environment))
         };
         let Ok((name, arguments, environment)) = strings() else { return "a word of the command contains a zero byte".into() };

@@ -74,7 +74,10 @@ impl Report {
                 name,
                 found: home.is_some(),
                 required: false,
-                detail: home.map_or_else(|| "not usable: containers run without this limit".into(), |h| format!("v{} at {}", h.version, h.base.display())),
+                detail: home.map_or_else(
+                    || "not usable: containers run without this limit".into(),
+                    |h| format!("v{} at {}", h.version, h.base.display()),
+                ),
                 advice: missing.unwrap_or_default(),
             });
         }
@@ -132,7 +135,13 @@ fn user_namespaces(privileged: bool) -> Item {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for item in &self.items {
-            let mark = if item.found { "found  " } else if item.required { "MISSING" } else { "absent " };
+            let mark = if item.found {
+                "found  "
+            } else if item.required {
+                "MISSING"
+            } else {
+                "absent "
+            };
             writeln!(f, "{mark}  {}: {}", item.name, item.detail)?;
             if !item.found && !item.advice.is_empty() {
                 writeln!(f, "         -> {}", item.advice)?;

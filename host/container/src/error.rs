@@ -105,9 +105,13 @@ impl Error {
 fn clone_advice(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EPERM) => "; the node lacks CAP_SYS_ADMIN and this kernel allows no user namespaces to it: see `teemate doctor`",
-        Some(libc::EAGAIN) => "; a limit on processes is reached: raise RLIMIT_NPROC, kernel.threads-max or the pids limit of the node's own control group",
+        Some(libc::EAGAIN) => {
+            "; a limit on processes is reached: raise RLIMIT_NPROC, kernel.threads-max or the pids limit of the node's own control group"
+        }
         Some(libc::ENOSPC) => "; a limit on namespaces is reached: raise /proc/sys/user/max_*_namespaces",
-        Some(libc::EOPNOTSUPP | libc::EBUSY) => "; the container's control group cannot hold processes (a domain with enabled controllers or an invalid type)",
+        Some(libc::EOPNOTSUPP | libc::EBUSY) => {
+            "; the container's control group cannot hold processes (a domain with enabled controllers or an invalid type)"
+        }
         Some(libc::ENOMEM) => "; the machine is out of memory, or the pid namespace is ending",
         _ => "",
     }

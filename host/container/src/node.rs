@@ -23,6 +23,9 @@ use crate::{seccomp, socket};
 /// First of the host's user ids that containers of a privileged node get: above the ranges of systemd-nspawn, far from subuid's.
 pub const DEFAULT_UID_BASE: u32 = 0x7001_0000;
 
+/// Containers that one zygote can have at once, and host user ids that it uses.
+pub const UIDS_PER_ZYGOTE: u32 = ring::SLOTS;
+
 /// How a zygote is started.
 #[derive(Clone, Debug)]
 pub struct ZygoteConfig {
@@ -30,7 +33,8 @@ pub struct ZygoteConfig {
     pub arguments: Vec<String>,
     /// What its containers see as root.
     pub root: RootTemplate,
-    /// First host user id of its containers; container number `i` of those alive gets `uid_base + i` as user and group.
+    /// First host user id of its containers, of which it uses [`UIDS_PER_ZYGOTE`]. Each living container has one of its own, as user and as
+    /// group. Zygotes that live at the same time need bases that far apart.
     pub uid_base: u32,
     /// Longest wait for the zygote's first answer.
     pub patience: Duration,
@@ -97,7 +101,8 @@ fn readable(fd: impl AsFd, patience: Duration) -> Result<bool> {
     // Bounded by the deadline.
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let time = rustix::event::Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
+        let time =
+            rustix::event::Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
         let mut fds = [PollFd::new(&fd, PollFlags::IN)];
         match poll(&mut fds, Some(&time)) {
             Ok(count) => return Ok(count > 0),
@@ -242,14 +247,8 @@ impl Zygote {
             notes: Vec::new(),
         };
         let (names, owned): (Vec<String>, Vec<OwnedFd>) = descriptors.into_iter().unzip();
-        let hello = Hello {
-            version: VERSION,
-            root: config.root.clone(),
-            uid_base: config.uid_base,
-            slots: ring::SLOTS,
-            runner_filter,
-            names,
-        };
+        let hello =
+            Hello { version: VERSION, root: config.root.clone(), uid_base: config.uid_base, slots: ring::SLOTS, runner_filter, names };
         let fds: Vec<BorrowedFd<'_>> = [ring_fd.as_fd(), helpers.as_fd()].into_iter().chain(owned.iter().map(AsFd::as_fd)).collect();
         match lock(&zygote.shared.control).ask::<_, Reply>(&hello, &fds, config.patience)?.0 {
             Reply::Ready { version: VERSION, rootless, notes } => (zygote.rootless, zygote.notes) = (rootless, notes),

@@ -187,10 +187,18 @@ pub(crate) enum Request {
 /// The zygote's answers.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
-    Ready { version: u32, rootless: bool, notes: Vec<String> },
+    Ready {
+        version: u32,
+        rootless: bool,
+        notes: Vec<String>,
+    },
     Failed(String),
     /// Beside it: the pidfd.
-    Started { pid: i32, received_ns: u64, cloned_ns: u64 },
+    Started {
+        pid: i32,
+        received_ns: u64,
+        cloned_ns: u64,
+    },
     CloneFailed(i32),
     Configured(std::result::Result<Vec<u8>, String>),
 }
@@ -274,7 +282,9 @@ impl Stage {
     pub(crate) fn advice(self) -> &'static str {
         match self {
             Self::Cgroup => "; the group may have been removed, or the node may not move processes into it",
-            Self::Root | Self::Mounts => "; a mount point may be missing in the root, or this kernel forbids the mount to an unprivileged user",
+            Self::Root | Self::Mounts => {
+                "; a mount point may be missing in the root, or this kernel forbids the mount to an unprivileged user"
+            }
             Self::User => "; user namespaces may be switched off (user.max_user_namespaces, AppArmor)",
             Self::Filter => "; this kernel may lack seccomp filters",
             _ => "",

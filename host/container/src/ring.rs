@@ -80,9 +80,8 @@ impl Ring {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the ring of time stamps has another size"));
         }
         // SAFETY: a fresh mapping at an address of the kernel's choice; the file has the mapped size and cannot shrink.
-        let address = unsafe {
-            rustix::mm::mmap(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, fd, 0)
-        }?;
+        let address =
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, fd, 0) }?;
         Ok(Self { address: address.cast(), slots: SLOTS })
     }
 

@@ -118,7 +118,8 @@ pub(crate) fn build(template: &RootTemplate, rootless: bool) -> Result<(), Strin
     if let Some(host_proc) = host_proc {
         // The kernel lets an unprivileged user mount a proc only where one is visible in full. It is: below an empty cover, so that a
         // container without a proc of its own does not see the host's.
-        let cover = open_tree(CWD, "proc", OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC).map_err(|e| at("/proc", "cover", e))?;
+        let cover = open_tree(CWD, "proc", OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
+            .map_err(|e| at("/proc", "cover", e))?;
         attach(&host_proc, "proc").map_err(|e| at("/proc", "attach a proc at", e))?;
         attach(&cover, "proc").map_err(|e| at("/proc", "cover", e))?;
     }
@@ -149,7 +150,8 @@ fn fill(template: &RootTemplate, devices: &[(&str, OwnedFd)], rootless: bool) ->
         // Nodes instead of binds: each mount less makes each container's start a little shorter.
         for (name, major, minor) in DEVICES {
             let path = format!("dev/{name}");
-            rustix::fs::mknodat(CWD, &path, FileType::CharacterDevice, everybody, rustix::fs::makedev(major, minor)).map_err(|e| at(&path, "create", e))?;
+            rustix::fs::mknodat(CWD, &path, FileType::CharacterDevice, everybody, rustix::fs::makedev(major, minor))
+                .map_err(|e| at(&path, "create", e))?;
             // The umask does not apply to chmod.
             rustix::fs::chmodat(CWD, &path, everybody, AtFlags::empty()).map_err(|e| at(&path, "open up", e))?;
         }

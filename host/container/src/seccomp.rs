@@ -163,7 +163,8 @@ pub fn compile(list: &str) -> Result<Compiled> {
     }
 
     // The last three instructions are the returns.
-    let conditions = conditional.iter().map(|(_, alternatives)| 2 + alternatives.iter().map(|args| 2 + 3 * args.len()).sum::<usize>()).sum::<usize>();
+    let conditions =
+        conditional.iter().map(|(_, alternatives)| 2 + alternatives.iter().map(|args| 2 + 3 * args.len()).sum::<usize>()).sum::<usize>();
     let bound = 5 + plain.len() + errors.len() + conditions;
     let mut program = Program { code: Vec::with_capacity(bound + 3), pending: Vec::new() };
     program.push(LOAD, ARCH);
@@ -257,13 +258,67 @@ fn number(name: &str) -> Result<u32> {
         ($($name:ident),* $(,)?) => { [$((stringify!($name), libc::$name)),*] };
     }
     let table = table![
-        SYS_arch_prctl, SYS_clock_gettime, SYS_clock_nanosleep, SYS_clone, SYS_clone3, SYS_close, SYS_dup, SYS_epoll_create1,
-        SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_wait, SYS_eventfd2, SYS_exit, SYS_exit_group, SYS_fcntl, SYS_fdatasync, SYS_fstat,
-        SYS_fsync, SYS_ftruncate, SYS_futex, SYS_getdents64, SYS_getpid, SYS_getrandom, SYS_gettid, SYS_ioctl, SYS_lseek, SYS_madvise,
-        SYS_membarrier, SYS_mmap, SYS_mprotect, SYS_mremap, SYS_munmap, SYS_nanosleep, SYS_newfstatat, SYS_openat, SYS_poll, SYS_ppoll,
-        SYS_prctl, SYS_pread64, SYS_pwrite64, SYS_read, SYS_readv, SYS_recvfrom, SYS_recvmsg, SYS_restart_syscall, SYS_rseq,
-        SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sched_getaffinity, SYS_sched_yield, SYS_sendmsg, SYS_sendto,
-        SYS_set_robust_list, SYS_set_tid_address, SYS_shutdown, SYS_sigaltstack, SYS_statx, SYS_tgkill, SYS_write, SYS_writev,
+        SYS_arch_prctl,
+        SYS_clock_gettime,
+        SYS_clock_nanosleep,
+        SYS_clone,
+        SYS_clone3,
+        SYS_close,
+        SYS_dup,
+        SYS_epoll_create1,
+        SYS_epoll_ctl,
+        SYS_epoll_pwait,
+        SYS_epoll_wait,
+        SYS_eventfd2,
+        SYS_exit,
+        SYS_exit_group,
+        SYS_fcntl,
+        SYS_fdatasync,
+        SYS_fstat,
+        SYS_fsync,
+        SYS_ftruncate,
+        SYS_futex,
+        SYS_getdents64,
+        SYS_getpid,
+        SYS_getrandom,
+        SYS_gettid,
+        SYS_ioctl,
+        SYS_lseek,
+        SYS_madvise,
+        SYS_membarrier,
+        SYS_mmap,
+        SYS_mprotect,
+        SYS_mremap,
+        SYS_munmap,
+        SYS_nanosleep,
+        SYS_newfstatat,
+        SYS_openat,
+        SYS_poll,
+        SYS_ppoll,
+        SYS_prctl,
+        SYS_pread64,
+        SYS_pwrite64,
+        SYS_read,
+        SYS_readv,
+        SYS_recvfrom,
+        SYS_recvmsg,
+        SYS_restart_syscall,
+        SYS_rseq,
+        SYS_rt_sigaction,
+        SYS_rt_sigprocmask,
+        SYS_rt_sigreturn,
+        SYS_sched_getaffinity,
+        SYS_sched_yield,
+        SYS_sendmsg,
+        SYS_sendto,
+        SYS_set_robust_list,
+        SYS_set_tid_address,
+        SYS_shutdown,
+        SYS_sigaltstack,
+        SYS_statx,
+        SYS_tgkill,
+        SYS_write,
+        SYS_writev,
     ];
     let found = table.iter().find(|(known, _)| known.strip_prefix("SYS_") == Some(name));
     found
@@ -290,7 +345,7 @@ mod tests {
             ARCH => arch,
             _ => {
                 let argument = arguments[(offset as usize - 16) / 8];
-                (if offset % 8 == 0 { argument & 0xffff_ffff } else { argument >> 32 }) as u32
+                (if offset.is_multiple_of(8) { argument & 0xffff_ffff } else { argument >> 32 }) as u32
             }
         };
         let (mut at, mut accumulator) = (0, 0_u32);
@@ -341,7 +396,11 @@ mod tests {
                         if expected == Action::Allow.value() {
                             expected = run(&theirs["runner"], arch, number, arguments);
                         }
-                        assert_eq!(run(&ours, arch, number, arguments), expected, "arch {arch:#x} call {number} argument {index} = {value:#x}");
+                        assert_eq!(
+                            run(&ours, arch, number, arguments),
+                            expected,
+                            "arch {arch:#x} call {number} argument {index} = {value:#x}"
+                        );
                         compared += 1;
                     }
                 }

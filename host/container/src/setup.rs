@@ -173,14 +173,22 @@ fn become_user(spec: &ContainerSpec, slot_index: u32, surroundings: &Surrounding
             let file = rustix::fs::openat(&surroundings.proc, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).during(Stage::User)?;
             rustix::io::write(&file, text.as_bytes()).during(Stage::User)?;
         }
-        sys::limit_capabilities(surroundings.last_capability).during(Stage::Capabilities)?;
+        limit_capabilities(spec, surroundings)?;
     } else {
-        sys::limit_capabilities(surroundings.last_capability).during(Stage::Capabilities)?;
+        limit_capabilities(spec, surroundings)?;
         if !surroundings.rootless {
             sys::become_ids(host_id).during(Stage::User)?;
         }
     }
     sys::clear_capabilities().during(Stage::Capabilities)
+}
+
+fn limit_capabilities(spec: &ContainerSpec, surroundings: &Surroundings) -> Result<(), Failure> {
+    // The bounding set matters to `execve` only, and the runner's filter does not allow that: 41 calls (20 us) less.
+    if spec.filter != Filter::Runner {
+        sys::empty_bounding_set(surroundings.last_capability).during(Stage::Capabilities)?;
+    }
+    sys::lock_capabilities().during(Stage::Capabilities)
 }
 
 /// No descriptor but 0, 1, 2 and the body's. The caller must not drop an owner of any other descriptor afterwards.

@@ -130,8 +130,9 @@ pub(crate) fn mount_setattr(tree: impl AsFd, set: u64, recursive: bool) -> io::R
     let attr = MountAttr { attr_set: set, attr_clr: 0, propagation: MS_PRIVATE, userns_fd: 0 };
     let flags = AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a C string, `attr` a structure of the given size; the kernel only reads both.
-    let result =
-        unsafe { libc::syscall(libc::SYS_mount_setattr, tree.as_fd().as_raw_fd(), c"".as_ptr(), flags, &raw const attr, size_of::<MountAttr>()) };
+    let result = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, tree.as_fd().as_raw_fd(), c"".as_ptr(), flags, &raw const attr, size_of::<MountAttr>())
+    };
     check(result).map(drop)
 }
 
@@ -171,17 +172,20 @@ pub(crate) fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// Give up every capability in every set, for good: also a program executed later gets none.
-///
-/// `last` is the kernel's highest capability.
-pub(crate) fn limit_capabilities(last: u32) -> io::Result<()> {
-    // NOROOT, NO_SETUID_FIXUP and NO_CAP_AMBIENT_RAISE, each with its lock, and the lock of KEEP_CAPS.
-    const SECBITS: libc::c_ulong = 0xef;
+/// Empty the bounding set. `last` is the kernel's highest capability.
+pub(crate) fn empty_bounding_set(last: u32) -> io::Result<()> {
     for capability in 0..=last.min(63) {
         // SAFETY: prctl with plain numbers.
         check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) }.into())?;
     }
-    // SAFETY: as above.
+    Ok(())
+}
+
+/// Root is no longer special: neither a change of user nor a program executed later brings a capability. Locked.
+pub(crate) fn lock_capabilities() -> io::Result<()> {
+    // NOROOT, NO_SETUID_FIXUP and NO_CAP_AMBIENT_RAISE, each with its lock, and the lock of KEEP_CAPS.
+    const SECBITS: libc::c_ulong = 0xef;
+    // SAFETY: prctl with plain numbers.
     check(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECBITS, 0, 0, 0) }.into()).map(drop)
 }
 
@@ -325,9 +329,8 @@ pub(crate) fn wait(pidfd: impl AsFd, block: bool) -> io::Result<Option<Exit>> {
     let options = libc::WEXITED | libc::__WALL | if block { 0 } else { libc::WNOHANG };
     loop {
         // SAFETY: the kernel writes one siginfo and one rusage.
-        let result = unsafe {
-            libc::syscall(libc::SYS_waitid, libc::P_PIDFD, pidfd.as_fd().as_raw_fd(), &raw mut info, options, &raw mut usage)
-        };
+        let result =
+            unsafe { libc::syscall(libc::SYS_waitid, libc::P_PIDFD, pidfd.as_fd().as_raw_fd(), &raw mut info, options, &raw mut usage) };
         match check(result) {
             Ok(_) => break,
             // Bounded by the number of signals that arrive.
@@ -354,7 +357,8 @@ pub(crate) fn wait(pidfd: impl AsFd, block: bool) -> io::Result<Option<Exit>> {
 /// Send `signal` to the process behind `pidfd`. Success also if it has ended already.
 pub(crate) fn kill(pidfd: impl AsFd, signal: libc::c_int) -> io::Result<()> {
     // SAFETY: plain numbers and a null siginfo.
-    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_fd().as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0) };
+    let result =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_fd().as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0) };
     match check(result) {
         Ok(_) => Ok(()),
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),

@@ -72,7 +72,8 @@ pub const EXIT_PANIC: i32 = 126;
 /// # Errors
 /// If standard input is closed.
 pub fn control_socket() -> Result<OwnedFd> {
-    let socket = sys::take_inherited(0).map_err(Error::os("take the control socket from standard input; the node starts this program, not you"))?;
+    let socket =
+        sys::take_inherited(0).map_err(Error::os("take the control socket from standard input; the node starts this program, not you"))?;
     Ok(socket)
 }
 
@@ -82,7 +83,8 @@ pub fn control_socket() -> Result<OwnedFd> {
 /// If the process cannot become a zygote. The node gets the same message.
 pub fn serve(control: OwnedFd, mut body: impl Body) -> Result<()> {
     let mut buffer = vec![0; MAX_PACKET];
-    let Some((hello, mut fds)) = socket::receive::<Hello>(&control, &mut buffer).map_err(Error::os("read the node's first message"))? else {
+    let Some((hello, mut fds)) = socket::receive::<Hello>(&control, &mut buffer).map_err(Error::os("read the node's first message"))?
+    else {
         return Ok(());
     };
     if hello.version != VERSION {
@@ -136,7 +138,8 @@ fn become_zygote(
     let open = |path: &str, flags| rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty());
     let null = open("/dev/null", OFlags::RDWR).map_err(|e| step("open /dev/null")(e.into()))?;
     let proc = open("/proc", OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| step("open /proc")(e.into()))?;
-    let last_capability = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok().and_then(|text| text.trim().parse().ok()).unwrap_or(40);
+    let last_capability =
+        std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok().and_then(|text| text.trim().parse().ok()).unwrap_or(40);
     sys::dup_to(&null, 0).and_then(|()| sys::dup_to(&null, 1)).map_err(step("set standard input and output"))?;
     root::leave_mounts().map_err(step("leave the host's mount namespace"))?;
 
@@ -321,7 +324,8 @@ mod tests {
 
     #[test]
     fn a_namespace_with_sockets_is_not_idle() {
-        let text = |used, inuse, tw| format!("sockets: used {used}\nTCP: inuse {inuse} orphan 0 tw {tw} alloc 7 mem 1\nUDP: inuse 0 mem 0\n");
+        let text =
+            |used, inuse, tw| format!("sockets: used {used}\nTCP: inuse {inuse} orphan 0 tw {tw} alloc 7 mem 1\nUDP: inuse 0 mem 0\n");
         assert!(is_idle(&text(0, 0, 0)));
         assert!(!is_idle(&text(1, 0, 0)));
         assert!(!is_idle(&text(0, 1, 0)));

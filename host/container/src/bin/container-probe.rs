@@ -161,7 +161,8 @@ fn listen() -> std::io::Result<()> {
 }
 
 fn main() -> std::process::ExitCode {
-    let served = zygote::control_socket().and_then(|control| zygote::serve(control, Probe { inherited: Vec::new(), configured: Vec::new() }));
+    let served =
+        zygote::control_socket().and_then(|control| zygote::serve(control, Probe { inherited: Vec::new(), configured: Vec::new() }));
     match served {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
