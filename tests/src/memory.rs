@@ -11,6 +11,8 @@ pub struct Memory {
     pub pss_kib: u64,
     /// Of which anonymous, that is, of one process alone.
     pub anonymous_kib: u64,
+    /// Of which mapped shared memory: a simulated EPC is that, as far as somebody has touched it.
+    pub shared_kib: u64,
     /// Processes that were read.
     pub processes: u64,
 }
@@ -22,6 +24,7 @@ pub fn of(pids: &[u32]) -> Memory {
         let Ok(text) = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else { continue };
         sum.pss_kib += field(&text, "Pss:");
         sum.anonymous_kib += field(&text, "Pss_Anon:");
+        sum.shared_kib += field(&text, "Pss_Shmem:");
         sum.processes += 1;
     }
     sum
