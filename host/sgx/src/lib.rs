@@ -9,6 +9,7 @@
 pub mod attachment;
 mod clock;
 pub mod device;
+pub mod kernel;
 pub mod simulator;
 
 pub use attachment::{Attachment, Thread};
