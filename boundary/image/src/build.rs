@@ -164,7 +164,7 @@ fn info_page(info: &EnclaveInfo) -> Vec<u8> {
     page
 }
 
-/// One TCS block: the TCS, then its SSA frames, local page and entry stack (SDM vol. 3D, 34.8).
+/// One TCS block: the TCS, then its SSA frames, local page and entry stack (SDM vol. 3D, "Thread Control Structure").
 fn tcs_pages(pages: &mut Vec<PageRun>, block: u64, entry: u64) {
     let tcs = Tcs {
         ossa: block + tcs_block::SSA,

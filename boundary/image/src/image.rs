@@ -5,7 +5,7 @@ use teemate_abi::layout::PAGE_SIZE;
 
 use crate::rewrite;
 
-/// ATTRIBUTES.DEBUG (SDM vol. 3D, 34.7.1).
+/// ATTRIBUTES.DEBUG (SDM vol. 3D, "ATTRIBUTES").
 pub const FLAG_DEBUG: u64 = 1 << 1;
 /// ATTRIBUTES.MODE64BIT.
 pub const FLAG_MODE64BIT: u64 = 1 << 2;
@@ -112,7 +112,7 @@ impl PageKind {
     /// Readable and executable.
     pub const READ_EXECUTE: PageKind = PageKind::Regular { r: true, w: false, x: true };
 
-    /// SECINFO.FLAGS (SDM vol. 3D, 34.12): R = 1, W = 2, X = 4, the type from bit 8.
+    /// SECINFO.FLAGS (SDM vol. 3D, "Security Information"): R = 1, W = 2, X = 4, the type from bit 8.
     pub const fn secinfo_flags(self) -> u64 {
         match self {
             PageKind::Tcs => 1 << 8,

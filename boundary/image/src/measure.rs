@@ -1,4 +1,5 @@
-//! MRENCLAVE: SHA-256 over a record for each ECREATE, EADD and EEXTEND (SDM vol. 3D, 38.4.1 "Enclave measurement").
+//! MRENCLAVE: SHA-256 over a record for each ECREATE, EADD and EEXTEND (SDM vol. 3D, "Enclave Measurement"; the
+//! records are in the pseudocode of ECREATE, EADD and EEXTEND).
 
 use sha2::{Digest, Sha256};
 use teemate_abi::layout::PAGE_SIZE;

@@ -1,4 +1,5 @@
-//! SIGSTRUCT: who signed an enclave, and for which attributes (SDM vol. 3D, 34.14; its checks are EINIT's, 37.3).
+//! SIGSTRUCT: who signed an enclave, and for which attributes (SDM vol. 3D, "Enclave Signature Structure"; its checks are
+//! those of EINIT).
 
 use std::ops::Range;
 
