@@ -711,7 +711,7 @@ mod tests {
     fn what_is_shared() {
         let null: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
         let enclave = KernelEnclave::shareable(Box::new(Mock::default()), null, &image(), [9; 32]).unwrap();
-        assert_eq!((enclave.tcs_count(), enclave.mrenclave(), enclave.epc().pages), (2, [9; 32], 917));
+        assert_eq!((enclave.tcs_count(), enclave.mrenclave(), enclave.epc().pages), (2, [9; 32], 916));
         let fds = enclave.share().unwrap();
         let read = |fd: &OwnedFd, length: usize| {
             let mut bytes = vec![0; length];
