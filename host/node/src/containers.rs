@@ -277,7 +277,7 @@ pub struct Containers {
     epoll: OwnedFd,
     cgroups: Cgroups,
     /// Groups of ended containers, on their way back.
-    returned: Mutex<Sender<Group>>,
+    returned: Mutex<Sender<(Group, Option<Exit>)>>,
     stopping: AtomicBool,
     /// Reaped since the start.
     reaped: AtomicU64,
@@ -323,7 +323,7 @@ impl Containers {
         spec.payload = order.role.encode();
         let group = self.cgroups.acquire(&order.limits)?;
         let back = |group: Group| {
-            let _ = self.returned.locked().send(group);
+            let _ = self.returned.locked().send((group, None));
         };
         let made = || -> Result<(Container, Net)> {
             let net = nursery.nets.take()?;
@@ -459,18 +459,18 @@ impl Containers {
     }
 
     fn reap(&self, process: &Arc<Process>) {
-        let (ended, on_end, container) = {
+        let (ended, exit, on_end, container) = {
             let mut inner = process.inner.locked();
             let Some(container) = inner.container.as_mut() else { return };
-            let ended = match container.try_wait() {
+            let (ended, exit) = match container.try_wait() {
                 Ok(None) => return,
-                Ok(Some(exit)) => self::ended(exit, container),
-                Err(error) => Ended::Killed(format!("its end could not be read: {error}")),
+                Ok(Some(exit)) => (self::ended(&exit, container), Some(exit)),
+                Err(error) => (Ended::Killed(format!("its end could not be read: {error}")), None),
             };
             let container = inner.container.take();
             let marks = process.marks_with(container.as_ref());
             *process.marks.locked() = marks;
-            (ended, inner.on_end.take(), container)
+            (ended, exit, inner.on_end.take(), container)
         };
         self.reaped.fetch_add(1, Ordering::Relaxed);
         process.mark(Phase::Reaped, now_ns());
@@ -487,28 +487,28 @@ impl Containers {
         };
         drop(net);
         if let Some(group) = group {
-            let _ = self.returned.locked().send(group);
+            let _ = self.returned.locked().send((group, exit));
         }
         self.map.locked().remove(&process.serial);
         *process.over.0.locked() = true;
         process.over.1.notify_all();
     }
 
-    fn take_groups_back(&self, returned: &Receiver<Group>) {
+    fn take_groups_back(&self, returned: &Receiver<(Group, Option<Exit>)>) {
         while !self.stopping.load(Ordering::Acquire) {
-            let Ok(group) = returned.recv_timeout(SWEEP) else { continue };
-            if let Err(error) = self.cgroups.release(group, GROUPS_KEPT) {
+            let Ok((group, exit)) = returned.recv_timeout(SWEEP) else { continue };
+            if let Err(error) = self.cgroups.release(group, exit.as_ref(), GROUPS_KEPT) {
                 tracing::warn!(%error, "a control group can't be taken back");
             }
         }
-        for group in returned.try_iter() {
-            let _ = self.cgroups.release(group, 0);
+        for (group, exit) in returned.try_iter() {
+            let _ = self.cgroups.release(group, exit.as_ref(), 0);
         }
     }
 }
 
 /// The container's error of set-up, if that is how it ended, has more to say than its status.
-fn ended(exit: Exit, container: &Container) -> Ended {
+fn ended(exit: &Exit, container: &Container) -> Ended {
     if let Some(error) = container.setup_error() {
         return Ended::Killed(error.to_string());
     }

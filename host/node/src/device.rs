@@ -1,5 +1,8 @@
 //! Which enclave device this machine has.
 
+use std::path::Path;
+
+use teemate_sgx::simulator::{Simulator, SimulatorOptions};
 use teemate_sgx::{Device, DeviceKind};
 
 use crate::config::DeviceChoice;
@@ -13,8 +16,25 @@ pub fn name(kind: DeviceKind) -> &'static str {
     }
 }
 
-/// Opens the device.
-pub fn open(choice: DeviceChoice) -> Result<Box<dyn Device>> {
-    let _ = choice;
-    Err(Error::Missing("this build has no enclave device yet; only --sharing native works".to_owned()))
+/// Opens the device. The simulator keeps what stands in for the processor's fuses in the state directory.
+pub fn open(choice: DeviceChoice, state: &Path) -> Result<Box<dyn Device>> {
+    match choice {
+        DeviceChoice::Sgx => hardware(),
+        DeviceChoice::Simulator => simulator(state),
+        DeviceChoice::Auto => match hardware() {
+            Ok(device) => Ok(device),
+            Err(error) => {
+                tracing::info!(reason = %error, "no SGX here; the simulator is used");
+                simulator(state)
+            }
+        },
+    }
+}
+
+fn hardware() -> Result<Box<dyn Device>> {
+    Err(Error::Missing("SGX hardware is not supported by this build; use --device simulator".to_owned()))
+}
+
+fn simulator(state: &Path) -> Result<Box<dyn Device>> {
+    Ok(Box::new(Simulator::new(SimulatorOptions::new(state.join("simulator")))?))
 }

@@ -116,9 +116,9 @@ fn open_device(config: &Config) -> Result<Option<(Box<dyn Device>, Image)>> {
         };
     };
     let image = Image::load(path).map_err(|error| Error::Image { path: path.clone(), reason: error.to_string() })?;
-    let device = device::open(config.device)?;
+    let device = device::open(config.device, &config.state)?;
     if device.kind() == teemate_sgx::DeviceKind::Simulator {
-        tracing::warn!("the enclave is simulated: it protects nothing");
+        eprintln!("{}", teemate_sgx::simulator::BANNER);
     }
     Ok(Some((device, image)))
 }

@@ -3,7 +3,6 @@
 use std::fmt;
 
 use teemate_abi::host_area::MAILBOX_DATA;
-use teemate_abi::layout::ELRANGE_BASE;
 use teemate_abi::transition::{
     EXCEPTION_EPC_FULL, EXCEPTION_REFLECT, RETURN_DONE, RETURN_LOST, enter, exit, refused,
 };
@@ -162,13 +161,6 @@ fn message(mailbox: MailboxRef, length: u64) -> String {
 /// Bytes as text that can be printed anywhere.
 pub fn sanitised(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
-}
-
-/// Whether a page fault lies in ELRANGE's dynamic part and found no page: EAUG had none to give.
-pub fn is_missing_page(vector: u8, error: u32, address: u64, heap_start: u64, elrange_size: u64) -> bool {
-    const PAGE_FAULT: u8 = 14;
-    const PRESENT: u32 = 1;
-    vector == PAGE_FAULT && error & PRESENT == 0 && (heap_start..ELRANGE_BASE + elrange_size).contains(&address)
 }
 
 #[cfg(test)]

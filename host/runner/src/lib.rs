@@ -10,13 +10,16 @@
 //! * [`calls`]: serves one OCALL;
 //! * [`drive`]: takes a thread in, serves, and brings it out again;
 //! * [`broker`]: asks the node for connections;
-//! * [`reaper`]: what the node says to the process that adopts orphaned threads;
-//! * [`body`]: the roles, as the body of a zygote.
+//! * [`body`]: the roles, as the body of a zygote;
+//! * [`service`]: the role that runs the payload's own threads;
+//! * [`reaper`]: the role that adopts orphaned threads.
 
 pub mod board;
+pub mod body;
 pub mod broker;
 pub mod calls;
 pub mod drive;
 pub mod host;
 pub mod reaper;
 pub mod role;
+pub mod service;
