@@ -18,9 +18,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
-use teemate_client::manifest::Manifest;
 use teemate_control::node::Sharing;
 use teemate_tests::artifacts::Artifacts;
+use teemate_tests::manifest::Manifest;
 use teemate_tests::object_store::ObjectStore;
 use teemate_tests::running::Node;
 
@@ -84,12 +84,12 @@ fn run(mut options: Options) -> Result<()> {
         options.memory_functions = vec!["sleep".to_owned()];
     }
     let artifacts = artifacts()?;
-    let manifest = Manifest::load(&options.manifest.clone().unwrap_or_else(Artifacts::manifest))?;
+    let manifest = Manifest::load(&options.manifest.clone().unwrap_or_else(Artifacts::manifest)).map_err(|error| anyhow!(error))?;
     let store = ObjectStore::start()?;
     let directory = tempfile::tempdir()?;
     let mut workloads = vec![workload::small(directory.path())?];
-    workloads.extend(workload::nine(&manifest, &options.functions, &store.address())?);
-    let heavy = workload::nine(&manifest, &options.memory_functions, &store.address())?;
+    workloads.extend(workload::nine(&manifest, &options.functions, &store.address(), directory.path())?);
+    let heavy = workload::nine(&manifest, &options.memory_functions, &store.address(), directory.path())?;
 
     let nodejs = if options.modes.contains(&Mode::Node) { Nodejs::find() } else { Err(anyhow!("it was not asked for")) };
     let mut run = Run {

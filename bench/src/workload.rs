@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value, json};
 use teemate_client::deployment::Deployment;
-use teemate_client::manifest::{Entry, Manifest};
+use teemate_tests::manifest::{Entry, Manifest, Source};
 
 /// Name of the small function.
 pub const SMALL: &str = "small";
@@ -28,29 +28,29 @@ impl Workload {
     /// Whether a result is right.
     pub fn check(&self, result: &Value) -> Result<(), String> {
         match &self.entry {
-            Some(entry) => entry.check(result),
+            Some(entry) => entry.check_result(result),
             None if *result == json!({ "n": 7 }) => Ok(()),
             None => Err(format!("the small function returned {result}")),
         }
     }
 }
 
-/// Those of the manifest that are wanted (all when `wanted` is empty).
-pub fn nine(manifest: &Manifest, wanted: &[String], store: &str) -> Result<Vec<Workload>> {
+/// The paper's functions, of these only those that are wanted (all when `wanted` is empty). What must be compiled goes below `scratch`.
+pub fn nine(manifest: &Manifest, wanted: &[String], store: &str, scratch: &Path) -> Result<Vec<Workload>> {
     if let Some(name) = wanted.iter().find(|name| manifest.get(name).is_none()) {
         bail!("the manifest has no function {name:?}");
     }
-    let chosen = manifest.functions.iter().filter(|entry| wanted.is_empty() || wanted.contains(&entry.name));
-    chosen
-        .map(|entry| {
-            let deployment = manifest.deployment(entry, store);
-            let script = match deployment.code.extension().is_some_and(|ending| ending == "js") {
-                true => Some(fs::read_to_string(&deployment.code).with_context(|| deployment.code.display().to_string())?),
-                false => None,
-            };
-            Ok(Workload { name: entry.name.clone(), deployment, params: entry.parameters(store), script, entry: Some(entry.clone()) })
-        })
-        .collect()
+    let chosen = |entry: &&Entry| if wanted.is_empty() { entry.paper } else { wanted.contains(&entry.name) };
+    let workload = |entry: &Entry| {
+        let deployment = manifest.deployment(entry, store, scratch).map_err(|error| anyhow!("{}: {error}", entry.name))?;
+        let script = match entry.kind {
+            Source::JavaScript => Some(fs::read_to_string(&deployment.code).with_context(|| deployment.code.display().to_string())?),
+            _ => None,
+        };
+        let params = entry.parameters(store).map_err(|error| anyhow!("{}: {error}", entry.name))?;
+        Ok(Workload { name: entry.name.clone(), deployment, params, script, entry: Some(entry.clone()) })
+    };
+    manifest.functions.iter().filter(chosen).map(workload).collect()
 }
 
 /// The small function; its module is written below `directory`.

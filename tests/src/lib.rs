@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod artifacts;
+pub mod manifest;
 pub mod memory;
 pub mod object_store;
 pub mod running;

@@ -7,14 +7,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use serde_json::{Value, json};
+use serde_json::json;
 use teemate_client::breakdown::{self, Part};
-use teemate_client::manifest::{Entry, Manifest};
 use teemate_control::function::Outcome;
 use teemate_control::node::{ContainerInfo, Ps, Sharing};
 use teemate_tests::artifacts::Artifacts;
-use teemate_tests::object_store::{ObjectStore, digest};
-use teemate_tests::running::{Node, result};
+use teemate_tests::manifest::{Entry, Manifest};
+use teemate_tests::object_store::ObjectStore;
+use teemate_tests::running::Node;
 
 use crate::{build, step, text};
 
@@ -26,7 +26,7 @@ const SLEEPER: &str = "sleep";
 pub fn run() -> Result<()> {
     let built = build::everything()?;
     let store = ObjectStore::start().context("the object store can't listen on 127.0.0.1")?;
-    let manifest = Manifest::load(&Artifacts::manifest())?;
+    let manifest = Manifest::load(&Artifacts::manifest()).map_err(|error| anyhow!(error))?;
     println!("\nstarting a node with one shared enclave");
     let begin = Instant::now();
     let mut node = Node::start(&built, Sharing::Shared).map_err(|error| anyhow!(error))?;
@@ -36,7 +36,7 @@ pub fn run() -> Result<()> {
         println!("the simulator stands in for the processor: it runs the same image, and protects nothing");
     }
     let mut wrong = functions(&node, &manifest, &store)?;
-    wrong.extend(containers(&node, &built, &manifest, &store)?);
+    wrong.extend(containers(&node, &built)?);
     node.stop().map_err(|error| anyhow!(error))?;
     println!("\nthe node has stopped");
     if !wrong.is_empty() {
@@ -51,19 +51,26 @@ fn functions(node: &Node, manifest: &Manifest, store: &ObjectStore) -> Result<Ve
     let mut rows = Vec::new();
     let mut wrong = Vec::new();
     let mut seen = BTreeSet::new();
-    for entry in &manifest.functions {
-        node.deploy(&manifest.deployment(entry, &store.address())).map_err(|error| anyhow!("{} can't be deployed: {error}", entry.name))?;
+    let nine: Vec<&Entry> = manifest.paper().collect();
+    let scratch = std::env::temp_dir();
+    for entry in &nine {
+        let deployed = manifest.deployment(entry, &store.address(), &scratch).and_then(|deployment| node.deploy(&deployment));
+        deployed.map_err(|error| anyhow!("{} can't be deployed: {error}", entry.name))?;
     }
-    println!("{} functions are deployed: compiled inside the enclave\n", manifest.functions.len());
-    for entry in &manifest.functions {
-        let checked = node.invoke(&entry.name, entry.parameters(&store.address())).map_err(|error| error.to_string());
-        let verdict = checked.as_ref().map_err(Clone::clone).and_then(|outcome| check(outcome, entry, manifest, store));
-        if let Ok(outcome) = &checked
+    println!("{} functions are deployed: what they are made of was compiled inside the enclave\n", nine.len());
+    for entry in &nine {
+        let params = entry.parameters(&store.address()).map_err(|error| anyhow!(error))?;
+        let outcome = node.invoke(&entry.name, params).map_err(|error| error.to_string());
+        let verdict = match &outcome {
+            Ok(outcome) => entry.check(outcome).and_then(|()| manifest.check_stored(entry, store)),
+            Err(error) => Err(error.clone()),
+        };
+        if let Ok(outcome) = &outcome
             && !seen.insert(outcome.container)
         {
             wrong.push(format!("{}: container {} was used before", entry.name, outcome.container));
         }
-        rows.push(row(&entry.name, checked.as_ref().ok(), verdict.is_ok()));
+        rows.push(row(&entry.name, outcome.as_ref().ok(), verdict.is_ok()));
         if let Err(error) = verdict {
             wrong.push(format!("{}: {error}", entry.name));
         }
@@ -72,8 +79,8 @@ fn functions(node: &Node, manifest: &Manifest, store: &ObjectStore) -> Result<Ve
     head.extend(PARTS.iter().map(|part| part.title()));
     head.push("in all");
     println!("{}", text::table(&head, &rows));
-    if manifest.functions.len() < 9 {
-        wrong.push(format!("the manifest has {} functions, not nine", manifest.functions.len()));
+    if nine.len() != 9 {
+        wrong.push(format!("the manifest has {} functions of the paper, not nine", nine.len()));
     }
     Ok(wrong)
 }
@@ -103,33 +110,11 @@ fn row(name: &str, outcome: Option<&Outcome>, good: bool) -> Vec<String> {
     row
 }
 
-fn check(outcome: &Outcome, entry: &Entry, manifest: &Manifest, store: &ObjectStore) -> Result<(), String> {
-    entry.check(&result(outcome)?)?;
-    // What a function uploads must be what it was given.
-    if entry.egress.is_empty() {
-        return Ok(());
-    }
-    let stored: Vec<String> = store.digests().into_iter().map(|(_, digest)| digest).collect();
-    for file in &entry.files {
-        let bytes = std::fs::read(manifest.local(file)).map_err(|error| error.to_string())?;
-        if !stored.contains(&digest(&bytes)) {
-            return Err(format!("the object store has no object with the digest of {}", file.path));
-        }
-    }
-    Ok(())
-}
-
 /// Holds some containers, shows them, and checks that each has namespaces and cgroups of its own.
-fn containers(node: &Node, built: &Artifacts, manifest: &Manifest, store: &ObjectStore) -> Result<Vec<String>> {
-    let Some(sleeper) = manifest.get(SLEEPER) else { return Ok(vec![format!("the manifest has no function {SLEEPER:?}")]) };
-    let mut params = sleeper.parameters(&store.address());
-    if let Value::Object(members) = &mut params {
-        members.insert(SLEEPER.to_owned(), json!(2));
-    }
+fn containers(node: &Node, built: &Artifacts) -> Result<Vec<String>> {
     println!("\n{HELD} containers at once, of the same enclave:");
-    let params = &params;
     thread::scope(|scope| {
-        let calls: Vec<_> = (0..HELD).map(|_| scope.spawn(move || node.call(SLEEPER, params.clone()))).collect();
+        let calls: Vec<_> = (0..HELD).map(|_| scope.spawn(move || node.call(SLEEPER, json!({ "sleep": 2 })))).collect();
         let ps = wait_for(node, HELD);
         let shown = show_ps(node.socket(), built);
         let mut wrong = Vec::new();

@@ -1,4 +1,4 @@
-//! The user's side of a node: speak to it, start it, deploy what a manifest lists, and tell where a call's time went.
+//! The user's side of a node: speak to it, start it, deploy to it, and tell where a call's time went.
 //!
 //! The library needs no terminal and few crates, so that the demo, the benchmark and the end-to-end tests use the very code that the
 //! command line uses. What comes from a node is data of an untrusted host: it is shown, never executed, and its size is bounded.
@@ -7,7 +7,6 @@
 pub mod breakdown;
 pub mod connection;
 pub mod deployment;
-pub mod manifest;
 pub mod node;
 pub mod program;
 pub mod socket;
