@@ -303,21 +303,7 @@ impl Cgroups {
         }
         let mut homes = Vec::new();
         for hierarchy in &detected.hierarchies {
-            let parent = hierarchy.base.join(PARENT);
-            let home = parent.join(node_id);
-            for directory in [&parent, &home] {
-                make_directory(directory)?;
-                if hierarchy.version == 2 {
-                    for controller in &hierarchy.controllers {
-                        let file = directory.join("cgroup.subtree_control");
-                        fs::write(&file, format!("+{}", controller.name())).map_err(failed(file, "enable a controller in"))?;
-                    }
-                }
-            }
-            let lock = open_directory(&home)?;
-            rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
-                .map_err(|e| failed(&home, "lock it (does a node with this id run already?):")(e.into()))?;
-            homes.push((home, lock));
+            homes.push(settle(hierarchy, node_id)?);
         }
         let cgroups = Self { detected, homes, next: AtomicU64::new(0), idle: Mutex::new(Vec::new()) };
         // A crashed node of the same id may have left groups.
@@ -472,6 +458,42 @@ impl Cgroups {
         }
         removed
     }
+}
+
+/// Make and lock the node's directory in one hierarchy. Another node's sweep, or its end, may remove a directory just before it is locked:
+/// then again.
+fn settle(hierarchy: &Hierarchy, node_id: &str) -> Result<(PathBuf, OwnedFd)> {
+    let parent = hierarchy.base.join(PARENT);
+    let home = parent.join(node_id);
+    let attempt = || -> Result<OwnedFd> {
+        for directory in [&parent, &home] {
+            make_directory(directory)?;
+            if hierarchy.version == 2 {
+                for controller in &hierarchy.controllers {
+                    let file = directory.join("cgroup.subtree_control");
+                    fs::write(&file, format!("+{}", controller.name())).map_err(failed(file, "enable a controller in"))?;
+                }
+            }
+        }
+        let lock = open_directory(&home)?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|e| failed(&home, "lock it (does a node with this id run already?):")(e.into()))?;
+        let (locked, named) = (rustix::fs::fstat(&lock), rustix::fs::stat(&home));
+        match (locked, named) {
+            (Ok(locked), Ok(named)) if locked.st_ino == named.st_ino => Ok(lock),
+            _ => Err(failed(&home, "keep")(ErrorKind::NotFound.into())),
+        }
+    };
+    const ATTEMPTS: usize = 10;
+    for _ in 1..ATTEMPTS {
+        match attempt() {
+            Err(Error::Cgroup { source, .. }) if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::WouldBlock) => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            other => return other.map(|lock| (home.clone(), lock)),
+        }
+    }
+    attempt().map(|lock| (home.clone(), lock))
 }
 
 impl Drop for Cgroups {

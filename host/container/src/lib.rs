@@ -28,6 +28,6 @@ mod sys;
 pub mod zygote;
 
 pub use error::{Error, Result};
-pub use node::{Container, Fds, Helper, Timing, Zygote, ZygoteConfig};
+pub use node::{Container, Ending, Fds, Helper, Timing, Zygote, ZygoteConfig};
 pub use protocol::{ContainerSpec, Filter, Namespaces, Rlimits, RootTemplate};
 pub use sys::{Exit, monotonic_ns};

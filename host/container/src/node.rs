@@ -526,6 +526,59 @@ impl Container {
     }
 }
 
+/// How a container ended, for people and for metrics.
+#[derive(Debug)]
+pub enum Ending {
+    /// Its body returned this code.
+    Exited(i32),
+    /// Its set-up failed.
+    SetupFailed(Error),
+    /// The out-of-memory killer took it; this was its limit.
+    OutOfMemory(Option<u64>),
+    /// It made a system call that its filter forbids.
+    ForbiddenCall,
+    /// A signal ended it: a kill from outside, or a fault of its own.
+    Signal(i32),
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exited(crate::zygote::EXIT_PANIC) => write!(f, "its body panicked"),
+            Self::Exited(code) => write!(f, "it exited with {code}"),
+            Self::SetupFailed(error) => error.fmt(f),
+            Self::OutOfMemory(Some(bytes)) => write!(f, "it ran out of its {} MB of memory", bytes >> 20),
+            Self::OutOfMemory(None) => write!(f, "the machine ran out of memory, and the kernel chose it to end"),
+            Self::ForbiddenCall => write!(
+                f,
+                "it made a system call that its filter forbids (host/container/seccomp/runner.json); the kernel's audit log says which"
+            ),
+            Self::Signal(libc::SIGKILL) => write!(f, "it was killed"),
+            Self::Signal(signal) => write!(f, "signal {signal} ended it"),
+        }
+    }
+}
+
+impl Container {
+    /// How it ended, if it has been reaped. `group`: the one that it ran in, before it is released.
+    #[must_use]
+    pub fn ending(&self, group: Option<&Group>) -> Option<Ending> {
+        let exit = self.exit?;
+        if let Some(error) = self.setup_error() {
+            return Some(Ending::SetupFailed(error));
+        }
+        Some(match (exit.code, exit.signal) {
+            (Some(code), _) => Ending::Exited(code),
+            (None, Some(libc::SIGKILL)) => match group.filter(|group| group.was_oom_killed()) {
+                Some(group) => Ending::OutOfMemory(group.limits().memory_bytes),
+                None => Ending::Signal(libc::SIGKILL),
+            },
+            (None, Some(libc::SIGSYS)) => Ending::ForbiddenCall,
+            (None, signal) => Ending::Signal(signal.unwrap_or(0)),
+        })
+    }
+}
+
 impl Drop for Container {
     fn drop(&mut self) {
         if self.exit.is_none() {

@@ -14,7 +14,7 @@ use teemate_container::cgroup::{Cgroups, Controller, Group, Limits};
 use teemate_container::command::Command;
 use teemate_container::pool::{NetPool, NetPoolConfig};
 use teemate_container::protocol::Stage;
-use teemate_container::{Container, ContainerSpec, Error, Exit, Fds, Filter, Namespaces, RootTemplate, Zygote, ZygoteConfig};
+use teemate_container::{Container, ContainerSpec, Ending, Error, Exit, Fds, Filter, Namespaces, RootTemplate, Zygote, ZygoteConfig};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const ALL_KINDS: [&str; 6] = ["pid", "mnt", "uts", "ipc", "net", "user"];
@@ -407,6 +407,26 @@ fn the_node_may_trace_a_container() {
     assert_eq!(seized, 0, "{}", std::io::Error::last_os_error());
     container.kill().unwrap();
     assert_eq!(container.wait(PATIENCE).unwrap().unwrap().signal, Some(libc::SIGKILL));
+}
+
+#[test]
+fn endings_have_names() {
+    if !usable("endings_have_names") {
+        return;
+    }
+    let zygote = zygote();
+    let ending = |spec: &ContainerSpec, group: Option<&Group>| {
+        let mut container = zygote.start(spec, &Fds { group, ..Fds::default() }).unwrap();
+        container.wait(PATIENCE).unwrap().unwrap();
+        container.ending(group).unwrap()
+    };
+    assert!(matches!(ending(&spec("exit 3"), None), Ending::Exited(3)));
+    assert!(matches!(ending(&ContainerSpec { filter: Filter::Runner, ..spec("forbidden") }, None), Ending::ForbiddenCall));
+    assert_eq!(ending(&spec("panic"), None).to_string(), "its body panicked");
+    let Some(cgroups) = groups("endings", &[Controller::Memory]) else { return };
+    let group = cgroups.acquire(&Limits { memory_bytes: Some(16 << 20), ..Limits::default() }).unwrap();
+    assert_eq!(ending(&spec("allocate 64"), Some(&group)).to_string(), "it ran out of its 16 MB of memory");
+    cgroups.release(group, None, 0).unwrap();
 }
 
 #[test]
