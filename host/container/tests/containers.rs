@@ -692,28 +692,44 @@ fn what_a_crashed_node_left_is_swept() {
     if !usable("sweep") {
         return;
     }
-    let Some(cgroups) = groups("crashed", &[Controller::Memory]) else { return };
+    let Some(other) = groups("crashed", &[Controller::Memory]) else { return };
+    // In a place of its own: a sweep concerns every node of the machine, also those that are not part of this test.
+    let mut detected = other.detected().clone();
+    drop(other);
+    for hierarchy in &mut detected.hierarchies {
+        hierarchy.base = hierarchy.base.join(format!("teemate-test-{}", std::process::id()));
+        std::fs::create_dir(&hierarchy.base).unwrap();
+        if hierarchy.version == 2 {
+            for controller in &hierarchy.controllers {
+                std::fs::write(hierarchy.base.join("cgroup.subtree_control"), format!("+{}", controller.name())).unwrap();
+            }
+        }
+    }
+    let cgroups = Cgroups::open(detected.clone(), "crashed").unwrap();
     let zygote = zygote();
     let group = cgroups.acquire(&Limits::default()).unwrap();
     let mut container = zygote.start(&spec("spin"), &Fds { group: Some(&group), ..Fds::default() }).unwrap();
     container.wait_ready(PATIENCE).unwrap();
     let homes: Vec<_> = cgroups.directories().map(Path::to_path_buf).collect();
     // A living node's groups stay.
-    let _ = Cgroups::sweep(&Cgroups::detect());
+    let _ = Cgroups::sweep(&detected);
     assert!(homes.iter().all(|home| home.exists()));
     assert!(container.try_wait().unwrap().is_none());
     let id = homes[0].file_name().unwrap().to_str().unwrap().to_owned();
-    assert!(matches!(Cgroups::open(Cgroups::detect(), &id), Err(Error::Cgroup { .. })), "the id is taken");
+    assert!(matches!(Cgroups::open(detected.clone(), &id), Err(Error::Cgroup { .. })), "the id is taken");
     // A crash: the locks go, no destructor runs. Leaking `group` keeps its directories.
     let pidfd_exit = {
         std::mem::forget(group);
         cgroups.abandon();
-        let removed = Cgroups::sweep(&Cgroups::detect());
+        let removed = Cgroups::sweep(&detected);
         assert!(homes.iter().all(|home| removed.contains(home)), "{removed:?}");
         container.wait(PATIENCE).unwrap().unwrap()
     };
     assert_eq!(pidfd_exit.signal, Some(libc::SIGKILL));
     assert!(homes.iter().all(|home| !home.exists()));
+    for hierarchy in &detected.hierarchies {
+        std::fs::remove_dir(&hierarchy.base).unwrap();
+    }
 }
 
 // ---- kills ----
