@@ -1,5 +1,7 @@
 //! Images of real programs: layout, measurement against independent implementations, files, and the rewritten code at work.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::{os::unix::fs::PermissionsExt as _, path::Path, process::Command};
@@ -239,5 +241,32 @@ fn damaged_elf_files_never_panic() {
     }
     for length in (0..libos.len()).step_by(7) {
         let _ = Image::build(&config(), &libos[..length], &libos[..length]);
+    }
+}
+
+#[test]
+fn noise_in_elf_files_never_panics() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some((libos, payload)) = common::programs(directory.path()) else { return };
+    // Few and many changes, anywhere: code, relocations, symbols, unwind tables. xorshift64, so that a failure can be repeated.
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as usize
+    };
+    let rounds = std::env::var("TEEMATE_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(30);
+    for round in 0..rounds {
+        let mut bytes = payload.clone();
+        // Every third time only the headers, where one change does most.
+        let most = if round % 3 == 0 { 0x300 } else { bytes.len() };
+        for _ in 0..1 << (round % 12) {
+            let at = random() % most;
+            bytes[at] = random() as u8;
+        }
+        if let Ok(image) = Image::build(&config(), &libos, &bytes) {
+            image.check().unwrap();
+        }
     }
 }

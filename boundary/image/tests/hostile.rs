@@ -1,5 +1,7 @@
 //! Files that are truncated, changed or made by an attacker: an error that says what is wrong, never a panic.
 
+#![allow(clippy::unwrap_used)]
+
 use std::mem::offset_of;
 
 use proptest::prelude::*;
