@@ -539,7 +539,8 @@ mod tests {
         /// Offset, length, and the rest of the arguments.
         calls: Mutex<Vec<(u32, u64, u64, u64)>>,
         measurement: Mutex<Option<Measurement>>,
-        secs: Mutex<Option<(u64, u64, u32, u64, u64)>>,
+        /// Size, base, SSA frame size, flags, XFRM.
+        secs: Mutex<Option<[u64; 5]>>,
     }
 
     impl Mock {
@@ -564,7 +565,7 @@ mod tests {
                     // SAFETY: the caller's promise: a SECS.
                     let secs = unsafe { &*(argument.src as *const Secs) };
                     let flags = secs.attributes.flags.bits();
-                    *self.secs.lock().unwrap() = Some((secs.size, secs.baseaddr, secs.ssaframesize, flags, secs.attributes.xfrm));
+                    *self.secs.lock().unwrap() = Some([secs.size, secs.baseaddr, secs.ssaframesize.into(), flags, secs.attributes.xfrm]);
                     *self.measurement.lock().unwrap() = Some(Measurement::ecreate(secs.ssaframesize, secs.size));
                 }
                 Call::AddPages(argument) => {
@@ -640,7 +641,7 @@ mod tests {
         for run in &image.pages {
             add(&mock, run).unwrap();
         }
-        assert_eq!(mock.secs.lock().unwrap().unwrap(), (1 << 24, ELRANGE_BASE, 1, 4, 7));
+        assert_eq!(mock.secs.lock().unwrap().unwrap(), [1 << 24, ELRANGE_BASE, 1, 4, 7]);
         let measurement = mock.measurement.lock().unwrap().take().unwrap();
         assert_eq!(measurement.finish(), image.measure());
         assert!(mock.calls.lock().unwrap().iter().all(|call| call.2 <= BATCH * PAGE_SIZE));

@@ -102,7 +102,7 @@ impl Table {
 #[derive(Debug)]
 #[repr(C)]
 pub struct Slot {
-    /// [`BUSY`], [`MAYBE`], and CSSA from bit 32.
+    /// Busy in bit 0, the last frame uncertain in bit 1, and CSSA from bit 32.
     pub state: AtomicU64,
     /// EENTER.
     pub eenter: AtomicU64,
