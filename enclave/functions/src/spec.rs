@@ -135,7 +135,8 @@ mod tests {
     fn parameters_are_an_object() {
         for good in ["{}", r#" {"a":[1,{"b":null}]} "#] { check_params(good.as_bytes()).unwrap(); }
         for bad in ["", "[]", "1", "{", "{}{}", "\"a\"", "{\"a\":}"] { assert!(check_params(bad.as_bytes()).is_err(), "{bad}"); }
+        // Nested as deep as it likes: nothing here recurses.
         let deep = format!("{}1{}", "{\"a\":".repeat(100_000), "}".repeat(100_000));
-        assert!(check_params(deep.as_bytes()).is_err());
+        check_params(deep.as_bytes()).unwrap();
     }
 }

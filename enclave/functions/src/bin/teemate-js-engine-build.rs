@@ -107,7 +107,7 @@ fn compile(clang: &str, entry: &Path, sources: &Path, out: &Path) -> Result<()> 
         .arg("-o")
         .arg(out)
         // The stack at address 0: its overflow is an access below memory, which traps.
-        .args(["-Wl,--stack-first,-z,stack-size=262144,--strip-all"]);
+        .args(["-Wl,--stack-first,-z,stack-size=163840,--strip-all"]);
     let output = command.output()?;
     if !output.status.success() {
         return Err(format!("{clang} cannot build the engine; {INSTALL}\n{}", String::from_utf8_lossy(&output.stderr)).into());
