@@ -17,7 +17,7 @@
 //! * [`enclave`]: the node's side: build, share, EDMM.
 //! * [`process`]: a container's side: map, enter, resume.
 //! * [`entry`]: the code page with EENTER and ERESUME.
-//! * [`probe`]: what this machine has of all this.
+//! * [`mod@probe`]: what this machine has of all this.
 
 pub mod enclave;
 pub mod entry;
