@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, RwLock};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
@@ -19,7 +20,7 @@ use teemate_runner::role::Role;
 
 use crate::error::{Error, Result};
 use crate::lease::Lease;
-use crate::util::{Lock, wait};
+use crate::util::{Lock, SharedLock, wait};
 
 /// Idle control groups that are kept.
 const GROUPS_KEPT: usize = 64;
@@ -113,6 +114,7 @@ pub struct Process {
     board: Option<(Arc<Board>, u32)>,
     marks: Mutex<Vec<Mark>>,
     why: Mutex<Option<String>>,
+    ended: Mutex<Option<Ended>>,
     inner: Mutex<Inner>,
     over: (Mutex<bool>, Condvar),
 }
@@ -174,6 +176,11 @@ impl Process {
     /// Why the node killed it, if it did.
     pub fn why(&self) -> Option<String> {
         self.why.locked().clone()
+    }
+
+    /// How it ended, once it has.
+    pub fn ended(&self) -> Option<Ended> {
+        self.ended.locked().clone()
     }
 
     /// Whether the out-of-memory killer took it.
@@ -275,7 +282,9 @@ pub struct Containers {
     map: Mutex<HashMap<u64, Arc<Process>>>,
     serial: AtomicU64,
     epoll: OwnedFd,
-    cgroups: Cgroups,
+    /// None once the node has ended.
+    cgroups: RwLock<Option<Cgroups>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     /// Groups of ended containers, on their way back.
     returned: Mutex<Sender<(Group, Option<Exit>)>>,
     stopping: AtomicBool,
@@ -295,7 +304,8 @@ impl Containers {
             map: Mutex::new(HashMap::new()),
             serial: AtomicU64::new(1),
             epoll,
-            cgroups,
+            cgroups: RwLock::new(Some(cgroups)),
+            threads: Mutex::new(Vec::new()),
             returned: Mutex::new(sender),
             stopping: AtomicBool::new(false),
             reaped: AtomicU64::new(0),
@@ -304,15 +314,11 @@ impl Containers {
             std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(Error::system("start a thread of the node"))
         };
         let this = Arc::clone(&containers);
-        spawn("reap", Box::new(move || this.reap_loop()))?;
+        let reap = spawn("reap", Box::new(move || this.reap_loop()))?;
         let this = Arc::clone(&containers);
-        spawn("groups", Box::new(move || this.take_groups_back(&receiver)))?;
+        let groups = spawn("groups", Box::new(move || this.take_groups_back(&receiver)))?;
+        containers.threads.locked().extend([reap, groups]);
         Ok(containers)
-    }
-
-    /// The node's control groups.
-    pub fn cgroups(&self) -> &Cgroups {
-        &self.cgroups
     }
 
     /// Starts a process. `on_end` is called once, also when it ends at once.
@@ -321,7 +327,10 @@ impl Containers {
         spec.hostname = hostname(order.kind, order.id);
         spec.filter = order.filter;
         spec.payload = order.role.encode();
-        let group = self.cgroups.acquire(&order.limits)?;
+        let group = match &*self.cgroups.read_lock() {
+            Some(cgroups) => cgroups.acquire(&order.limits)?,
+            None => return Err(Error::Busy("the node is stopping; it takes no more calls".to_owned())),
+        };
         let back = |group: Group| {
             let _ = self.returned.locked().send((group, None));
         };
@@ -361,6 +370,7 @@ impl Containers {
             board: order.board,
             marks: Mutex::new(order.marks),
             why: Mutex::new(None),
+            ended: Mutex::new(None),
             inner: Mutex::new(Inner {
                 container: Some(container),
                 group: Some(group),
@@ -414,9 +424,14 @@ impl Containers {
         doomed.iter().map(|process| process.wait(end.saturating_duration_since(Instant::now()))).fold(true, |all, one| all && one)
     }
 
-    /// Ends the threads. Nothing can be started or reaped afterwards.
+    /// Ends the threads and removes the control groups. Nothing can be started or reaped afterwards.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
+        let threads: Vec<_> = self.threads.locked().drain(..).collect();
+        for thread in threads {
+            let _ = thread.join();
+        }
+        drop(self.cgroups.write_lock().take());
     }
 
     fn reap_loop(&self) {
@@ -474,6 +489,7 @@ impl Containers {
         };
         self.reaped.fetch_add(1, Ordering::Relaxed);
         process.mark(Phase::Reaped, now_ns());
+        *process.ended.locked() = Some(ended.clone());
         if let Some(container) = &container {
             let _ = epoll::delete(&self.epoll, container.pidfd());
         }
@@ -495,14 +511,19 @@ impl Containers {
     }
 
     fn take_groups_back(&self, returned: &Receiver<(Group, Option<Exit>)>) {
-        while !self.stopping.load(Ordering::Acquire) {
-            let Ok((group, exit)) = returned.recv_timeout(SWEEP) else { continue };
-            if let Err(error) = self.cgroups.release(group, exit.as_ref(), GROUPS_KEPT) {
+        let take = |group: Group, exit: Option<Exit>, keep: usize| {
+            if let Some(cgroups) = &*self.cgroups.read_lock()
+                && let Err(error) = cgroups.release(group, exit.as_ref(), keep)
+            {
                 tracing::warn!(%error, "a control group can't be taken back");
             }
+        };
+        while !self.stopping.load(Ordering::Acquire) {
+            let Ok((group, exit)) = returned.recv_timeout(SWEEP) else { continue };
+            take(group, exit, GROUPS_KEPT);
         }
         for (group, exit) in returned.try_iter() {
-            let _ = self.cgroups.release(group, exit.as_ref(), 0);
+            take(group, exit, 0);
         }
     }
 }

@@ -343,6 +343,7 @@ impl Node {
         let _one_at_a_time = self.deploying.locked();
         if let Some(shared) = shared {
             give(&shared, &staged.function)?;
+            shared.sync();
         }
         let function = self.shop.store.commit(staged).map_err(failed)?;
         tracing::info!(function = function.spec.name, digest = hex(&function.digest), "a function was deployed");

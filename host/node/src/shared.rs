@@ -14,9 +14,11 @@ use std::time::{Duration, Instant};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, sockopt};
 use teemate_container::Filter;
 use teemate_container::cgroup::Limits;
+use teemate_container::command::EXIT_NOT_EXECUTED;
 use teemate_control::function::{Failure, FailureKind, Mark, Outcome, Phase};
 use teemate_control::service::ToService;
 use teemate_runner::board::{Board, now_ns};
+use teemate_runner::body::SYNC;
 use teemate_runner::reaper::{Command, Found, Report, decode, encode};
 use teemate_runner::role::{self, DeviceName, Role, descriptor};
 use teemate_sgx::{Enclave, Error as DeviceError};
@@ -157,10 +159,7 @@ impl SharedEnclave {
         let tcs = (0..self.service_tcs).collect();
         let service = self.long_lived(Kind::Service, Role::Service { tcs, attach: None }, service_end)?;
         // What a service process does not survive is no orphan: the whole enclave goes.
-        if let Err(error) = self.channel.open(BOOT_LIMIT) {
-            let ended = service.wait(Duration::from_millis(200));
-            return Err(Error::Service(format!("{error}{}", if ended { " (its process has ended)" } else { "" })));
-        }
+        self.channel.open(BOOT_LIMIT).map_err(|error| not_up(&service, error))?;
         self.thread("service", |this| {
             let on = Arc::clone(&this);
             this.channel.pump(|wish| on.on_wish(wish));
@@ -441,9 +440,15 @@ impl SharedEnclave {
     }
 
     fn janitor_loop(&self, troubles: &Receiver<Trouble>) {
+        let mut synced = 0;
         while !self.stopping.load(Ordering::Acquire) {
             let Ok(trouble) = troubles.recv_timeout(Duration::from_millis(250)) else {
                 self.look_for_late_adoptions();
+                let eaug = self.enclave.counters().eaug;
+                if eaug != synced {
+                    synced = eaug;
+                    self.sync();
+                }
                 continue;
             };
             match trouble {
@@ -479,6 +484,13 @@ impl SharedEnclave {
             self.adoptions.locked().remove(&tcs);
             self.leases.locked().stuck(tcs);
             self.fail(&format!("the reaper takes no commands: {error}"));
+        }
+    }
+
+    /// Has the zygote map what the enclave has grown by, so that later containers inherit it. Cheap when nothing changed.
+    pub fn sync(&self) {
+        if let Err(error) = self.nursery.zygote.configure(SYNC, &[], Duration::from_secs(10)) {
+            self.fail(&format!("the zygote does not answer: {error}"));
         }
     }
 
@@ -552,6 +564,15 @@ impl SharedEnclave {
     }
 }
 
+/// Why a service did not come up.
+pub fn not_up(process: &Process, error: Error) -> Error {
+    process.wait(Duration::from_millis(200));
+    match process.ended() {
+        Some(ended) => Error::Service(format!("the function service did not come up: {}", how(&ended))),
+        None => error,
+    }
+}
+
 /// Limits of a function's group.
 pub fn limits(memory: u64, cpu_milli: u32) -> Limits {
     Limits {
@@ -570,6 +591,7 @@ fn how(ended: &Ended) -> String {
             role::EXIT_DEVICE => "the enclave device failed".to_owned(),
             role::EXIT_PAYLOAD => "the payload ended".to_owned(),
             role::EXIT_PANIC => "the enclave hit an error from which it can't go on; the node's log has its message".to_owned(),
+            EXIT_NOT_EXECUTED => "the program could not be executed; a payload must be a static program".to_owned(),
             status if (role::EXIT_REFUSED..role::EXIT_REFUSED + 16).contains(&status) => {
                 format!("the LibOS refused its entry (reason {})", status - role::EXIT_REFUSED)
             }

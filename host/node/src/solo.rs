@@ -17,7 +17,7 @@ use crate::channel::{Channel, Wish};
 use crate::containers::{Kind, Nursery, Order, Process};
 use crate::error::{Error, Result};
 use crate::node::Shop;
-use crate::shared::{LIFETIME_MARGIN, device_name, limits, serve_edmm};
+use crate::shared::{LIFETIME_MARGIN, device_name, limits, not_up, serve_edmm};
 use crate::store::Function;
 use crate::util::hex;
 
@@ -123,7 +123,7 @@ impl Solo {
             let (board, enclave, stopping) = (Arc::clone(&solo.board), Arc::clone(enclave), Arc::clone(&solo.stopping));
             solo.thread("edmm", move || serve_edmm(&board, &*enclave, &stopping))?;
         }
-        solo.channel.open(BOOT_LIMIT)?;
+        solo.channel.open(BOOT_LIMIT).map_err(|error| not_up(&solo.process, error))?;
         let channel = Arc::clone(&solo.channel);
         solo.thread("service", move || {
             channel.pump(|wish: Wish| {

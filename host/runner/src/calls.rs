@@ -1,7 +1,9 @@
 //! Serves one OCALL (`teemate_abi::ocall`).
 
+use std::collections::HashMap;
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags};
@@ -31,12 +33,14 @@ pub struct Descriptors {
     open: [AtomicU64; 16],
     /// What the payload calls [`SERVICE_FD`]; -1: nothing.
     service: RawFd,
+    /// Milliseconds that a receive and a send may wait, where that was set.
+    patience: Mutex<HashMap<RawFd, [i32; 2]>>,
 }
 
 impl Descriptors {
     /// With this one as the service's channel, if there is one.
     pub fn new(service: Option<RawFd>) -> Descriptors {
-        Descriptors { open: Default::default(), service: service.unwrap_or(-1) }
+        Descriptors { open: Default::default(), service: service.unwrap_or(-1), patience: Mutex::default() }
     }
 
     /// The process's descriptor for a number of the payload's, if it may be used.
@@ -62,8 +66,24 @@ impl Descriptors {
         self.place(fd).is_some_and(|(word, bit)| word.load(Ordering::Acquire) & bit != 0)
     }
 
+    fn set_patience(&self, fd: RawFd, receive: bool, ms: i32) {
+        let mut patience = self.patience.lock().unwrap_or_else(PoisonError::into_inner);
+        patience.entry(fd).or_default()[usize::from(!receive)] = ms;
+    }
+
+    /// Waits as long as was set until the descriptor can be read or written; false when it can't.
+    fn wait(&self, fd: RawFd, receive: bool) -> bool {
+        let ms = {
+            let patience = self.patience.lock().unwrap_or_else(PoisonError::into_inner);
+            patience.get(&fd).map_or(0, |times| times[usize::from(!receive)])
+        };
+        let events = if receive { libc::POLLIN } else { libc::POLLOUT };
+        ms == 0 || host::poll(vec![libc::pollfd { fd, events, revents: 0 }], ms, Some).0 != 0
+    }
+
     /// Takes one out; true for one caller only.
     fn remove(&self, fd: RawFd) -> bool {
+        self.patience.lock().unwrap_or_else(PoisonError::into_inner).remove(&fd);
         self.place(fd).is_some_and(|(word, bit)| word.fetch_and(!bit, Ordering::AcqRel) & bit != 0)
     }
 }
@@ -105,16 +125,20 @@ impl Calls<'_> {
             // Standard output and error only: what a payload says. Everything else must be in the set.
             ocall::WRITE => match args[0] as RawFd {
                 fd @ 1..=2 => mailbox.write(fd, length(args[1])),
-                fd => self.on(fd, |fd| mailbox.write(fd, length(args[1]))),
+                fd => self.patiently(fd, false, |fd| mailbox.write(fd, length(args[1]))),
             },
-            ocall::READ => self.on(args[0] as RawFd, |fd| mailbox.read(fd, length(args[1]))),
+            ocall::READ => self.patiently(args[0] as RawFd, true, |fd| mailbox.read(fd, length(args[1]))),
             ocall::SEND => {
                 let flags = args[2] as i32 & (libc::MSG_DONTWAIT | libc::MSG_MORE) | libc::MSG_NOSIGNAL;
-                self.on(args[0] as RawFd, |fd| mailbox.send(fd, length(args[1]), flags))
+                let act = |fd| mailbox.send(fd, length(args[1]), flags);
+                let fd = args[0] as RawFd;
+                if flags & libc::MSG_DONTWAIT == 0 { self.patiently(fd, false, act) } else { self.on(fd, act) }
             }
             ocall::RECV => {
                 let flags = args[2] as i32 & (libc::MSG_DONTWAIT | libc::MSG_PEEK | libc::MSG_WAITALL | libc::MSG_TRUNC);
-                self.on(args[0] as RawFd, |fd| mailbox.receive(fd, length(args[1]), flags))
+                let act = |fd| mailbox.receive(fd, length(args[1]), flags);
+                let fd = args[0] as RawFd;
+                if flags & libc::MSG_DONTWAIT == 0 { self.patiently(fd, true, act) } else { self.on(fd, act) }
             }
             ocall::CLOSE => {
                 let fd = args[0] as RawFd;
@@ -139,6 +163,11 @@ impl Calls<'_> {
             ocall::SETSOCKOPT => self.setsockopt(mailbox, args),
             _ => errno(libc::ENOSYS),
         }
+    }
+
+    /// As [`Calls::on`], after the wait that the payload asked for.
+    fn patiently(&self, fd: RawFd, receive: bool, act: impl FnOnce(RawFd) -> Reply) -> Reply {
+        self.on(fd, |fd| if self.descriptors.wait(fd, receive) { act(fd) } else { errno(libc::EAGAIN) })
     }
 
     fn on(&self, fd: RawFd, act: impl FnOnce(RawFd) -> Reply) -> Reply {
@@ -202,21 +231,27 @@ impl Calls<'_> {
         connection.into_raw_fd().into()
     }
 
+    /// Options of a connection, without setsockopt(2), which the filter on system calls does not know: timeouts are kept here and waited
+    /// for before a call; what only tunes a connection is the broker's business.
     fn setsockopt(&self, mailbox: MailboxRef, args: [u64; 6]) -> Reply {
-        let (level, name, length) = (args[1] as i32, args[2] as i32, args[3]);
-        let known = matches!(
-            (level, name),
-            (libc::SOL_SOCKET, libc::SO_KEEPALIVE | libc::SO_RCVTIMEO | libc::SO_SNDTIMEO | libc::SO_RCVBUF | libc::SO_SNDBUF | libc::SO_LINGER)
-                | (libc::IPPROTO_TCP, libc::TCP_NODELAY | libc::TCP_KEEPIDLE | libc::TCP_KEEPINTVL | libc::TCP_KEEPCNT)
-        );
-        if !known {
-            return errno(libc::ENOPROTOOPT);
+        let (fd, level, name, length) = (args[0] as RawFd, args[1] as i32, args[2] as i32, args[3]);
+        if !self.descriptors.contains(fd) {
+            return errno(libc::EBADF);
         }
-        if length > 64 {
-            return errno(libc::EINVAL);
+        match (level, name) {
+            (libc::SOL_SOCKET, libc::SO_RCVTIMEO | libc::SO_SNDTIMEO) => {
+                let time = (length == 16).then(|| mailbox.copy(0, 16)).flatten();
+                let Some(time) = time else { return errno(libc::EINVAL) };
+                let word = |at: usize| time.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, i64::from_le_bytes);
+                let ms = word(0).saturating_mul(1000).saturating_add((word(8).saturating_add(999)) / 1000);
+                let Ok(ms) = i32::try_from(ms.max(0)) else { return errno(libc::EDOM) };
+                self.descriptors.set_patience(fd, name == libc::SO_RCVTIMEO, ms);
+                0
+            }
+            (libc::SOL_SOCKET, libc::SO_KEEPALIVE)
+            | (libc::IPPROTO_TCP, libc::TCP_NODELAY | libc::TCP_KEEPIDLE | libc::TCP_KEEPINTVL | libc::TCP_KEEPCNT) => 0,
+            _ => errno(libc::ENOPROTOOPT),
         }
-        let Some(value) = mailbox.copy(0, length as usize) else { return errno(libc::EINVAL) };
-        self.on(args[0] as RawFd, |fd| host::setsockopt(fd, level, name, &value))
     }
 }
 
@@ -352,8 +387,13 @@ mod tests {
         entry.extend([1, 0, 0, 0]);
         let (reply, data) = bench.ask(ocall::POLL, [2, 1000, 0, 0, 0, 0], &entry);
         assert_eq!((reply, data[6], i16::from_le_bytes([data[14], data[15]])), (2, 1, libc::POLLNVAL));
+        let time = [0i64, 20_000].map(i64::to_le_bytes).concat();
+        let option = [fd(ours), libc::SOL_SOCKET as u64, libc::SO_RCVTIMEO as u64, 16, 0, 0];
+        assert_eq!(bench.ask(ocall::SETSOCKOPT, option, &time).0, 0);
+        assert_eq!(bench.ask(ocall::SETSOCKOPT, [fd(ours), 1, 999, 16, 0, 0], &time).0, errno(libc::ENOPROTOOPT));
         let (reply, data) = bench.ask(ocall::RECV, [fd(ours), 100, 0, 0, 0, 0], b"");
         assert_eq!((reply, &data[..4]), (4, &b"back"[..]));
+        assert_eq!(bench.ask(ocall::RECV, [fd(ours), 100, 0, 0, 0, 0], b"").0, errno(libc::EAGAIN), "after 20 ms");
         for number in [ocall::READ, ocall::WRITE, ocall::SEND, ocall::RECV, ocall::CLOSE, ocall::SHUTDOWN] {
             assert_eq!(bench.ask(number, [fd(theirs.as_raw_fd()), 1, 0, 0, 0, 0], b"").0, errno(libc::EBADF), "call {number}");
             assert_eq!(bench.ask(number, [u64::MAX, 1, 0, 0, 0, 0], b"").0, errno(libc::EBADF), "call {number}");

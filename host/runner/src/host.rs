@@ -186,12 +186,6 @@ pub fn poll(entries: Vec<libc::pollfd>, timeout_ms: i32, real: impl Fn(RawFd) ->
     (if ready < 0 { ready } else { ready + bad }, answer)
 }
 
-/// setsockopt(2) with a value of our own.
-pub fn setsockopt(fd: RawFd, level: i32, name: i32, value: &[u8]) -> Reply {
-    // SAFETY: the kernel reads `len` bytes of a slice of our own.
-    value_or_errno(i64::from(unsafe { libc::setsockopt(fd, level, name, value.as_ptr().cast(), value.len() as libc::socklen_t) }))
-}
-
 /// shutdown(2).
 pub fn shutdown(fd: RawFd, how: i32) -> Reply {
     // SAFETY: no memory is involved.
