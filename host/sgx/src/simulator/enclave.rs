@@ -28,14 +28,17 @@ const ATTEMPTS: usize = 10_000;
 pub struct SimulatedEnclave {
     memory: Arc<Memory>,
     guard: Arc<Guard>,
+    /// By which the guard knows it.
+    number: u64,
     /// Processes that `guard` was called for, by host pid: whom a shootdown asks.
     attached: Mutex<HashMap<i32, OwnedFd>>,
 }
 
 impl SimulatedEnclave {
-    pub(super) fn new(memory: Arc<Memory>, guard: Arc<Guard>) -> Self {
+    pub(super) fn new(memory: Arc<Memory>, guard: Arc<Guard>) -> Result<Self, Error> {
         crate::clock::keep(&memory, Memory::header);
-        SimulatedEnclave { memory, guard, attached: Mutex::default() }
+        let number = guard.show(&memory)?;
+        Ok(SimulatedEnclave { memory, guard, number, attached: Mutex::default() })
     }
 
     /// Kills by what they hit.
@@ -54,6 +57,12 @@ impl SimulatedEnclave {
     pub fn peek(&self, address: u64, length: u64) -> Option<Vec<u8>> {
         // SAFETY: copied at once; a race with the enclave gives torn data, which is what reading another process's memory gives.
         unsafe { self.memory.enclave_bytes(address, length) }.map(|bytes| bytes.to_vec())
+    }
+
+    /// For tests: see [`Guard::kill_after`].
+    #[doc(hidden)]
+    pub fn kill_after(&self, pid: i32, instructions: u64) {
+        let _ = self.guard.kill_after(pid, instructions);
     }
 
     /// Frees the entry of a dead process; the guard's work.
@@ -126,6 +135,12 @@ impl SimulatedEnclave {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for SimulatedEnclave {
+    fn drop(&mut self) {
+        self.guard.forget(self.number);
     }
 }
 
@@ -222,7 +237,7 @@ impl Enclave for SimulatedEnclave {
 
     fn guard(&self, pid: i32) -> Result<(), Error> {
         let pidfd = pidfd_open(pid)?;
-        self.guard.seize(pid, self.memory.clone())?;
+        self.guard.seize(pid, self.number)?;
         if let Ok(mut attached) = self.attached.lock() {
             attached.retain(|_, pidfd| !gone(pidfd));
             attached.insert(pid, pidfd);

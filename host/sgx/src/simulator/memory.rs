@@ -11,7 +11,7 @@ use teemate_abi::{
 };
 
 use super::{
-    process::system,
+    process::{self, system},
     shared::{self, Identity, Record, Secs, Shared},
     ssa::Frame,
     transition,
@@ -95,6 +95,22 @@ impl Memory {
             (*header).tcs_count = identity.tcs_count as u32;
         }
         Ok(memory)
+    }
+
+    /// Memory that another process made, from the descriptors of `fds`.
+    pub fn open(fds: Vec<OwnedFd>) -> Result<Memory, Error> {
+        let Ok([epc, state, host, code]) = <[OwnedFd; 4]>::try_from(fds) else {
+            return Err(Error::Unsupported("an enclave of the simulator comes as 4 descriptors".to_owned()));
+        };
+        let identity = process::read_identity(&state)?;
+        let size = identity.elrange_size;
+        Ok(Memory {
+            epc: Mapping::new(&epc, size)?,
+            state: Mapping::new(&state, shared::state_size(size))?,
+            host: Mapping::new(&host, identity.host_area_size)?,
+            fds: [epc, state, host, code],
+            elrange_size: size,
+        })
     }
 
     /// The state. Not to be kept longer than this.

@@ -73,7 +73,7 @@ impl Simulator {
     /// [`Device::build`], with the concrete type.
     pub fn build_enclave(&self, image: &Image, options: &BuildOptions) -> Result<SimulatedEnclave, Error> {
         let memory = load::load(image, options, &self.options, self.fuses)?;
-        Ok(SimulatedEnclave::new(Arc::new(memory), self.guard.clone()))
+        SimulatedEnclave::new(Arc::new(memory), self.guard.clone())
     }
 }
 

@@ -100,7 +100,7 @@ pub fn attach(fds: Vec<OwnedFd>) -> Result<(), Error> {
     Ok(())
 }
 
-fn read_identity(state: &OwnedFd) -> Result<shared::Identity, Error> {
+pub(super) fn read_identity(state: &OwnedFd) -> Result<shared::Identity, Error> {
     // SAFETY: maps a page of the descriptor wherever the kernel likes; unmapped below.
     let at = unsafe { libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ, libc::MAP_SHARED, state.as_raw_fd(), 0) };
     if at == libc::MAP_FAILED {

@@ -245,12 +245,17 @@ extern "C" fn on_signal(
     let error = registers.get(libc::REG_ERR) as u32;
     let address = registers.get(libc::REG_CR2);
     let rip = registers.get(libc::REG_RIP);
+    // SAFETY: siginfo of a signal that was delivered.
+    let code = unsafe { (*info).si_code };
+    // Trap number and CR2 in the frame are those of the thread's last fault: stale unless this signal is a fault itself.
+    let fault = code > 0 && signal != libc::SIGSYS;
     let mut cause = match (signal, trap) {
+        _ if !fault => Cause::Interrupt,
         (libc::SIGSEGV | libc::SIGBUS, 14) => Cause::Exception { vector: 14, error, address },
         (_, vector @ 0..32) => Cause::Exception { vector: vector as u8, error: if vector == 13 { error } else { 0 }, address: 0 },
         _ => Cause::Interrupt,
     };
-    if signal == libc::SIGBUS && trap == 14 {
+    if fault && signal == libc::SIGBUS && trap == 14 {
         // No memory behind the page: the machine's, not the enclave's limit, but the same for the enclave.
         cause = Cause::Exception { vector: 14, error: error & 0x12 | 4 | crate::device::EPC_FULL, address };
     } else if let (Cause::Exception { vector: 14, .. }, true) = (cause, process::in_elrange(address)) {
@@ -271,18 +276,12 @@ extern "C" fn on_signal(
         return chain(signal, info, context);
     }
     let identity = shared.identity();
-    // SAFETY: siginfo of a signal that was delivered.
-    let code = unsafe { (*info).si_code };
-    match signal {
-        libc::SIGSYS if code == SYS_USER_DISPATCH => {
-            // Syscall User Dispatch stops behind the instruction, #UD before it.
-            registers.set(libc::REG_RIP, rip - 2);
-            cause = Cause::INVALID_OPCODE;
-        }
-        libc::SIGTRAP if trap == 3 => registers.set(libc::REG_RIP, rip - 1),
-        _ => {}
+    if signal == libc::SIGSYS && code == SYS_USER_DISPATCH {
+        cause = Cause::INVALID_OPCODE;
     }
-    let live = registers.context(bases);
+    // The frame itself stays as it is: the guard reads it in the same way.
+    let mut live = registers.context(bases);
+    live.rip -= past_instruction(signal, code, trap);
     match transition::locate(record, identity.elrange_size, identity.gate, &live) {
         Place::Inside { context, xstate_in_record, .. } => {
             if signal == libc::SIGILL && !xstate_in_record && is_enclu(rip) {
@@ -307,11 +306,21 @@ extern "C" fn on_signal(
             fault_of_transition(record, &mut registers, bases);
         }
         // An enclave that jumped out of ELRANGE: a processor would fault at the fetch.
-        Place::Outside if trap == 14 && (error & 0x10 != 0 || rip == address) => {
+        Place::Outside if fault && trap == 14 && (error & 0x10 != 0 || rip == address) => {
             process::asynchronous_exit(&shared, record, &live, registers.xsave(identity.xsave_size), cause);
             leave(record, &mut registers, bases);
         }
         Place::Outside => chain(signal, info, context),
+    }
+}
+
+/// How far RIP is behind the instruction that raised a signal, where a processor would have left it on it: Syscall User Dispatch stops
+/// behind the SYSCALL, which has to be a #UD; INT3 is a fault inside an enclave (SDM vol. 3D, 42.2.4).
+pub fn past_instruction(signal: i32, code: i32, trap: u64) -> u64 {
+    match signal {
+        libc::SIGSYS if code == SYS_USER_DISPATCH => 2,
+        libc::SIGTRAP if code > 0 && trap == 3 => 1,
+        _ => 0,
     }
 }
 

@@ -306,3 +306,40 @@ pub fn in_child(work: impl FnOnce()) {
         0
     })), 0, "the child failed");
 }
+
+/// A child that the guard has seized before it starts to `work`.
+pub fn spawn_guarded(enclave: &SimulatedEnclave, work: impl FnOnce() -> i32) -> i32 {
+    let mut pipe = [0; 2];
+    assert_eq!(unsafe { libc::pipe(pipe.as_mut_ptr()) }, 0);
+    let pid = spawn(|| {
+        let mut byte = 0u8;
+        assert_eq!(unsafe { libc::read(pipe[0], (&raw mut byte).cast(), 1) }, 1);
+        work()
+    });
+    enclave.guard(pid).unwrap();
+    assert_eq!(unsafe { libc::write(pipe[1], c"g".as_ptr().cast(), 1) }, 1);
+    unsafe {
+        libc::close(pipe[0]);
+        libc::close(pipe[1]);
+    }
+    pid
+}
+
+/// A small random number generator, so that a failure can be repeated.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+pub fn sleep_us(us: u64) {
+    let until = std::time::Instant::now() + std::time::Duration::from_micros(us);
+    while std::time::Instant::now() < until {
+        std::hint::spin_loop();
+    }
+}
