@@ -124,6 +124,15 @@ impl Shop {
     }
 }
 
+/// Adds phases that the service did not report itself: what happened inside, it knows better.
+pub fn add_phases(marks: &mut Vec<Mark>, more: impl IntoIterator<Item = Mark>) {
+    for mark in more {
+        if marks.iter().all(|known| known.phase != mark.phase) {
+            marks.push(mark);
+        }
+    }
+}
+
 /// Counters of two enclaves.
 pub fn sum(a: Counters, b: Counters) -> Counters {
     Counters {

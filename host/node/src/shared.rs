@@ -27,7 +27,7 @@ use crate::channel::{Channel, Wish};
 use crate::containers::{Ended, Kind, Nursery, Order, Process};
 use crate::error::{Error, Result};
 use crate::lease::{Count, Lease, Leases};
-use crate::node::Shop;
+use crate::node::{Shop, add_phases};
 use crate::util::{Lock, wait};
 
 /// How long the payload has to boot.
@@ -266,7 +266,7 @@ impl SharedEnclave {
             *failure = Failure::new(FailureKind::Busy, reason);
         }
         if let Some(process) = process {
-            outcome.marks.extend(process.marks());
+            add_phases(&mut outcome.marks, process.marks());
         }
         outcome.marks.push(Mark { phase: Phase::Returned, at_ns: returned_ns });
         Ok(outcome)

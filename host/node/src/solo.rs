@@ -16,7 +16,7 @@ use teemate_sgx::Enclave;
 use crate::channel::{Channel, Wish};
 use crate::containers::{Kind, Nursery, Order, Process};
 use crate::error::{Error, Result};
-use crate::node::Shop;
+use crate::node::{Shop, add_phases};
 use crate::shared::{LIFETIME_MARGIN, device_name, limits, not_up, serve_edmm};
 use crate::store::Function;
 use crate::util::hex;
@@ -174,7 +174,7 @@ impl Solo {
             failure
         })?;
         outcome.container = self.process.id;
-        outcome.marks.extend(self.process.marks());
+        add_phases(&mut outcome.marks, self.process.marks());
         outcome.marks.push(Mark { phase: Phase::Returned, at_ns: returned_ns });
         Ok(outcome)
     }
