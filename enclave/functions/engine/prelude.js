@@ -162,8 +162,8 @@
   define("clearImmediate", disarm);
 
   // ---- time, process -------------------------------------------------------------------------------------------------------------
-  let origin = 0;
-  define("performance", { now: () => host.now() - origin, get timeOrigin() { return Date.now() - (host.now() - origin); }, mark() {}, measure() {} });
+  // host.now() counts milliseconds from the beginning of the call.
+  define("performance", { now: host.now, get timeOrigin() { return Date.now() - host.now(); }, mark() {}, measure() {} });
   let environmentText = "", environment = null;
   const hrtime = (before) => {
     const now = host.now();
@@ -179,7 +179,7 @@
   define("process", {
     get env() { return environment ??= environmentText ? JSON.parse(environmentText) : {}; },
     argv: ["teemate"], platform: "teemate", arch: "wasm32", pid: 1, version: "v20.0.0", versions: { node: "20.0.0", quickjs: "ng" },
-    hrtime, uptime: () => (host.now() - origin) / 1000, cwd: () => "/",
+    hrtime, uptime: () => host.now() / 1000, cwd: () => "/",
     nextTick: (callback, ...values) => queueMicrotask(() => callback(...values)),
     memoryUsage: () => ({ rss: 0, heapTotal: 0, heapUsed: 0, external: 0 }),
     on() { return this; }, once() { return this; }, off() { return this; }, emitWarning: (text) => print(text),
@@ -891,6 +891,6 @@
     } catch { message = "the error could not be shown"; }
     return (/^[DILA]$/.test(kind) ? kind : "a") + JSON.stringify({ message: message.toWellFormed(), stack: stack.toWellFormed() });
   };
-  const setEnvironment = (text) => { environmentText = text; environment = null; origin = host.now(); };
+  const setEnvironment = (text) => { environmentText = text; environment = null; };
   return { call, describe, fire, environment: setEnvironment };
 })

@@ -27,7 +27,13 @@ fn main() {
         println!("skipped: JavaScript: the engine is not built");
         return;
     }
-    measure(&engines, "hello.js", Kind::JavaScript, &std::fs::read(format!("{folder}hello/main.js")).expect("hello/main.js is there"), 2000);
+    measure(
+        &engines,
+        "hello.js",
+        Kind::JavaScript,
+        &std::fs::read(format!("{folder}hello/main.js")).expect("hello/main.js is there"),
+        2000,
+    );
     for path in std::env::args().skip(1) {
         let code = std::fs::read(&path).expect("the script is there");
         measure(&engines, &path, if path.ends_with(".wasm") { Kind::Wasm } else { Kind::JavaScript }, &code, 5);
@@ -58,7 +64,8 @@ fn measure(engines: &Engines, name: &str, kind: Kind, code: &[u8], rounds: usize
         engines.clean();
         let cleaned = teemate_functions::clock::monotonic_ns();
         let us = |from: u64, to: u64| (to - from) as f64 / 1000.0;
-        for (column, value) in columns.iter_mut().zip([us(start, marks[0]), us(marks[0], ended), us(ended, dropped), us(dropped, cleaned)]) {
+        for (column, value) in columns.iter_mut().zip([us(start, marks[0]), us(marks[0], ended), us(ended, dropped), us(dropped, cleaned)])
+        {
             column.push(value);
         }
     }
@@ -67,5 +74,11 @@ fn measure(engines: &Engines, name: &str, kind: Kind, code: &[u8], rounds: usize
         values[values.len() / 2]
     };
     let [ready, run, drop, clean] = &mut columns;
-    println!("{name}: deploy {deploy}; instance {:.1}, run {:.1}, drop {:.1}, wipe {:.1} us; fuel {fuel}", median(ready), median(run), median(drop), median(clean));
+    println!(
+        "{name}: deploy {deploy}; instance {:.1}, run {:.1}, drop {:.1}, wipe {:.1} us; fuel {fuel}",
+        median(ready),
+        median(run),
+        median(drop),
+        median(clean)
+    );
 }

@@ -2,12 +2,11 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Instant;
 
 use teemate_control::function::{Failure, FailureKind, Limits, Mark, Outcome, Phase, Usage};
 use wasmtime::{ResourceLimiter, Store, Trap, UpdateDeadline};
 
-use crate::clock::mark;
+use crate::clock::{self, mark};
 use crate::control::Control;
 use crate::engine::WASM_STACK;
 use crate::function::{Code, Function};
@@ -40,8 +39,8 @@ pub struct State {
     pub memory: Option<wasmtime::Memory>,
     /// What it was denied, for when that ends it.
     pub denied: Option<Failure>,
-    /// When its instance began.
-    pub began: Instant,
+    /// When it began: nanoseconds of the monotonic clock.
+    pub began_ns: u64,
 }
 
 /// Memory and tables of an instance.
@@ -121,7 +120,10 @@ impl State {
         let room = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(self.log.len());
         self.log.extend_from_slice(&text[..text.len().min(room)]);
         if text.len() > room {
-            return Err(Failure::new(FailureKind::Limit, format!("log: the call wrote more than its limit of {limit} bytes; log less or raise limits.log")));
+            return Err(Failure::new(
+                FailureKind::Limit,
+                format!("log: the call wrote more than its limit of {limit} bytes; log less or raise limits.log"),
+            ));
         }
         Ok(())
     }
@@ -133,7 +135,10 @@ impl State {
     pub fn answer(&mut self, text: &[u8]) -> Result<(), Failure> {
         let limit = self.function.spec.limits.result;
         if self.output.len() as u64 + text.len() as u64 > limit {
-            return Err(Failure::new(FailureKind::Limit, format!("result: it is larger than its limit of {limit} bytes; return less or raise limits.result")));
+            return Err(Failure::new(
+                FailureKind::Limit,
+                format!("result: it is larger than its limit of {limit} bytes; return less or raise limits.result"),
+            ));
         }
         self.output.extend_from_slice(text);
         Ok(())
@@ -156,7 +161,7 @@ pub struct Finished {
 }
 
 /// A store for one call of this function.
-pub fn store(function: &Arc<Function>, control: &Arc<Control>, input: Vec<u8>) -> wasmtime::Result<Store<State>> {
+pub fn store(function: &Arc<Function>, control: &Arc<Control>, input: Vec<u8>, began_ns: u64) -> wasmtime::Result<Store<State>> {
     let Limits { memory, fuel, .. } = function.spec.limits;
     let state = State {
         function: function.clone(),
@@ -170,7 +175,7 @@ pub fn store(function: &Arc<Function>, control: &Arc<Control>, input: Vec<u8>) -
         reply: Vec::new(),
         memory: None,
         denied: None,
-        began: Instant::now(),
+        began_ns,
     };
     let mut store = Store::new(function.engine(), state);
     store.limiter(|state| &mut state.meter);
@@ -189,34 +194,40 @@ pub fn run(function: &Arc<Function>, control: &Arc<Control>, params: Vec<u8>, co
     let attempt = std::panic::catch_unwind(AssertUnwindSafe(|| run_inner(function, control, params, container, &mut marks)));
     attempt.unwrap_or_else(|_| {
         marks.truncate(begun);
-        let failure = Failure::new(FailureKind::Internal, format!("the service failed while it ran '{}'; its log has the reason", function.spec.name));
+        let failure = Failure::new(
+            FailureKind::Internal,
+            format!("the service failed while it ran '{}'; its log has the reason", function.spec.name),
+        );
         Finished { outcome: Outcome { result: Err(failure), logs: String::new(), usage: Usage::default(), container, marks }, rest: None }
     })
 }
 
 fn run_inner(function: &Arc<Function>, control: &Arc<Control>, params: Vec<u8>, container: u64, marks: &mut Vec<Mark>) -> Finished {
-    control.start(function.spec.limits.timeout_ms);
+    // A worker has just looked at the clock; in an enclave that is a call out, so not again.
+    let began_ns = marks.last().map_or_else(clock::monotonic_ns, |last| last.at_ns);
+    control.start(began_ns, function.spec.limits.timeout_ms);
     let fuel = function.spec.limits.fuel.unwrap_or(u64::MAX);
-    let mut store = match store(function, control, params) {
+    let mut store = match store(function, control, params, began_ns) {
         Ok(store) => Box::new(store),
         Err(error) => {
             let failure = Failure::new(FailureKind::Internal, format!("no store for '{}': {error}", function.spec.name));
-            let outcome = Outcome { result: Err(failure), logs: String::new(), usage: Usage::default(), container, marks: std::mem::take(marks) };
+            let outcome =
+                Outcome { result: Err(failure), logs: String::new(), usage: Usage::default(), container, marks: std::mem::take(marks) };
             return Finished { outcome, rest: None };
         }
     };
-    let began = store.data().began;
     let ready = |marks: &mut Vec<Mark>| marks.push(mark(Phase::InstanceReady));
     let ended = match &function.code {
         Code::Module { start, .. } => wasi::run(&mut store, start, || ready(marks)),
         Code::Script { bytecode, script } => javascript::run(&mut store, script, bytecode, || ready(marks)),
     };
-    marks.push(mark(Phase::Executed));
+    let executed = mark(Phase::Executed);
+    marks.push(executed);
     let left = store.get_fuel().unwrap_or(0);
     let spent = Usage {
         fuel: fuel.saturating_sub(left),
         memory_peak: store.data().meter.peak,
-        execution_us: began.elapsed().as_micros() as u64,
+        execution_us: executed.at_ns.saturating_sub(began_ns) / 1000,
     };
     let state = store.data_mut();
     let result = match ended {
@@ -253,7 +264,9 @@ fn failure(state: &mut State, error: &wasmtime::Error) -> Failure {
     if let Some(Stop::Failure(failure)) = error.downcast_ref::<Stop>() {
         // A script that ran out of memory says so in its own words; the limit is the better answer.
         return match state.meter.refused {
-            Some(refused) if failure.kind == FailureKind::Application && failure.message.contains("out of memory") => memory(refused, limits.memory),
+            Some(refused) if failure.kind == FailureKind::Application && failure.message.contains("out of memory") => {
+                memory(refused, limits.memory)
+            }
             _ => failure.clone(),
         };
     }
@@ -266,10 +279,9 @@ fn failure(state: &mut State, error: &wasmtime::Error) -> Failure {
     }
     let limit = |message: String| Failure::new(FailureKind::Limit, message);
     match error.downcast_ref::<Trap>() {
-        Some(Trap::OutOfFuel) => limit(format!(
-            "fuel: the call used its limit of {} units; raise limits.fuel if it needs more",
-            limits.fuel.unwrap_or(u64::MAX)
-        )),
+        Some(Trap::OutOfFuel) => {
+            limit(format!("fuel: the call used its limit of {} units; raise limits.fuel if it needs more", limits.fuel.unwrap_or(u64::MAX)))
+        }
         Some(Trap::StackOverflow) => limit(format!("stack: the call recursed deeper than its stack of {} KiB allows", WASM_STACK >> 10)),
         Some(Trap::Interrupt) => match state.control.check() {
             Err(failure) => failure,

@@ -1,10 +1,11 @@
 //! What may stop a call from outside while it runs: its deadline, a cancel, the loss of its container.
 
 use std::sync::{Condvar, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use teemate_control::function::{Failure, FailureKind};
 
+use crate::clock::monotonic_ns;
 use crate::lock;
 
 /// The stop switch of one call, shared by the thread that runs it and those that may stop it.
@@ -17,13 +18,14 @@ pub struct Control {
 #[derive(Default)]
 struct State {
     stop: Option<Failure>,
-    deadline: Option<(Instant, u64)>,
+    /// Nanoseconds of the monotonic clock, and the limit that led to it.
+    deadline: Option<(u64, u64)>,
 }
 
 impl Control {
-    /// Starts the call's time.
-    pub fn start(&self, timeout_ms: u64) {
-        lock(&self.state).deadline = Some((Instant::now() + Duration::from_millis(timeout_ms), timeout_ms));
+    /// Starts the call's time, which began at `now_ns` of the monotonic clock.
+    pub fn start(&self, now_ns: u64, timeout_ms: u64) {
+        lock(&self.state).deadline = Some((now_ns.saturating_add(timeout_ms.saturating_mul(1_000_000)), timeout_ms));
     }
 
     /// Stops the call with this failure. The first one counts.
@@ -40,7 +42,7 @@ impl Control {
     /// Time that is left.
     pub fn left(&self) -> Duration {
         let deadline = lock(&self.state).deadline;
-        deadline.map_or(Duration::MAX, |(at, _)| at.saturating_duration_since(Instant::now()))
+        deadline.map_or(Duration::MAX, |(at, _)| Duration::from_nanos(at.saturating_sub(monotonic_ns())))
     }
 
     /// Sleeps, but no longer than the call may last.
@@ -48,20 +50,16 @@ impl Control {
     /// # Errors
     /// The reason for which the call must end.
     pub fn sleep(&self, duration: Duration) -> Result<(), Failure> {
-        let until = Instant::now().checked_add(duration);
+        let until = monotonic_ns().saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
         let mut state = lock(&self.state);
         loop {
             state.check()?;
-            let now = Instant::now();
-            let ends = [until, state.deadline.map(|(at, _)| at)];
-            let Some(end) = ends.into_iter().flatten().min() else {
-                state = self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
-                continue;
-            };
-            if until.is_some_and(|until| now >= until) {
+            let now = monotonic_ns();
+            if now >= until {
                 return Ok(());
             }
-            let wait = end.saturating_duration_since(now);
+            let end = state.deadline.map_or(until, |(at, _)| at.min(until));
+            let wait = Duration::from_nanos(end.saturating_sub(now));
             state = self.changed.wait_timeout(state, wait).unwrap_or_else(std::sync::PoisonError::into_inner).0;
         }
     }
@@ -73,7 +71,7 @@ impl State {
             return Err(failure.clone());
         }
         match self.deadline {
-            Some((at, limit)) if Instant::now() >= at => Err(Failure::new(
+            Some((at, limit)) if monotonic_ns() >= at => Err(Failure::new(
                 FailureKind::Limit,
                 format!("time: the call ran longer than its limit of {limit} ms; raise limits.timeout_ms if it needs more"),
             )),
@@ -89,8 +87,8 @@ mod tests {
     #[test]
     fn a_sleep_ends_at_the_deadline() {
         let control = Control::default();
-        control.start(30);
-        let began = Instant::now();
+        control.start(monotonic_ns(), 30);
+        let began = std::time::Instant::now();
         let failure = control.sleep(Duration::from_secs(60)).unwrap_err();
         assert_eq!(failure.kind, FailureKind::Limit);
         assert!(failure.message.contains("30 ms"), "{failure}");
@@ -100,8 +98,11 @@ mod tests {
     #[test]
     fn a_sleep_ends_when_stopped() {
         let control = std::sync::Arc::new(Control::default());
-        control.start(60_000);
-        let sleeper = std::thread::spawn({ let c = control.clone(); move || c.sleep(Duration::MAX) });
+        control.start(monotonic_ns(), 60_000);
+        let sleeper = std::thread::spawn({
+            let c = control.clone();
+            move || c.sleep(Duration::MAX)
+        });
         std::thread::sleep(Duration::from_millis(20));
         control.stop(Failure::new(FailureKind::ContainerLost, "killed"));
         assert_eq!(sleeper.join().unwrap().unwrap_err().kind, FailureKind::ContainerLost);

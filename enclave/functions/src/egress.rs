@@ -45,10 +45,15 @@ pub fn fetch(spec: &FunctionSpec, control: &Control, head: &[u8], body: &[u8]) -
         return Err(application(format!("fetch: {}//{address} cannot be reached: only http is here yet", request.protocol)));
     }
     if !spec.egress.iter().any(|allowed| allowed.eq_ignore_ascii_case(&address)) {
-        let allowed = if spec.egress.is_empty() { "connect nowhere".to_owned() } else { format!("connect to {} only", spec.egress.join(", ")) };
+        let allowed =
+            if spec.egress.is_empty() { "connect nowhere".to_owned() } else { format!("connect to {} only", spec.egress.join(", ")) };
         return Err(Failure::new(
             FailureKind::Denied,
-            format!("the connection to {} is denied: '{}' may {allowed}; its owner can add it to egress", crate::spec::shorten(&address), spec.name),
+            format!(
+                "the connection to {} is denied: '{}' may {allowed}; its owner can add it to egress",
+                crate::spec::shorten(&address),
+                spec.name
+            ),
         ));
     }
     let bytes = compose(&request, &address, body)?;
@@ -75,7 +80,11 @@ fn compose(request: &Request, address: &str, body: &[u8]) -> Result<Vec<u8>, Fai
     let token = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+.^_`|~-".contains(&b));
     let visible = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
     if !token(&request.method) || !request.target.starts_with('/') || !visible(&request.target) || !visible(address) {
-        return Err(application(format!("fetch: method or target is malformed: {} {}", request.method, crate::spec::shorten(&request.target))));
+        return Err(application(format!(
+            "fetch: method or target is malformed: {} {}",
+            request.method,
+            crate::spec::shorten(&request.target)
+        )));
     }
     let mut text = format!("{} {} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n", request.method, request.target);
     for (name, value) in &request.headers {
@@ -154,7 +163,10 @@ fn receive(stream: &mut TcpStream, method: &str, control: &Control, address: &st
     } else if let Some(value) = header("content-length") {
         let wanted: usize = value.parse().map_err(|_| malformed())?;
         if wanted > MAX_RESPONSE {
-            return Err(Failure::new(FailureKind::Limit, format!("response: {address} announces {wanted} bytes, more than the limit of {MAX_RESPONSE}")));
+            return Err(Failure::new(
+                FailureKind::Limit,
+                format!("response: {address} announces {wanted} bytes, more than the limit of {MAX_RESPONSE}"),
+            ));
         }
         while read.len() - length < wanted {
             if !more(&mut read)? {
@@ -239,10 +251,20 @@ mod tests {
 
     #[test]
     fn headers_cannot_be_smuggled() {
-        let request = |headers: Vec<(String, String)>| Request { protocol: "http:".into(), host: "h".into(), port: 80, target: "/".into(), method: "GET".into(), headers };
+        let request = |headers: Vec<(String, String)>| Request {
+            protocol: "http:".into(),
+            host: "h".into(),
+            port: 80,
+            target: "/".into(),
+            method: "GET".into(),
+            headers,
+        };
         assert!(compose(&request(vec![("a".into(), "b\r\nc: d".into())]), "h:80", b"").is_err());
         assert!(compose(&request(vec![("a b".into(), "c".into())]), "h:80", b"").is_err());
-        let text = String::from_utf8(compose(&request(vec![("Content-Length".into(), "99".into()), ("X".into(), "y".into())]), "h:80", b"").unwrap()).unwrap();
+        let text = String::from_utf8(
+            compose(&request(vec![("Content-Length".into(), "99".into()), ("X".into(), "y".into())]), "h:80", b"").unwrap(),
+        )
+        .unwrap();
         assert_eq!(text, "GET / HTTP/1.1\r\nHost: h:80\r\nConnection: close\r\nX: y\r\n\r\n");
     }
 }

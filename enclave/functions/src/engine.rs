@@ -60,5 +60,17 @@ pub fn engine(pool: &Arc<Pool>) -> wasmtime::Result<Engine> {
 
 /// What the JavaScript engine is compiled for when the program is built: x86-64-v3, which every processor with SGX2 has. A processor
 /// that lacks it compiles the engine itself at first use.
-pub const BUILD_FEATURES: &[&str] =
-    &["has_sse3", "has_ssse3", "has_cmpxchg16b", "has_sse41", "has_sse42", "has_popcnt", "has_avx", "has_avx2", "has_fma", "has_bmi1", "has_bmi2", "has_lzcnt"];
+pub const BUILD_FEATURES: &[&str] = &[
+    "has_sse3",
+    "has_ssse3",
+    "has_cmpxchg16b",
+    "has_sse41",
+    "has_sse42",
+    "has_popcnt",
+    "has_avx",
+    "has_avx2",
+    "has_fma",
+    "has_bmi1",
+    "has_bmi2",
+    "has_lzcnt",
+];

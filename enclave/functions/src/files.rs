@@ -13,7 +13,8 @@ pub fn read(spec: &FunctionSpec, path: &str) -> Result<Vec<u8>, Failure> {
     };
     let content = teemate_containers::verified_file(&file.path, &file.sha256, file.length).map_err(|error| {
         let changed = error.raw_os_error() == Some(libc::EBADMSG);
-        let what = if changed { "is not what its owner deployed: its digest differs".to_owned() } else { format!("cannot be read: {error}") };
+        let what =
+            if changed { "is not what its owner deployed: its digest differs".to_owned() } else { format!("cannot be read: {error}") };
         Failure::new(FailureKind::Integrity, format!("the file {path} {what}"))
     })?;
     if content.len() as u64 != file.length || Sha256::digest(&content)[..] != file.sha256 {
@@ -28,5 +29,10 @@ fn denied(spec: &FunctionSpec, path: &str) -> String {
         return format!("the file {path} may not be opened: '{}' was deployed without files", spec.name);
     }
     let some: Vec<_> = spec.files.iter().take(8).map(|file| file.path.as_str()).collect();
-    format!("the file {path} may not be opened: '{}' may read {}{}", spec.name, some.join(", "), if spec.files.len() > 8 { ", ..." } else { "" })
+    format!(
+        "the file {path} may not be opened: '{}' may read {}{}",
+        spec.name,
+        some.join(", "),
+        if spec.files.len() > 8 { ", ..." } else { "" }
+    )
 }

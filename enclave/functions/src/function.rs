@@ -52,6 +52,14 @@ impl Engines {
         }
     }
 
+    /// Makes memories ready beforehand.
+    pub fn prepare(&self, spare: usize) {
+        self.memories.prepare(spare);
+        if let Some(script) = self.script_if_loaded() {
+            script.memories.prepare(spare);
+        }
+    }
+
     /// Wipes what ended instances left. Gives how many regions.
     pub fn clean(&self) -> usize {
         let scripts = self.script_if_loaded().map_or(0, |script| script.memories.clean(16));
@@ -119,14 +127,20 @@ impl Function {
                     Some(blob) => load(&engines.modules, blob),
                     None => compile(&engines.modules, code),
                 };
-                let module = module.map_err(|error| invalid(format!("'{}' is no WebAssembly module that can run here: {error:#}", spec.name)))?;
+                let module =
+                    module.map_err(|error| invalid(format!("'{}' is no WebAssembly module that can run here: {error:#}", spec.name)))?;
                 (String::new(), Code::Module { start: wasi::link(&module).map_err(|why| invalid(format!("'{}': {why}", spec.name)))? })
             }
             Kind::JavaScript => {
                 let script = engines.script()?;
                 let source = std::str::from_utf8(code).map_err(|e| invalid(format!("the source of '{}' is not UTF-8: {e}", spec.name)))?;
                 if spec.limits.memory < script.smallest() {
-                    return Err(invalid(format!("limits.memory of '{}' is {}; a JavaScript function needs at least {}", spec.name, spec.limits.memory, script.smallest())));
+                    return Err(invalid(format!(
+                        "limits.memory of '{}' is {}; a JavaScript function needs at least {}",
+                        spec.name,
+                        spec.limits.memory,
+                        script.smallest()
+                    )));
                 }
                 let bytecode = match precompiled {
                     Some(blob) => blob.to_vec(),

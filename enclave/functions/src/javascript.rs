@@ -65,13 +65,20 @@ impl Script {
                 "this service was built without the JavaScript engine: install clang-19 lld-19 libclang-rt-19-dev-wasm32 wasi-libc, run `cargo xtask build`, and start the node again; WebAssembly functions work without",
             ));
         };
-        let broken = |error: &dyn std::fmt::Display| Failure::new(FailureKind::Internal, format!("the JavaScript engine cannot be loaded: {error}; build it again with `cargo xtask build`"));
+        let broken = |error: &dyn std::fmt::Display| {
+            Failure::new(
+                FailureKind::Internal,
+                format!("the JavaScript engine cannot be loaded: {error}; build it again with `cargo xtask build`"),
+            )
+        };
         let image = Image::thaw(built.image).map_err(|e| broken(&e))?;
         let memories = Pool::new(Some(image));
         let engine = engine::engine(&memories).map_err(|e| broken(&e))?;
         // SAFETY: the blob is part of this program, so it is measured with it, and `teemate-js-engine-build` made it from the module beside
         // it with the configuration of `engine::config`. wasmtime refuses it when this processor lacks something.
-        let module = unsafe { Module::deserialize(&engine, built.compiled) }.or_else(|_| Module::from_binary(&engine, built.module)).map_err(|e| broken(&e))?;
+        let module = unsafe { Module::deserialize(&engine, built.compiled) }
+            .or_else(|_| Module::from_binary(&engine, built.module))
+            .map_err(|e| broken(&e))?;
         let export = |name: &str| module.get_export_index(name).ok_or_else(|| broken(&format!("it lacks {name}")));
         let exports = Exports {
             memory: export("memory")?,
@@ -110,7 +117,11 @@ impl Running {
         Ok(Running { memory, instance })
     }
 
-    fn function<P: wasmtime::WasmParams, R: wasmtime::WasmResults>(&self, store: &mut Store<State>, export: &wasmtime::ModuleExport) -> wasmtime::Result<TypedFunc<P, R>> {
+    fn function<P: wasmtime::WasmParams, R: wasmtime::WasmResults>(
+        &self,
+        store: &mut Store<State>,
+        export: &wasmtime::ModuleExport,
+    ) -> wasmtime::Result<TypedFunc<P, R>> {
         let function = self.instance.get_module_export(&mut *store, export).and_then(wasmtime::Extern::into_func);
         function.ok_or_else(|| wasmtime::Error::msg("an entry point is missing"))?.typed(&mut *store)
     }
@@ -128,7 +139,9 @@ impl Running {
         let mut places = [0; N];
         for (place, piece) in places.iter_mut().zip(pieces) {
             *place = at;
-            guest::write(memory, at, piece).and_then(|()| guest::write(memory, at.wrapping_add(piece.len() as u32), &[0])).map_err(|_| broken_engine())?;
+            guest::write(memory, at, piece)
+                .and_then(|()| guest::write(memory, at.wrapping_add(piece.len() as u32), &[0]))
+                .map_err(|_| broken_engine())?;
             at = at.wrapping_add((piece.len() + 1).next_multiple_of(8) as u32);
         }
         Ok(places)
@@ -150,14 +163,22 @@ fn broken_engine() -> wasmtime::Error {
 /// # Errors
 /// The syntax error, with its line.
 pub fn compile(script: &Arc<Script>, source: &str, name: &str) -> Result<Vec<u8>, Failure> {
-    let limits = Limits { timeout_ms: COMPILE_MS, memory: 1 << 30, fuel: Some(COMPILE_FUEL), ..Limits::default() };
-    let spec = FunctionSpec { name: name.to_owned(), kind: Kind::JavaScript, main: String::new(), limits, egress: vec![], files: vec![], env: vec![] };
+    let limits = Limits { timeout_ms: COMPILE_MS, memory: 256 << 20, fuel: Some(COMPILE_FUEL), ..Limits::default() };
+    let spec = FunctionSpec {
+        name: name.to_owned(),
+        kind: Kind::JavaScript,
+        main: String::new(),
+        limits,
+        egress: vec![],
+        files: vec![],
+        env: vec![],
+    };
     let code = Code::Script { bytecode: Vec::new(), script: script.clone() };
     let function = Arc::new(Function { spec, digest: [0; 32], code, environment: String::new() });
     let control = Arc::new(Control::default());
-    control.start(COMPILE_MS);
+    control.start(clock::monotonic_ns(), COMPILE_MS);
     let attempt = || -> wasmtime::Result<Result<Vec<u8>, Failure>> {
-        let mut store = call::store(&function, &control, Vec::new())?;
+        let mut store = call::store(&function, &control, Vec::new(), clock::monotonic_ns())?;
         let running = Running::new(&mut store, script)?;
         let alloc = running.function(&mut store, &script.exports.alloc)?;
         let file = format!("{name}.js");
@@ -243,7 +264,7 @@ fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
         let wait = Duration::try_from_secs_f64(ms / 1000.0).unwrap_or(Duration::ZERO);
         caller.data().control.sleep(wait).map_err(stop)
     })?;
-    linker.func_wrap(HOST, "now", |_: Caller<'_, State>| clock::monotonic_ns() as f64 / 1e6)?;
+    linker.func_wrap(HOST, "now", |caller: Caller<'_, State>| clock::monotonic_ns().saturating_sub(caller.data().began_ns) as f64 / 1e6)?;
     linker.func_wrap(HOST, "random", |mut caller: Caller<'_, State>, at: u32, length: u32| {
         let (memory, _) = wasi::memory(&mut caller)?;
         clock::random(guest::bytes_mut(memory, at, length).map_err(|_| broken_engine())?);
@@ -276,7 +297,10 @@ fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
             b"md5" => Ok(md5::Md5::digest(data).to_vec()),
             b"sha1" => Ok(sha1::Sha1::digest(data).to_vec()),
             b"sha256" => Ok(sha2::Sha256::digest(data).to_vec()),
-            _ => Err(Failure::new(FailureKind::Application, format!("the digest '{}' is not there; md5, sha1 and sha256 are", String::from_utf8_lossy(name)))),
+            _ => Err(Failure::new(
+                FailureKind::Application,
+                format!("the digest '{}' is not there; md5, sha1 and sha256 are", String::from_utf8_lossy(name)),
+            )),
         };
         Ok(reply(state, digest))
     })?;

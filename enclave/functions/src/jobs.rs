@@ -113,7 +113,9 @@ impl Jobs {
             self.order.push_back(request);
             self.total += 1;
         }
-        if self.order.len() > REMEMBERED && let Some(oldest) = self.order.pop_front() {
+        if self.order.len() > REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
             self.answered.remove(&oldest);
         }
     }

@@ -85,6 +85,14 @@ impl Pool {
         self.image.as_ref()
     }
 
+    /// Makes regions ready beforehand, until so many are clean: a region made within a call costs it a fault a page.
+    pub fn prepare(&self, spare: usize) {
+        while lock(&self.clean).len() < spare {
+            let Ok(region) = self.fresh(0) else { return };
+            lock(&self.clean).push(region);
+        }
+    }
+
     /// Wipes what ended instances left, at most `most` regions. Gives how many.
     pub fn clean(&self, most: usize) -> usize {
         let mut done = 0;
@@ -127,6 +135,11 @@ impl Pool {
             self.wipe(&mut region, used);
             return Ok(region);
         }
+        self.fresh(minimum)
+    }
+
+    fn fresh(&self, minimum: usize) -> Result<Region, String> {
+        let minimum = minimum.max(self.image.as_ref().map_or(64 << 10, Image::size));
         let mut region = Region::new(minimum.saturating_add(ROOM).next_multiple_of(64 << 10))?;
         if let Some(image) = &self.image {
             image.fill(region.bytes_mut());
@@ -209,7 +222,9 @@ unsafe impl MemoryCreator for Creator {
         if guard != 0 || reserved.is_some_and(|reserved| reserved > minimum) {
             return Err("memory with guard pages or a reservation was asked for; the engine is configured without".to_owned());
         }
-        if let Some(image) = self.0.image() && image.size() > minimum {
+        if let Some(image) = self.0.image()
+            && image.size() > minimum
+        {
             return Err("the image is larger than the memory".to_owned());
         }
         let region = self.0.take(minimum)?;
@@ -237,7 +252,9 @@ mod tests {
                 assert!(bytes.iter().enumerate().all(|(at, &b)| b == 0 || at == 5000));
                 bytes[..2 * 65536].fill(0xee);
                 pool.give_back(region, 2 * 65536);
-                if round % 2 == 0 { assert_eq!(pool.clean(8), 1); }
+                if round % 2 == 0 {
+                    assert_eq!(pool.clean(8), 1);
+                }
             }
             let (clean, dirty) = pool.kept();
             assert_eq!(clean + dirty, 1);

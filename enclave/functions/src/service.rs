@@ -31,6 +31,9 @@ const MAX_FUNCTIONS: usize = 10_000;
 /// Deployments that wait for the compiler, and calls that wait for a deployment.
 const MAX_QUEUED: usize = 1024;
 
+/// Memories kept ready for the next calls, of each sort. A process that serves one call keeps none.
+const SPARE: usize = 4;
+
 /// Where a worker waits for its next container.
 pub trait Entrance: Send + Sync {
     /// The id of the container that this thread is now in.
@@ -132,7 +135,10 @@ pub fn serve(channel: Channel, entrance: Box<dyn Entrance>, containers: bool) ->
             }
         }
     })?;
-    thread("ticker", 128 << 10, { let service = service.clone(); move || service.ticker.run(&service.engines) })?;
+    thread("ticker", 128 << 10, {
+        let service = service.clone();
+        move || service.ticker.run(&service.engines, if containers { SPARE } else { 0 })
+    })?;
     service.outbox.post_here(FromService::Ready { protocol: PROTOCOL });
 
     let mut joiner = Joiner::default();
@@ -143,7 +149,9 @@ pub fn serve(channel: Channel, entrance: Box<dyn Entrance>, containers: bool) ->
             Ok(Some(ToService::Hello { protocol })) => {
                 joiner = Joiner::default();
                 if protocol != PROTOCOL {
-                    return Err(io::Error::other(format!("the node speaks protocol {protocol}, this service {PROTOCOL}: both must be of the same version")));
+                    return Err(io::Error::other(format!(
+                        "the node speaks protocol {protocol}, this service {PROTOCOL}: both must be of the same version"
+                    )));
                 }
             }
             Ok(Some(message)) => {
@@ -202,7 +210,14 @@ impl Service {
             }
             ToService::Cancel { request } => {
                 let lost = lock(&self.jobs).cancel(request);
-                self.lost(lost, 0, Failure::new(FailureKind::Limit, "time: the node gave the call up, because its caller has gone or its deadline has passed"));
+                self.lost(
+                    lost,
+                    0,
+                    Failure::new(
+                        FailureKind::Limit,
+                        "time: the node gave the call up, because its caller has gone or its deadline has passed",
+                    ),
+                );
             }
             ToService::Stats { request } => {
                 let functions = self.functions.read().unwrap_or_else(std::sync::PoisonError::into_inner).len() as u64;
@@ -228,7 +243,8 @@ impl Service {
 
     fn deploy(self: &Arc<Self>, deployment: Deployment) {
         let request = deployment.request;
-        let refuse = |message: String| self.outbox.post_here(FromService::Failed { request, failure: Failure::new(FailureKind::Busy, message) });
+        let refuse =
+            |message: String| self.outbox.post_here(FromService::Failed { request, failure: Failure::new(FailureKind::Busy, message) });
         let mut compiler = lock(&self.compiler);
         if compiler.queue.len() >= MAX_QUEUED {
             return refuse(format!("{MAX_QUEUED} deployments are waiting already; try again later"));
@@ -267,8 +283,9 @@ impl Service {
             let name = spec.name.clone();
             self.ticker.begin();
             let attempt = || Function::deploy(&self.engines, spec, &code, precompiled.as_deref());
-            let function = std::panic::catch_unwind(std::panic::AssertUnwindSafe(attempt))
-                .unwrap_or_else(|_| Err(Failure::new(FailureKind::Invalid, format!("'{name}' cannot be compiled: the compiler gave up on it"))));
+            let function = std::panic::catch_unwind(std::panic::AssertUnwindSafe(attempt)).unwrap_or_else(|_| {
+                Err(Failure::new(FailureKind::Invalid, format!("'{name}' cannot be compiled: the compiler gave up on it")))
+            });
             self.ticker.end();
             // A native node keeps what was compiled for its next process; it need not get back what it sent.
             let compiled = function.as_ref().ok().filter(|_| precompiled.is_none()).and_then(Function::precompiled);
@@ -323,7 +340,10 @@ impl Service {
                     return;
                 }
                 drop(compiler);
-                return self.refuse(invocation.request, Failure::new(FailureKind::Busy, format!("'{}' is being deployed and {MAX_QUEUED} calls wait for it", invocation.name)));
+                return self.refuse(
+                    invocation.request,
+                    Failure::new(FailureKind::Busy, format!("'{}' is being deployed and {MAX_QUEUED} calls wait for it", invocation.name)),
+                );
             }
         }
         self.start(invocation);
@@ -350,7 +370,10 @@ impl Service {
             return self.refuse(request, Failure::new(FailureKind::Busy, "the service is shutting down"));
         }
         if !inline && !self.containers {
-            return self.refuse(request, Failure::new(FailureKind::Invalid, "this process is no enclave, so no container can enter it: call inline"));
+            return self.refuse(
+                request,
+                Failure::new(FailureKind::Invalid, "this process is no enclave, so no container can enter it: call inline"),
+            );
         }
         let container = if inline { 0 } else { self.ids.fetch_add(1, SeqCst) };
         let control = Arc::new(Control::default());
@@ -417,7 +440,6 @@ impl Service {
                     let Some(mut job) = job else { continue };
                     job.marks.push(entered);
                     self.run(job);
-                    self.idle.fetch_add(1, SeqCst);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -479,9 +501,14 @@ impl Service {
         self.ticker.begin();
         let Finished { outcome, rest } = call::run(&function, &control, params, container, marks);
         self.ticker.end();
+        if container != 0 {
+            // Before the answer, so that the call that follows on it finds a worker and starts none.
+            self.idle.fetch_add(1, SeqCst);
+        }
         self.answer(request, outcome);
         // The instance is taken down when the answer is on its way.
         drop(rest);
+        self.ticker.wipe();
     }
 
     fn answer(&self, request: u64, outcome: Outcome) {
@@ -496,7 +523,10 @@ impl Service {
     fn lost(&self, lost: Lost, container: u64, failure: Failure) {
         match lost {
             Lost::Waiting(request) => {
-                self.answer(request, Outcome { result: Err(failure), logs: String::new(), usage: Usage::default(), container, marks: Vec::new() });
+                self.answer(
+                    request,
+                    Outcome { result: Err(failure), logs: String::new(), usage: Usage::default(), container, marks: Vec::new() },
+                );
             }
             Lost::Running(control) => {
                 control.stop(failure);

@@ -74,7 +74,10 @@ pub fn check(spec: &FunctionSpec) -> Result<(), Failure> {
 /// What is wrong with them.
 pub fn check_params(params: &[u8]) -> Result<(), Failure> {
     if params.len() > MAX_PARAMS {
-        return Err(Failure::new(FailureKind::Invalid, format!("parameters of {} bytes are more than the limit of {MAX_PARAMS}", params.len())));
+        return Err(Failure::new(
+            FailureKind::Invalid,
+            format!("parameters of {} bytes are more than the limit of {MAX_PARAMS}", params.len()),
+        ));
     }
     object(params).map_err(|why| Failure::new(FailureKind::Invalid, format!("the parameters are no JSON object: {why}")))
 }
@@ -98,8 +101,13 @@ mod tests {
 
     fn spec() -> FunctionSpec {
         FunctionSpec {
-            name: "f".into(), kind: Kind::JavaScript, main: "main".into(), limits: Limits::default(),
-            egress: vec!["localhost:80".into()], files: vec![], env: vec![],
+            name: "f".into(),
+            kind: Kind::JavaScript,
+            main: "main".into(),
+            limits: Limits::default(),
+            egress: vec!["localhost:80".into()],
+            files: vec![],
+            env: vec![],
         }
     }
 
@@ -120,7 +128,9 @@ mod tests {
             ("entry point", |s| s.main = "a..b".into()),
             ("egress", |s| s.egress = vec!["localhost".into()]),
             ("egress", |s| s.egress = vec!["a:99999".into()]),
-            ("absolute", |s| s.files = vec![teemate_control::function::VerifiedFile { path: "/a/../b".into(), sha256: [0; 32], length: 1 }]),
+            ("absolute", |s| {
+                s.files = vec![teemate_control::function::VerifiedFile { path: "/a/../b".into(), sha256: [0; 32], length: 1 }]
+            }),
             ("environment", |s| s.env = vec![("A=B".into(), String::new())]),
         ];
         for (word, change) in cases {
@@ -133,8 +143,12 @@ mod tests {
 
     #[test]
     fn parameters_are_an_object() {
-        for good in ["{}", r#" {"a":[1,{"b":null}]} "#] { check_params(good.as_bytes()).unwrap(); }
-        for bad in ["", "[]", "1", "{", "{}{}", "\"a\"", "{\"a\":}"] { assert!(check_params(bad.as_bytes()).is_err(), "{bad}"); }
+        for good in ["{}", r#" {"a":[1,{"b":null}]} "#] {
+            check_params(good.as_bytes()).unwrap();
+        }
+        for bad in ["", "[]", "1", "{", "{}{}", "\"a\"", "{\"a\":}"] {
+            assert!(check_params(bad.as_bytes()).is_err(), "{bad}");
+        }
         // Nested as deep as it likes: nothing here recurses.
         let deep = format!("{}1{}", "{\"a\":".repeat(100_000), "}".repeat(100_000));
         check_params(deep.as_bytes()).unwrap();

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
+use crate::clock::monotonic_ns;
 use crate::function::Engines;
 use crate::lock;
 
@@ -19,6 +20,7 @@ pub struct Ticker {
     asleep: AtomicBool,
     lock: Mutex<()>,
     wake: Condvar,
+    wipe: AtomicBool,
 }
 
 impl Ticker {
@@ -37,27 +39,47 @@ impl Ticker {
         self.running.fetch_sub(1, SeqCst);
     }
 
-    /// The thread.
-    pub fn run(&self, engines: &Engines) {
+    /// An instance is gone: its memory can be wiped.
+    pub fn wipe(&self) {
+        if !self.wipe.swap(true, SeqCst) {
+            drop(lock(&self.lock));
+            self.wake.notify_all();
+        }
+    }
+
+    /// The thread. Keeps `spare` memories of each sort ready.
+    pub fn run(&self, engines: &Engines, spare: usize) {
         let mut quiet = 0;
+        let mut ticked = monotonic_ns();
         loop {
             let guard = lock(&self.lock);
             if quiet >= LINGER {
                 self.asleep.store(true, SeqCst);
                 let mut guard = guard;
-                while self.running.load(SeqCst) == 0 {
+                while self.running.load(SeqCst) == 0 && !self.wipe.load(SeqCst) {
                     guard = self.wake.wait(guard).unwrap_or_else(std::sync::PoisonError::into_inner);
                 }
                 self.asleep.store(false, SeqCst);
                 quiet = 0;
-            } else {
+            } else if !self.wipe.load(SeqCst) {
                 drop(self.wake.wait_timeout(guard, TICK));
+            } else {
+                drop(guard);
             }
-            let wiped = engines.clean();
+            let woken = self.wipe.swap(false, SeqCst);
+            engines.clean();
+            engines.prepare(spare);
+            let now = monotonic_ns();
+            if now.saturating_sub(ticked) < TICK.as_nanos() as u64 && woken {
+                continue;
+            }
+            ticked = now;
             if self.running.load(SeqCst) > 0 {
                 engines.tick();
+                quiet = 0;
+            } else {
+                quiet += 1;
             }
-            quiet = if self.running.load(SeqCst) > 0 || wiped > 0 { 0 } else { quiet + 1 };
         }
     }
 }

@@ -83,7 +83,8 @@ pub fn link(module: &Module) -> Result<InstancePre<State>, String> {
         if known {
             continue;
         }
-        let fits = import.module() == MODULE && import.ty().func().is_some_and(|ty| ty.results().all(|result| matches!(result, ValType::I32)) && ty.results().len() <= 1);
+        let fits = import.module() == MODULE
+            && import.ty().func().is_some_and(|ty| ty.results().all(|result| matches!(result, ValType::I32)) && ty.results().len() <= 1);
         if !fits {
             return Err(format!(
                 "the module imports {} from {}, which is not here; a function may import WASI preview 1 only",
@@ -160,9 +161,28 @@ const fn no<T>(number: i32) -> Result<T, Errno> {
 
 /// Names that [`define`] defines.
 const DEFINED: &[&str] = &[
-    "args_get", "args_sizes_get", "clock_res_get", "clock_time_get", "environ_get", "environ_sizes_get", "fd_close", "fd_fdstat_get",
-    "fd_fdstat_set_flags", "fd_filestat_get", "fd_prestat_dir_name", "fd_prestat_get", "fd_read", "fd_seek", "fd_tell", "fd_write",
-    "path_filestat_get", "path_open", "poll_oneoff", "proc_exit", "random_get", "sched_yield",
+    "args_get",
+    "args_sizes_get",
+    "clock_res_get",
+    "clock_time_get",
+    "environ_get",
+    "environ_sizes_get",
+    "fd_close",
+    "fd_fdstat_get",
+    "fd_fdstat_set_flags",
+    "fd_filestat_get",
+    "fd_prestat_dir_name",
+    "fd_prestat_get",
+    "fd_read",
+    "fd_seek",
+    "fd_tell",
+    "fd_write",
+    "path_filestat_get",
+    "path_open",
+    "poll_oneoff",
+    "proc_exit",
+    "random_get",
+    "sched_yield",
 ];
 
 fn defined(name: &str) -> bool {
@@ -335,17 +355,27 @@ pub fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
             Ok(guest::write(memory, result, &stat)?)
         })
     })?;
-    linker.func_wrap(MODULE, "args_sizes_get", |mut c: C<'_>, count: u32, size: u32| with(&mut c, |memory, state| sizes(memory, count, size, &[state.function.spec.name.clone()])))?;
-    linker.func_wrap(MODULE, "args_get", |mut c: C<'_>, table: u32, text: u32| with(&mut c, |memory, state| strings(memory, table, text, &[state.function.spec.name.clone()])))?;
-    linker.func_wrap(MODULE, "environ_sizes_get", |mut c: C<'_>, count: u32, size: u32| with(&mut c, |memory, state| sizes(memory, count, size, &environment(state))))?;
-    linker.func_wrap(MODULE, "environ_get", |mut c: C<'_>, table: u32, text: u32| with(&mut c, |memory, state| strings(memory, table, text, &environment(state))))?;
-    linker.func_wrap(MODULE, "clock_res_get", |mut c: C<'_>, _: u32, result: u32| with(&mut c, |memory, _| Ok(guest::write(memory, result, &1000u64.to_le_bytes())?)))?;
+    linker.func_wrap(MODULE, "args_sizes_get", |mut c: C<'_>, count: u32, size: u32| {
+        with(&mut c, |memory, state| sizes(memory, count, size, &[state.function.spec.name.clone()]))
+    })?;
+    linker.func_wrap(MODULE, "args_get", |mut c: C<'_>, table: u32, text: u32| {
+        with(&mut c, |memory, state| strings(memory, table, text, &[state.function.spec.name.clone()]))
+    })?;
+    linker.func_wrap(MODULE, "environ_sizes_get", |mut c: C<'_>, count: u32, size: u32| {
+        with(&mut c, |memory, state| sizes(memory, count, size, &environment(state)))
+    })?;
+    linker.func_wrap(MODULE, "environ_get", |mut c: C<'_>, table: u32, text: u32| {
+        with(&mut c, |memory, state| strings(memory, table, text, &environment(state)))
+    })?;
+    linker.func_wrap(MODULE, "clock_res_get", |mut c: C<'_>, _: u32, result: u32| {
+        with(&mut c, |memory, _| Ok(guest::write(memory, result, &1000u64.to_le_bytes())?))
+    })?;
     linker.func_wrap(MODULE, "clock_time_get", |mut c: C<'_>, id: u32, _: u64, result: u32| {
         with(&mut c, |memory, state| {
             let now = match id {
                 0 => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64,
                 1 => clock::monotonic_ns(),
-                2 | 3 => state.began.elapsed().as_nanos() as u64,
+                2 | 3 => clock::monotonic_ns().saturating_sub(state.began_ns),
                 _ => return no(errno::INVAL),
             };
             Ok(guest::write(memory, result, &now.to_le_bytes())?)

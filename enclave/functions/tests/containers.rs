@@ -56,7 +56,10 @@ fn a_call_runs_in_its_container() {
         let outcome = node.answer(request);
         assert_eq!(text(&outcome), format!("{{\"n\":{n}}}"));
         assert_eq!(outcome.container, container);
-        assert_eq!(outcome.marks.iter().map(|m| m.phase).collect::<Vec<_>>(), [Phase::Accepted, Phase::Entered, Phase::InstanceReady, Phase::Executed, Phase::Answered]);
+        assert_eq!(
+            outcome.marks.iter().map(|m| m.phase).collect::<Vec<_>>(),
+            [Phase::Accepted, Phase::Entered, Phase::InstanceReady, Phase::Executed, Phase::Answered]
+        );
     }
     node.send(&ToService::Stats { request: 1 });
     let FromService::Stats { running, idle_workers, answered, .. } = node.receive() else { panic!() };
@@ -73,9 +76,13 @@ fn containers_come_in_any_order() {
     // Ids that nobody asked for, and one twice: the service takes no notice.
     enter.send(1).unwrap();
     enter.send(0).unwrap();
-    for container in &containers { enter.send(*container).unwrap(); }
+    for container in &containers {
+        enter.send(*container).unwrap();
+    }
     enter.send(containers[0]).unwrap();
-    for (n, request) in requests.into_iter().enumerate() { assert_eq!(text(&node.answer(request)), format!("{{\"n\":{n}}}")); }
+    for (n, request) in requests.into_iter().enumerate() {
+        assert_eq!(text(&node.answer(request)), format!("{{\"n\":{n}}}"));
+    }
     let request = node.begin("echo", "{}", false);
     let container = need(&mut node).0;
     enter.send(container).unwrap();
@@ -138,11 +145,17 @@ fn more_calls_than_workers() {
     let requests: Vec<_> = (0..300).map(|_| node.begin("echo", "{}", false)).collect();
     std::thread::sleep(Duration::from_millis(300));
     let (mut done, mut busy) = (0, 0);
-    for _ in 0..256 { let container = need(&mut node).0; enter.send(container).unwrap(); }
+    for _ in 0..256 {
+        let container = need(&mut node).0;
+        enter.send(container).unwrap();
+    }
     for request in requests {
         match node.answer(request).result {
             Ok(_) => done += 1,
-            Err(failure) => { assert_eq!(failure.kind, FailureKind::Busy, "{failure}"); busy += 1 }
+            Err(failure) => {
+                assert_eq!(failure.kind, FailureKind::Busy, "{failure}");
+                busy += 1
+            }
         }
     }
     assert_eq!((done, busy), (256, 44));

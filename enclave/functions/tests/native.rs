@@ -25,7 +25,10 @@ fn all_examples() {
     for example in &examples {
         let (kind, code) = match harness::code(&folder, example) {
             Ok(code) => code,
-            Err(reason) => { println!("skipped: {}: {reason}", example.name); continue }
+            Err(reason) => {
+                println!("skipped: {}: {reason}", example.name);
+                continue;
+            }
         };
         let (spec, params) = harness::native(&folder, example, kind, &store.address);
         node.deploy(spec, code).unwrap_or_else(|failure| panic!("{}: {failure}", example.name));
@@ -54,7 +57,12 @@ fn phases_in_order() {
 #[test]
 fn bad_input_is_refused_in_words() {
     let mut node = Node::start();
-    let garbage: &[(&[u8], &str)] = &[(b"", "does not begin"), (b"garbage", "does not begin"), (b"\0asm\x01\0\0\0\xff\xff\xff", "no WebAssembly module"), (b"\0asm\x0d\0\x01\0", "no WebAssembly module")];
+    let garbage: &[(&[u8], &str)] = &[
+        (b"", "does not begin"),
+        (b"garbage", "does not begin"),
+        (b"\0asm\x01\0\0\0\xff\xff\xff", "no WebAssembly module"),
+        (b"\0asm\x0d\0\x01\0", "no WebAssembly module"),
+    ];
     for (code, word) in garbage {
         let refused = node.deploy(spec("f", Kind::Wasm), code.to_vec()).unwrap_err();
         assert_eq!(refused.kind, FailureKind::Invalid);
@@ -64,7 +72,9 @@ fn bad_input_is_refused_in_words() {
     assert!(refused.message.contains("steal from env"), "{refused}");
     let refused = node.deploy_wat("f", r#"(module (func (export "run")))"#).unwrap_err();
     assert!(refused.message.contains("_start"), "{refused}");
-    let refused = node.deploy_wat("f", r#"(module (import "wasi_snapshot_preview1" "fd_write" (func (param i64))) (func (export "_start")))"#).unwrap_err();
+    let refused = node
+        .deploy_wat("f", r#"(module (import "wasi_snapshot_preview1" "fd_write" (func (param i64))) (func (export "_start")))"#)
+        .unwrap_err();
     assert!(refused.message.contains("do not fit"), "{refused}");
     assert_eq!(refused.kind, FailureKind::Invalid);
 
@@ -88,16 +98,24 @@ fn bad_input_is_refused_in_words() {
     node.deploy_wat("bare", r#"(module (import "wasi_snapshot_preview1" "random_get" (func $r (param i32 i32) (result i32))) (func (export "_start") (drop (call $r (i32.const 0) (i32.const 8)))))"#).unwrap();
     assert_eq!(failure_kind(&mut node, "bare", "{}"), FailureKind::Application);
     // A function of WASI that is not here is ENOSYS.
-    node.deploy_wat("nosys", r#"(module (import "wasi_snapshot_preview1" "path_unlink_file" (func $u (param i32 i32 i32) (result i32)))
+    node.deploy_wat(
+        "nosys",
+        r#"(module (import "wasi_snapshot_preview1" "path_unlink_file" (func $u (param i32 i32 i32) (result i32)))
         (import "wasi_snapshot_preview1" "proc_exit" (func $e (param i32))) (memory (export "memory") 1)
-        (func (export "_start") (call $e (call $u (i32.const 3) (i32.const 0) (i32.const 0)))))"#).unwrap();
+        (func (export "_start") (call $e (call $u (i32.const 3) (i32.const 0) (i32.const 0)))))"#,
+    )
+    .unwrap();
     assert!(failure(&node.call("nosys", "{}")).1.contains("code 52"));
     // Called elsewhere than inline: this is no enclave.
     let request = node.begin("echo", "{}", false);
     assert!(failure(&node.answer(request)).1.contains("no enclave"));
 
     // Hostile packets do not end the service.
-    for length in [0, 1, 15, 16, 17, 100] { if length > 0 { node.send_raw(&vec![0xff; length]); } }
+    for length in [0, 1, 15, 16, 17, 100] {
+        if length > 0 {
+            node.send_raw(&vec![0xff; length]);
+        }
+    }
     assert_eq!(text(&node.call("echo", r#"{"still":"here"}"#)), r#"{"still":"here"}"#);
 }
 
@@ -110,7 +128,12 @@ fn a_start_function_is_under_the_limits_too() {
     let mut node = Node::start();
     let mut spec = spec("start", Kind::Wasm);
     spec.limits.timeout_ms = 100;
-    node.deploy(spec, wat::parse_str(r#"(module (memory (export "memory") 1) (func $f (loop $on (br $on))) (start $f) (func (export "_start")))"#).unwrap()).unwrap();
+    node.deploy(
+        spec,
+        wat::parse_str(r#"(module (memory (export "memory") 1) (func $f (loop $on (br $on))) (start $f) (func (export "_start")))"#)
+            .unwrap(),
+    )
+    .unwrap();
     assert_eq!(failure_kind(&mut node, "start", "{}"), FailureKind::Limit);
 }
 
@@ -169,8 +192,12 @@ fn cancel_and_shutdown() {
 #[test]
 fn delete_and_replace() {
     let mut node = Node::start();
-    let says = |what: &str| format!(r#"(module (import "wasi_snapshot_preview1" "fd_write" (func $w (param i32 i32 i32 i32) (result i32))) (memory (export "memory") 1)
-        (data (i32.const 0) "\10\00\00\00\07\00\00\00") (data (i32.const 16) "{{\22{what}\22:1}}") (func (export "_start") (drop (call $w (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#);
+    let says = |what: &str| {
+        format!(
+            r#"(module (import "wasi_snapshot_preview1" "fd_write" (func $w (param i32 i32 i32 i32) (result i32))) (memory (export "memory") 1)
+        (data (i32.const 0) "\10\00\00\00\07\00\00\00") (data (i32.const 16) "{{\22{what}\22:1}}") (func (export "_start") (drop (call $w (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#
+        )
+    };
     node.deploy_wat("f", &says("a")).unwrap();
     assert_eq!(text(&node.call("f", "{}")), r#"{"a":1}"#);
     node.deploy_wat("f", &says("b")).unwrap();
@@ -182,7 +209,8 @@ fn delete_and_replace() {
     assert_eq!(node.receive(), FromService::Deleted { request: 99 });
     failure(&node.call("f", "{}"));
     // A call right behind its deployment waits for it.
-    let deploy = ToService::Deploy { request: 100, spec: spec("f", Kind::Wasm), code: wat::parse_str(says("c")).unwrap(), precompiled: None };
+    let deploy =
+        ToService::Deploy { request: 100, spec: spec("f", Kind::Wasm), code: wat::parse_str(says("c")).unwrap(), precompiled: None };
     node.send(&deploy);
     assert_eq!(text(&node.call("f", "{}")), r#"{"c":1}"#);
 }
@@ -204,7 +232,9 @@ fn many_at_once() {
     node.deploy_wat("echo", include_str!("../../../examples/functions/hello/echo.wat")).unwrap();
     for round in 0..20 {
         let all: Vec<_> = (0..64).map(|i| (i, node.begin("echo", &format!("{{\"n\":{}}}", round * 64 + i), true))).collect();
-        for (i, request) in all { assert_eq!(text(&node.answer(request)), format!("{{\"n\":{}}}", round * 64 + i)); }
+        for (i, request) in all {
+            assert_eq!(text(&node.answer(request)), format!("{{\"n\":{}}}", round * 64 + i));
+        }
     }
 }
 
@@ -212,7 +242,9 @@ fn many_at_once() {
 fn a_secret_is_gone_after_the_call() {
     let mut node = Node::start();
     // Looks through all its memory for what an earlier instance left, then leaves the secret everywhere, its grown pages included.
-    node.deploy_wat("secret", r#"(module
+    node.deploy_wat(
+        "secret",
+        r#"(module
         (import "wasi_snapshot_preview1" "fd_write" (func $w (param i32 i32 i32 i32) (result i32)))
         (memory (export "memory") 2)
         (data (i32.const 0) "\10\00\00\00\0a\00\00\00") (data (i32.const 16) "{\22found\22:0}")
@@ -226,11 +258,15 @@ fn a_secret_is_gone_after_the_call() {
             (i32.store8 (i32.const 25) (i32.add (i32.const 48) (local.get $found)))
             (memory.fill (i32.const 64) (i32.const 0x53) (i32.const 393152))
             (i32.store (i32.const 4) (i32.const 11))
-            (drop (call $w (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#).unwrap();
+            (drop (call $w (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#,
+    )
+    .unwrap();
     let rounds = if cfg!(debug_assertions) { 1000 } else { 10_000 };
     for batch in 0..rounds / 10 {
         let all: Vec<_> = (0..10).map(|_| node.begin("secret", "{}", true)).collect();
-        for request in all { assert_eq!(text(&node.answer(request)), r#"{"found":0}"#, "batch {batch}"); }
+        for request in all {
+            assert_eq!(text(&node.answer(request)), r#"{"found":0}"#, "batch {batch}");
+        }
     }
 }
 
@@ -239,7 +275,11 @@ fn a_javascript_secret_is_gone_after_the_call() {
     need_javascript!();
     let mut node = Node::start();
     node.deploy_js("leaver", r#"function main({ n }) { globalThis.kept = "the secret of call " + n; Object.prototype.leak = kept; Array.prototype.push = null; return { had: typeof globalThis.before, n } }"#).unwrap();
-    node.deploy_js("finder", r#"function main() { return { kept: typeof globalThis.kept, leak: typeof ({}).leak, push: typeof [].push } }"#).unwrap();
+    node.deploy_js(
+        "finder",
+        r#"function main() { return { kept: typeof globalThis.kept, leak: typeof ({}).leak, push: typeof [].push } }"#,
+    )
+    .unwrap();
     for n in 0..500 {
         node.call("leaver", &format!("{{\"n\":{n}}}"));
         assert_eq!(text(&node.call("finder", "{}")), r#"{"kept":"undefined","leak":"undefined","push":"function"}"#);
@@ -253,8 +293,13 @@ fn files_are_verified() {
     std::fs::write(&path, "content").unwrap();
     let mut node = Node::start();
     let mut spec = spec("reader", Kind::JavaScript);
-    spec.files = vec![VerifiedFile { path: path.to_str().unwrap().into(), sha256: <sha2::Sha256 as sha2::Digest>::digest(b"content").into(), length: 7 }];
-    node.deploy(spec, br#"const fs = require("fs"); function main({ path }) { return { text: fs.readFileSync(path, "utf8") } }"#.to_vec()).unwrap();
+    spec.files = vec![VerifiedFile {
+        path: path.to_str().unwrap().into(),
+        sha256: <sha2::Sha256 as sha2::Digest>::digest(b"content").into(),
+        length: 7,
+    }];
+    node.deploy(spec, br#"const fs = require("fs"); function main({ path }) { return { text: fs.readFileSync(path, "utf8") } }"#.to_vec())
+        .unwrap();
     let params = format!("{{\"path\":{:?}}}", path.to_str().unwrap());
     assert_eq!(text(&node.call("reader", &params)), r#"{"text":"content"}"#);
     std::fs::write(&path, "Content").unwrap();
@@ -299,17 +344,47 @@ fn what_javascript_functions_use() {
         ("const main = (p) => ({ n: p.a + 1 })", r#"{"n":2}"#),
         ("async function main() { await null; await new Promise((r) => setTimeout(r, 5)); return { ok: true } }", r#"{"ok":true}"#),
         ("function main() { }", "{}"),
-        ("function main() { return { e: new TextEncoder().encode('h\u{e9}').length, d: new TextDecoder().decode(new Uint8Array([104, 195, 169])) } }", r#"{"e":3,"d":"hé"}"#),
-        ("function main() { const u = new URL('../b?x=1&y=a%20b#h', 'http://user@Example.com:80/a/c/d'); return { h: u.href, p: u.searchParams.get('y'), o: u.origin } }", r##"{"h":"http://user@example.com/a/b?x=1&y=a%20b#h","p":"a b","o":"http://example.com"}"##),
-        ("function main() { const b = Buffer.from('h\u{e9}llo'); return { hex: b.toString('hex'), b64: b.toString('base64'), back: Buffer.from(b.toString('base64'), 'base64').toString(), n: Buffer.concat([b, Buffer.alloc(2)]).length, u: Buffer.from([1, 2, 3, 4]).readUInt32BE(0) } }", r#"{"hex":"68c3a96c6c6f","b64":"aMOpbGxv","back":"héllo","n":8,"u":16909060}"#),
+        (
+            "function main() { return { e: new TextEncoder().encode('h\u{e9}').length, d: new TextDecoder().decode(new Uint8Array([104, 195, 169])) } }",
+            r#"{"e":3,"d":"hé"}"#,
+        ),
+        (
+            "function main() { const u = new URL('../b?x=1&y=a%20b#h', 'http://user@Example.com:80/a/c/d'); return { h: u.href, p: u.searchParams.get('y'), o: u.origin } }",
+            r##"{"h":"http://user@example.com/a/b?x=1&y=a%20b#h","p":"a b","o":"http://example.com"}"##,
+        ),
+        (
+            "function main() { const b = Buffer.from('h\u{e9}llo'); return { hex: b.toString('hex'), b64: b.toString('base64'), back: Buffer.from(b.toString('base64'), 'base64').toString(), n: Buffer.concat([b, Buffer.alloc(2)]).length, u: Buffer.from([1, 2, 3, 4]).readUInt32BE(0) } }",
+            r#"{"hex":"68c3a96c6c6f","b64":"aMOpbGxv","back":"héllo","n":8,"u":16909060}"#,
+        ),
         ("function main() { return { a: btoa('abc'), b: atob('YWJj') } }", r#"{"a":"YWJj","b":"abc"}"#),
-        ("function main() { const c = structuredClone({ a: new Map([[1, { b: new Date(0) }]]) }); return { t: c.a.get(1).b.getTime() } }", r#"{"t":0}"#),
-        ("function main() { const h = (n) => require('crypto').createHash(n).update('abc').digest('hex').slice(0, 8); return { m: h('md5'), s: h('sha1'), t: h('sha256') } }", r#"{"m":"90015098","s":"a9993e36","t":"ba7816bf"}"#),
-        ("function main() { return { h: require('crypto').createHmac('sha256', 'key').update('The quick brown fox jumps over the lazy dog').digest('hex').slice(0, 16) } }", r#"{"h":"f7bc83f430538424"}"#),
-        ("function main() { const E = require('events'); const e = new E(); let n = 0; e.once('x', (d) => n += d); e.emit('x', 3); e.emit('x', 4); return { n } }", r#"{"n":3}"#),
-        ("function main() { return { r: crypto.randomUUID().length, v: crypto.getRandomValues(new Uint8Array(8)).length, p: typeof performance.now(), q: process.hrtime().length } }", r#"{"r":36,"v":8,"p":"number","q":2}"#),
-        ("let n = 0; async function main() { const t = setInterval(() => { if (++n === 3) clearInterval(t) }, 1); await new Promise((r) => setTimeout(r, 30)); return { n } }", r#"{"n":3}"#),
-        ("function main() { return { f: require('util').format('%s %d %j', 'a', 1, { b: 2 }), p: require('path').join('/a', '../b', 'c.txt') } }", r#"{"f":"a 1 {\"b\":2}","p":"/b/c.txt"}"#),
+        (
+            "function main() { const c = structuredClone({ a: new Map([[1, { b: new Date(0) }]]) }); return { t: c.a.get(1).b.getTime() } }",
+            r#"{"t":0}"#,
+        ),
+        (
+            "function main() { const h = (n) => require('crypto').createHash(n).update('abc').digest('hex').slice(0, 8); return { m: h('md5'), s: h('sha1'), t: h('sha256') } }",
+            r#"{"m":"90015098","s":"a9993e36","t":"ba7816bf"}"#,
+        ),
+        (
+            "function main() { return { h: require('crypto').createHmac('sha256', 'key').update('The quick brown fox jumps over the lazy dog').digest('hex').slice(0, 16) } }",
+            r#"{"h":"f7bc83f430538424"}"#,
+        ),
+        (
+            "function main() { const E = require('events'); const e = new E(); let n = 0; e.once('x', (d) => n += d); e.emit('x', 3); e.emit('x', 4); return { n } }",
+            r#"{"n":3}"#,
+        ),
+        (
+            "function main() { return { r: crypto.randomUUID().length, v: crypto.getRandomValues(new Uint8Array(8)).length, p: typeof performance.now(), q: process.hrtime().length } }",
+            r#"{"r":36,"v":8,"p":"number","q":2}"#,
+        ),
+        (
+            "let n = 0; async function main() { const t = setInterval(() => { if (++n === 3) clearInterval(t) }, 1); await new Promise((r) => setTimeout(r, 30)); return { n } }",
+            r#"{"n":3}"#,
+        ),
+        (
+            "function main() { return { f: require('util').format('%s %d %j', 'a', 1, { b: 2 }), p: require('path').join('/a', '../b', 'c.txt') } }",
+            r#"{"f":"a 1 {\"b\":2}","p":"/b/c.txt"}"#,
+        ),
         ("function main() { return { error: 'in words' } }", r#"{"error":"in words"}"#),
     ];
     for (source, expected) in cases {
@@ -336,7 +411,9 @@ fn what_javascript_functions_use() {
         assert_eq!(found, *kind, "{source}: {message}");
         assert!(message.contains(part), "{source}: {message}");
     }
-    for (source, part) in [("function main( {", "SyntaxError"), ("let a = ;", "SyntaxError"), ("let a; let a;", "SyntaxError"), ("\u{0}", "SyntaxError")] {
+    for (source, part) in
+        [("function main( {", "SyntaxError"), ("let a = ;", "SyntaxError"), ("let a; let a;", "SyntaxError"), ("\u{0}", "SyntaxError")]
+    {
         let failure = node.deploy_js("f", source).unwrap_err();
         assert_eq!(failure.kind, FailureKind::Invalid);
         assert!(failure.message.contains(part), "{source}: {failure}");
@@ -353,4 +430,33 @@ fn what_javascript_functions_use() {
     // Math.random differs between instances of one image.
     node.deploy_js("random", "function main() { return { n: Math.random() } }").unwrap();
     assert_ne!(text(&node.call("random", "{}")), text(&node.call("random", "{}")));
+}
+
+/// What the node waits for natively: process, engine, deployment, call. Prints medians; `--nocapture` shows them.
+#[test]
+fn a_native_start() {
+    let hello = wat::parse_str(include_str!("../../../examples/functions/hello/hello.wat")).unwrap();
+    let mut cases = vec![("hello.wat", Kind::Wasm, hello)];
+    if teemate_functions::javascript::is_built() {
+        cases.push(("hello.js", Kind::JavaScript, include_bytes!("../../../examples/functions/hello/main.js").to_vec()));
+    }
+    for (name, kind, code) in cases {
+        let blob = Node::start().deploy(spec("f", kind), code.clone()).unwrap();
+        let mut times: [Vec<u128>; 3] = Default::default();
+        for _ in 0..31 {
+            let began = Instant::now();
+            let mut node = Node::start();
+            times[0].push(began.elapsed().as_micros());
+            let deployed = node.deploy_with(spec("f", kind), code.clone(), blob.clone()).unwrap();
+            assert!(deployed.is_none());
+            times[1].push(began.elapsed().as_micros());
+            text(&node.call("f", "{}"));
+            times[2].push(began.elapsed().as_micros());
+        }
+        let [ready, deployed, answered] = times.map(|mut each| {
+            each.sort();
+            each[15]
+        });
+        println!("{name}: ready {ready} us, deployed {deployed} us, answered {answered} us after the start of the process");
+    }
 }

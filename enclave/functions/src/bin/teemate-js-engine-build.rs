@@ -73,7 +73,11 @@ fn build(clang: &str, out: &Path) -> Result<()> {
         std::fs::write(out.with_extension(extension), bytes)?;
     }
     let [module, frozen, compiled] = sizes.map(|size| size / 1024);
-    println!("{}: module {module} KiB, memory {} KiB of which {frozen} KiB are filled, compiled {compiled} KiB", out.display(), memory.len() / 1024);
+    println!(
+        "{}: module {module} KiB, memory {} KiB of which {frozen} KiB are filled, compiled {compiled} KiB",
+        out.display(),
+        memory.len() / 1024
+    );
     Ok(())
 }
 
@@ -81,7 +85,8 @@ fn build(clang: &str, out: &Path) -> Result<()> {
 fn quickjs(package: &Path) -> Result<PathBuf> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let manifest = package.join("Cargo.toml");
-    let metadata = Command::new(cargo).args(["metadata", "--locked", "--format-version", "1", "--manifest-path"]).arg(&manifest).output()?;
+    let metadata =
+        Command::new(cargo).args(["metadata", "--locked", "--format-version", "1", "--manifest-path"]).arg(&manifest).output()?;
     if !metadata.status.success() {
         return Err(format!("the sources of QuickJS-ng cannot be fetched: {}", String::from_utf8_lossy(&metadata.stderr)).into());
     }

@@ -68,7 +68,9 @@ impl Node {
 
     pub fn send(&mut self, message: &ToService) {
         self.next += 1;
-        for packet in cut(1_000_000 + self.next, message).unwrap() { self.send_raw(&packet); }
+        for packet in cut(1_000_000 + self.next, message).unwrap() {
+            self.send_raw(&packet);
+        }
     }
 
     pub fn receive(&mut self) -> FromService {
@@ -78,15 +80,21 @@ impl Node {
             // SAFETY: the buffer is as long as we say.
             let got = unsafe { libc::recv(self.socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
             assert!(got > 0, "the service has gone");
-            if let Some(message) = self.joiner.take(&buffer[..got as usize]).unwrap() { return message; }
+            if let Some(message) = self.joiner.take(&buffer[..got as usize]).unwrap() {
+                return message;
+            }
         }
     }
 
     pub fn receive_that(&mut self, fits: impl Fn(&FromService) -> bool) -> FromService {
-        if let Some(at) = self.early.iter().position(&fits) { return self.early.remove(at); }
+        if let Some(at) = self.early.iter().position(&fits) {
+            return self.early.remove(at);
+        }
         loop {
             let message = self.receive();
-            if fits(&message) { return message; }
+            if fits(&message) {
+                return message;
+            }
             self.early.push(message);
         }
     }
@@ -103,7 +111,9 @@ impl Node {
     pub fn deploy_with(&mut self, spec: FunctionSpec, code: Vec<u8>, precompiled: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, Failure> {
         let number = self.number();
         self.send(&ToService::Deploy { request: number, spec, code, precompiled });
-        match self.receive_that(|m| matches!(m, FromService::Deployed { request, .. } | FromService::Failed { request, .. } if *request == number)) {
+        match self.receive_that(
+            |m| matches!(m, FromService::Deployed { request, .. } | FromService::Failed { request, .. } if *request == number),
+        ) {
             FromService::Deployed { precompiled, .. } => Ok(precompiled),
             FromService::Failed { failure, .. } => Err(failure),
             _ => unreachable!(),
@@ -117,9 +127,13 @@ impl Node {
     }
 
     pub fn answer(&mut self, number: u64) -> Outcome {
-        match self.receive_that(|m| matches!(m, FromService::Done { request, .. } | FromService::Failed { request, .. } if *request == number)) {
+        match self
+            .receive_that(|m| matches!(m, FromService::Done { request, .. } | FromService::Failed { request, .. } if *request == number))
+        {
             FromService::Done { outcome, .. } => outcome,
-            FromService::Failed { failure, .. } => Outcome { result: Err(failure), logs: String::new(), usage: Default::default(), container: 0, marks: vec![] },
+            FromService::Failed { failure, .. } => {
+                Outcome { result: Err(failure), logs: String::new(), usage: Default::default(), container: 0, marks: vec![] }
+            }
             _ => unreachable!(),
         }
     }
@@ -215,13 +229,24 @@ pub struct Example {
 }
 
 #[derive(serde::Deserialize)]
-pub struct FileOf { pub path: String, pub source: String }
+pub struct FileOf {
+    pub path: String,
+    pub source: String,
+}
 #[derive(serde::Deserialize)]
-pub struct Count { pub text: String, pub times: usize }
+pub struct Count {
+    pub text: String,
+    pub times: usize,
+}
 #[derive(serde::Deserialize)]
-pub struct Expected { pub kind: FailureKind, pub contains: String }
+pub struct Expected {
+    pub kind: FailureKind,
+    pub contains: String,
+}
 
-fn empty() -> String { "{}".into() }
+fn empty() -> String {
+    "{}".into()
+}
 
 pub fn examples() -> (PathBuf, Vec<Example>) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/functions").canonicalize().unwrap();
@@ -233,13 +258,17 @@ pub fn examples() -> (PathBuf, Vec<Example>) {
 pub fn code(folder: &Path, example: &Example) -> Result<(Kind, Vec<u8>), String> {
     let path = folder.join(&example.file);
     match example.kind.as_str() {
-        "javascript" if !teemate_functions::javascript::is_built() => Err("the JavaScript engine is not built: run `cargo xtask build`".into()),
+        "javascript" if !teemate_functions::javascript::is_built() => {
+            Err("the JavaScript engine is not built: run `cargo xtask build`".into())
+        }
         "javascript" => Ok((Kind::JavaScript, std::fs::read(path).unwrap())),
         "wat" => Ok((Kind::Wasm, wat::parse_file(path).unwrap())),
         "c" => {
             let out = std::env::temp_dir().join(format!("teemate-{}-{}.wasm", std::process::id(), example.name));
             let done = Command::new("clang-19").args(["--target=wasm32-wasi", "-O2"]).arg(path).arg("-o").arg(&out).status();
-            if !done.is_ok_and(|status| status.success()) { return Err("clang-19 with wasi-libc is not installed".into()); }
+            if !done.is_ok_and(|status| status.success()) {
+                return Err("clang-19 with wasi-libc is not installed".into());
+            }
             let bytes = std::fs::read(&out).unwrap();
             let _ = std::fs::remove_file(out);
             Ok((Kind::Wasm, bytes))
@@ -272,11 +301,21 @@ pub fn check(folder: &Path, example: &Example, outcome: &Outcome, took_ms: u128,
     }
     let result: serde_json::Value = serde_json::from_str(&text(outcome)).unwrap();
     let at = |pointer: &str| result.pointer(pointer).unwrap_or_else(|| panic!("{name}: no {pointer} in {result}"));
-    for (pointer, value) in &example.equals { assert_eq!(at(pointer), value, "{name} {pointer}"); }
-    for (pointer, value) in &example.near { assert!((at(pointer).as_f64().unwrap() - value).abs() < 1e-9, "{name} {pointer}: {}", at(pointer)); }
-    for (pointer, part) in &example.contains { assert!(at(pointer).as_str().unwrap().contains(part), "{name} {pointer}"); }
-    for (pointer, count) in &example.count { assert_eq!(at(pointer).as_str().unwrap().matches(&count.text).count(), count.times, "{name} {pointer}"); }
-    for (path, source) in &example.stored { assert_eq!(store.get(path).as_deref(), Some(&std::fs::read(folder.join(source)).unwrap()[..]), "{name} {path}"); }
+    for (pointer, value) in &example.equals {
+        assert_eq!(at(pointer), value, "{name} {pointer}");
+    }
+    for (pointer, value) in &example.near {
+        assert!((at(pointer).as_f64().unwrap() - value).abs() < 1e-9, "{name} {pointer}: {}", at(pointer));
+    }
+    for (pointer, part) in &example.contains {
+        assert!(at(pointer).as_str().unwrap().contains(part), "{name} {pointer}");
+    }
+    for (pointer, count) in &example.count {
+        assert_eq!(at(pointer).as_str().unwrap().matches(&count.text).count(), count.times, "{name} {pointer}");
+    }
+    for (path, source) in &example.stored {
+        assert_eq!(store.get(path).as_deref(), Some(&std::fs::read(folder.join(source)).unwrap()[..]), "{name} {path}");
+    }
     assert!(took_ms >= u128::from(example.min_ms), "{name} took {took_ms} ms");
 }
 
@@ -293,30 +332,44 @@ impl Store {
         let address = listener.local_addr().unwrap().to_string();
         let objects = Arc::new(Mutex::new(BTreeMap::new()));
         let kept = objects.clone();
-        std::thread::spawn(move || for stream in listener.incoming() {
-            let mut reader = BufReader::new(stream.unwrap());
-            let mut line = String::new();
-            reader.read_line(&mut line).unwrap();
-            let mut length = 0;
-            loop {
-                let mut header = String::new();
-                reader.read_line(&mut header).unwrap();
-                if let Some(value) = header.to_ascii_lowercase().strip_prefix("content-length:") { length = value.trim().parse().unwrap(); }
-                if header.trim().is_empty() { break; }
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut reader = BufReader::new(stream.unwrap());
+                let mut line = String::new();
+                reader.read_line(&mut line).unwrap();
+                let mut length = 0;
+                loop {
+                    let mut header = String::new();
+                    reader.read_line(&mut header).unwrap();
+                    if let Some(value) = header.to_ascii_lowercase().strip_prefix("content-length:") {
+                        length = value.trim().parse().unwrap();
+                    }
+                    if header.trim().is_empty() {
+                        break;
+                    }
+                }
+                let mut body = vec![0; length];
+                reader.read_exact(&mut body).unwrap();
+                let mut words = line.split(' ');
+                let (method, path) = (words.next().unwrap(), words.next().unwrap().to_owned());
+                let reply = match method {
+                    "PUT" => {
+                        kept.lock().unwrap().insert(path, body);
+                        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec()
+                    }
+                    "GET" if path == "/chunked" => {
+                        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nWiki\r\n5\r\npedia\r\n0\r\n\r\n".to_vec()
+                    }
+                    "GET" if path == "/moved" => b"HTTP/1.1 302 Found\r\nLocation: /chunked\r\nContent-Length: 0\r\n\r\n".to_vec(),
+                    "GET" if path == "/silent" => {
+                        std::thread::sleep(std::time::Duration::from_secs(3));
+                        continue;
+                    }
+                    "GET" if path == "/garbage" => b"\0\xff\xfe nonsense\r\n\r\n".to_vec(),
+                    _ => b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec(),
+                };
+                let _ = reader.get_mut().write_all(&reply);
             }
-            let mut body = vec![0; length];
-            reader.read_exact(&mut body).unwrap();
-            let mut words = line.split(' ');
-            let (method, path) = (words.next().unwrap(), words.next().unwrap().to_owned());
-            let reply = match method {
-                "PUT" => { kept.lock().unwrap().insert(path, body); b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec() }
-                "GET" if path == "/chunked" => b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nWiki\r\n5\r\npedia\r\n0\r\n\r\n".to_vec(),
-                "GET" if path == "/moved" => b"HTTP/1.1 302 Found\r\nLocation: /chunked\r\nContent-Length: 0\r\n\r\n".to_vec(),
-                "GET" if path == "/silent" => { std::thread::sleep(std::time::Duration::from_secs(3)); continue }
-                "GET" if path == "/garbage" => b"\0\xff\xfe nonsense\r\n\r\n".to_vec(),
-                _ => b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec(),
-            };
-            let _ = reader.get_mut().write_all(&reply);
         });
         Store { address, objects }
     }
