@@ -223,6 +223,8 @@ fn run_inner(function: &Arc<Function>, control: &Arc<Control>, params: Vec<u8>, 
     };
     let executed = mark(Phase::Executed);
     marks.push(executed);
+    // wasmtime keeps the count in a register between calls and writes it back at calls, returns and traps, but not when a loop is
+    // interrupted: for a call that its deadline stopped, this is what it had used at its last call or return.
     let left = store.get_fuel().unwrap_or(0);
     let spent = Usage {
         fuel: fuel.saturating_sub(left),

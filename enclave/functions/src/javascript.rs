@@ -76,8 +76,12 @@ impl Script {
         let engine = engine::engine(&memories).map_err(|e| broken(&e))?;
         // SAFETY: the blob is part of this program, so it is measured with it, and `teemate-js-engine-build` made it from the module beside
         // it with the configuration of `engine::config`. wasmtime refuses it when this processor lacks something.
-        let module = unsafe { Module::deserialize(&engine, built.compiled) }
-            .or_else(|_| Module::from_binary(&engine, built.module))
+        let loaded = unsafe { Module::deserialize(&engine, built.compiled) };
+        let module = loaded
+            .or_else(|error| {
+                eprintln!("teemate-functions: the JavaScript engine is compiled again, which takes seconds: {error}");
+                Module::from_binary(&engine, built.module)
+            })
             .map_err(|e| broken(&e))?;
         let export = |name: &str| module.get_export_index(name).ok_or_else(|| broken(&format!("it lacks {name}")));
         let exports = Exports {
