@@ -114,6 +114,7 @@ pub struct Process {
     board: Option<(Arc<Board>, u32)>,
     marks: Mutex<Vec<Mark>>,
     why: Mutex<Option<String>>,
+    out_of_memory: AtomicBool,
     ended: Mutex<Option<Ended>>,
     inner: Mutex<Inner>,
     over: (Mutex<bool>, Condvar),
@@ -185,7 +186,7 @@ impl Process {
 
     /// Whether the out-of-memory killer took it.
     pub fn ran_out_of_memory(&self) -> bool {
-        self.inner.locked().group.as_ref().is_some_and(Group::was_oom_killed)
+        self.out_of_memory.load(Ordering::Acquire)
     }
 
     /// Waits until it is reaped; false at the limit.
@@ -370,6 +371,7 @@ impl Containers {
             board: order.board,
             marks: Mutex::new(order.marks),
             why: Mutex::new(None),
+            out_of_memory: AtomicBool::new(false),
             ended: Mutex::new(None),
             inner: Mutex::new(Inner {
                 container: Some(container),
@@ -421,7 +423,7 @@ impl Containers {
         for process in &doomed {
             process.kill(why);
         }
-        doomed.iter().map(|process| process.wait(end.saturating_duration_since(Instant::now()))).fold(true, |all, one| all && one)
+        doomed.iter().filter(|process| !process.wait(end.saturating_duration_since(Instant::now()))).count() == 0
     }
 
     /// Ends the threads and removes the control groups. Nothing can be started or reaped afterwards.
@@ -483,6 +485,9 @@ impl Containers {
                 Err(error) => (Ended::Killed(format!("its end could not be read: {error}")), None),
             };
             let container = inner.container.take();
+            if matches!(ended, Ended::Killed(_)) {
+                process.out_of_memory.store(inner.group.as_ref().is_some_and(Group::was_oom_killed), Ordering::Release);
+            }
             let marks = process.marks_with(container.as_ref());
             *process.marks.locked() = marks;
             (ended, exit, inner.on_end.take(), container)

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use teemate_sgx::kernel::{self, KernelDevice};
 use teemate_sgx::simulator::{Simulator, SimulatorOptions};
 use teemate_sgx::{Device, DeviceKind};
 
@@ -32,7 +33,10 @@ pub fn open(choice: DeviceChoice, state: &Path) -> Result<Box<dyn Device>> {
 }
 
 fn hardware() -> Result<Box<dyn Device>> {
-    Err(Error::Missing("SGX hardware is not supported by this build; use --device simulator".to_owned()))
+    match kernel::probe().into_iter().find(|finding| finding.required && !finding.found) {
+        None => Ok(Box::new(KernelDevice::new())),
+        Some(finding) => Err(Error::Missing(format!("{}: {}; `teemate doctor` tells more", finding.name, finding.sentence))),
+    }
 }
 
 fn simulator(state: &Path) -> Result<Box<dyn Device>> {

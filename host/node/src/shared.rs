@@ -568,7 +568,7 @@ impl SharedEnclave {
 pub fn not_up(process: &Process, error: Error) -> Error {
     process.wait(Duration::from_millis(200));
     match process.ended() {
-        Some(ended) => Error::Service(format!("the function service did not come up: {}", how(&ended))),
+        Some(ended) => Error::Service(format!("the function service did not come up: {}", reason(process, &ended))),
         None => error,
     }
 }
@@ -601,8 +601,8 @@ fn how(ended: &Ended) -> String {
     }
 }
 
-/// For the caller.
-fn reason(process: &Process, ended: &Ended) -> String {
+/// Why a container was lost, for the caller.
+pub fn reason(process: &Process, ended: &Ended) -> String {
     if process.ran_out_of_memory() {
         return "the container was killed for want of memory; deploy the function with a larger memory limit".to_owned();
     }

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use teemate_container::Filter;
-use teemate_control::function::{Failure, Mark, Outcome, Phase};
+use teemate_control::function::{Failure, FailureKind, Mark, Outcome, Phase};
 use teemate_control::node::EnclaveInfo;
 use teemate_runner::board::{Board, now_ns};
 use teemate_runner::role::Role;
@@ -17,7 +17,7 @@ use crate::channel::{Channel, Wish};
 use crate::containers::{Kind, Nursery, Order, Process};
 use crate::error::{Error, Result};
 use crate::node::{Shop, add_phases};
-use crate::shared::{LIFETIME_MARGIN, device_name, limits, not_up, serve_edmm};
+use crate::shared::{LIFETIME_MARGIN, device_name, limits, not_up, reason, serve_edmm};
 use crate::store::Function;
 use crate::util::hex;
 
@@ -145,10 +145,10 @@ impl Solo {
         let native = self.enclave.is_none();
         let precompiled = if native { self.shop.precompiled(&function.digest) } else { None };
         let known = precompiled.is_some();
-        let (digest, compiled) = self.channel.deploy(&function.spec, code, precompiled, DEPLOY_LIMIT)?;
+        let (digest, compiled) = self.channel.deploy(&function.spec, code, precompiled, DEPLOY_LIMIT).map_err(|failure| self.explain(failure))?;
         if digest != function.digest {
             let text = "the function service read another code than was sent";
-            return Err(Failure::new(teemate_control::function::FailureKind::Internal, text));
+            return Err(Failure::new(FailureKind::Internal, text));
         }
         if let (true, false, Some(compiled)) = (native, known, compiled) {
             self.shop.keep_precompiled(function.digest, compiled);
@@ -165,23 +165,23 @@ impl Solo {
         given_up: &dyn Fn() -> bool,
     ) -> std::result::Result<Outcome, Failure> {
         let result = self.channel.invoke(name, params, true, limit, given_up);
-        let (mut outcome, returned_ns) = result.map_err(|mut failure| {
-            if let Some(why) = self.process.why() {
-                failure.message = format!("the container was killed: {why}");
-            } else if self.process.ran_out_of_memory() {
-                failure.message = "the container was killed for want of memory; deploy the function with a larger memory limit".to_owned();
-            }
-            failure
-        })?;
+        let (mut outcome, returned_ns) = result.map_err(|failure| self.explain(failure))?;
         outcome.container = self.process.id;
         add_phases(&mut outcome.marks, self.process.marks());
         outcome.marks.push(Mark { phase: Phase::Returned, at_ns: returned_ns });
         Ok(outcome)
     }
 
-    /// Its container.
-    pub fn container(&self) -> u64 {
-        self.process.id
+    /// A failure for want of a service is one for want of its container: say what became of that.
+    fn explain(&self, failure: Failure) -> Failure {
+        if !self.channel.is_closed() {
+            return failure;
+        }
+        self.process.wait(Duration::from_millis(500));
+        match self.process.ended() {
+            Some(ended) => Failure::new(FailureKind::ContainerLost, reason(&self.process, &ended)),
+            None => failure,
+        }
     }
 }
 

@@ -1,4 +1,5 @@
 //! The daemon as its users meet it, with the payload as an ordinary program: no enclave is needed, root and a built payload are.
+#![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -136,7 +137,12 @@ fn a_node_lives_crashes_comes_back_and_leaves_nothing() {
     assert!(marks.windows(2).all(|pair| pair[0]["at_ns"].as_u64() <= pair[1]["at_ns"].as_u64()));
     assert_eq!(daemon.invoke("add", json!([1]))["kind"], "invalid");
     assert_eq!(daemon.invoke("none", json!({}))["kind"], "invalid");
-    assert_eq!(daemon.containers(), Vec::<Value>::new(), "containers are gone after their calls");
+    // A call's container is taken down after its answer is out.
+    let end = Instant::now() + Duration::from_secs(5);
+    while !daemon.containers().is_empty() {
+        assert!(Instant::now() < end, "a container outlives its call: {:?}", daemon.containers());
+        std::thread::sleep(Duration::from_millis(5));
+    }
 
     // A container that is killed from outside: its caller gets an error, and no other call does.
     std::thread::scope(|scope| {
@@ -158,7 +164,7 @@ fn a_node_lives_crashes_comes_back_and_leaves_nothing() {
         assert_eq!(result(&daemon.invoke("add", json!({"a": 1, "b": 1}))), json!({"sum": 2}));
         let lost = lost.join().unwrap();
         assert_eq!(lost["response"], "failed", "{lost}");
-        assert!(lost["message"].as_str().unwrap().contains("killed"), "{lost}");
+        assert!(lost["message"].as_str().unwrap().contains("an administrator"), "{lost}");
     });
 
     // Another node on the same state is refused.

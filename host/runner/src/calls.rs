@@ -155,7 +155,7 @@ impl Calls<'_> {
             ocall::PREFAULT => {
                 let end = args[0].checked_add(args[1]);
                 let inside = args[0] >= ELRANGE_BASE && end.is_some_and(|end| end <= ELRANGE_BASE + ELRANGE_SIZE_MAX);
-                if inside && args[1] <= PREFAULT_MAX && args[0] % PAGE_SIZE == 0 {
+                if inside && args[1] <= PREFAULT_MAX && args[0].is_multiple_of(PAGE_SIZE) {
                     host::prefault(args[0], args[1]);
                 }
                 0
@@ -176,7 +176,7 @@ impl Calls<'_> {
 
     fn park(&self, index: u64, expected: u64, timeout_ns: u64) -> Reply {
         let Some(word) = self.host.park_word(index) else { return errno(libc::EINVAL) };
-        let timeout = (timeout_ns != u64::MAX).then(|| futex::Timespec {
+        let timeout = (timeout_ns != u64::MAX).then_some(futex::Timespec {
             tv_sec: (timeout_ns / 1_000_000_000) as i64,
             tv_nsec: (timeout_ns % 1_000_000_000) as _,
         });

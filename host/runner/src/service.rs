@@ -64,11 +64,10 @@ impl Service<'_> {
                 // Its thread ended or waits for a container. Another may have become ready while no TCS was free.
                 End::Idle => {}
                 End::Refused(refused::NO_THREAD) => break,
+                // It was told to shut down.
+                End::PayloadExit(0) => std::process::exit(0),
                 end => {
-                    let status = match end {
-                        End::PayloadExit(0) => 0,
-                        ref end => end.status(),
-                    };
+                    let status = end.status();
                     eprintln!("the payload's process ends: {end}");
                     std::process::exit(status);
                 }
