@@ -8,7 +8,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::json;
-use teemate_control::function::Limits;
+use teemate_client::deployment::Deployment;
+use teemate_control::function::{FailureKind, Limits};
 use teemate_control::node::Sharing;
 use teemate_tests::artifacts::Artifacts;
 use teemate_tests::running::Node;
@@ -85,7 +86,11 @@ fn modules_scripts_and_parameters() {
     deploy(&file("noise.wasm", &[b"\0asm\x01\0\0\0".as_slice(), &[0xff; 200]].concat()));
     deploy(&file("import.wasm", &wat::parse_str(r#"(module (import "env" "f" (func)) (func (export "_start")))"#).unwrap()));
     deploy(&file("no_start.wasm", &wat::parse_str("(module)").unwrap()));
-    deploy(&file("huge.wasm", &wat::parse_str("(module (memory 65536) (func (export \"_start\")))").unwrap()));
+    // A module that wants more memory than its limit is sound; it is its calls that fail, by that limit.
+    let huge = file("huge.wasm", &wat::parse_str("(module (memory (export \"memory\") 65536) (func (export \"_start\")))").unwrap());
+    node.deploy(&Deployment { name: "huge".into(), code: huge.into(), ..Deployment::default() }).unwrap();
+    let failure = node.invoke("huge", json!({})).unwrap().result.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Limit, "{}", failure.message);
     deploy(&file("syntax.js", b"function main( {"));
     deploy(&file("latin1.js", b"// \xe9\nfunction main() {}"));
     let large = directory.path().join("large.js");

@@ -89,7 +89,7 @@ impl Seen {
 }
 
 /// Calls on and on from some threads while `killer` does its work; then everything must be as before.
-fn survive(node: &mut Node, killer: impl FnOnce(&Node) -> u64) {
+fn survive(node: &mut Node, killer: impl FnOnce(&Node, &Seen) -> u64) {
     let params = || json!({ "rounds": ROUNDS });
     let must = node.call("work", params()).unwrap();
     let before = node.ps().unwrap();
@@ -110,7 +110,7 @@ fn survive(node: &mut Node, killer: impl FnOnce(&Node) -> u64) {
                 }
             });
         }
-        let killed = killer(shared);
+        let killed = killer(shared, &seen);
         over.store(true, Ordering::Relaxed);
         killed
     });
@@ -152,11 +152,12 @@ fn random(state: &mut u64) -> u64 {
     *state
 }
 
-/// Kills `count` containers, one at a time, at instants spread over their lives.
-fn killing(node: &Node, count: u64, kill: impl Fn(&Node, &ContainerInfo) -> bool) -> u64 {
+/// Kills `count` containers, one at a time, at instants spread over their lives. Ends at once when a call went wrong: what follows would
+/// only hide it.
+fn killing(node: &Node, seen: &Seen, count: u64, kill: impl Fn(&Node, &ContainerInfo) -> bool) -> u64 {
     let mut state = 0x9e37_79b9_7f4a_7c15;
     let (mut killed, begin) = (0, Instant::now());
-    while killed < count {
+    while killed < count && seen.wrong.lock().unwrap().is_empty() {
         assert!(begin.elapsed() < Duration::from_secs(1200), "only {killed} of {count} kills in 20 minutes");
         thread::sleep(Duration::from_micros(random(&mut state) % 15_000));
         let running = containers(node);
@@ -173,18 +174,18 @@ fn killing(node: &Node, count: u64, kill: impl Fn(&Node, &ContainerInfo) -> bool
 fn sigkills_at_random_instants() {
     let Some(mut node) = start() else { return };
     let count = if full() { 1_000 } else { 200 };
-    survive(&mut node, |node| killing(node, count, sigkill));
+    survive(&mut node, |node, seen| killing(node, seen, count, sigkill));
 }
 
 #[test]
 fn containers_killed_by_the_administrator() {
     let Some(mut node) = start() else { return };
     let count = if full() { 200 } else { 40 };
-    survive(&mut node, |node| {
+    survive(&mut node, |node, seen| {
         let mut connection = node.connect().unwrap();
         let connection = std::cell::RefCell::new(&mut connection);
         // A container that ended in the meantime is no kill, and no error of the test.
-        killing(node, count, |_, container| connection.borrow_mut().ask(&Request::Kill { container: container.id }).is_ok())
+        killing(node, seen, count, |_, container| connection.borrow_mut().ask(&Request::Kill { container: container.id }).is_ok())
     });
 }
 

@@ -28,7 +28,8 @@ cargo xtask TASK
   lint             formatting and clippy, warnings are errors
   clean            remove artifacts/ and what was compiled for it
 
-What is missing on the machine is installed with apt-get when that is possible (as root); TEEMATE_NO_INSTALL=1 forbids it.";
+What is missing on the machine is installed with apt-get when that is possible (as root); TEEMATE_NO_INSTALL=1 forbids it.
+TEEMATE_ARTIFACTS=DIR uses what is built there, and builds nothing.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
