@@ -19,6 +19,8 @@ use crate::broker;
 
 /// The payload's number for the service's channel.
 pub const SERVICE_FD: RawFd = 3;
+/// The payload's number for connection `fd` is this much higher: it can't be mistaken for another descriptor's.
+const CONNECTIONS: RawFd = 64;
 /// How long the node has for a request of dynamic memory.
 const EDMM_LIMIT: Duration = Duration::from_secs(60);
 /// Longest path of READ_FILE.
@@ -47,7 +49,7 @@ impl Descriptors {
     fn real(&self, fd: RawFd) -> Option<RawFd> {
         match fd {
             SERVICE_FD if self.service >= 0 => Some(self.service),
-            fd => self.contains(fd).then_some(fd),
+            fd => fd.checked_sub(CONNECTIONS).filter(|fd| self.contains(*fd)),
         }
     }
 
@@ -56,13 +58,12 @@ impl Descriptors {
         Some((self.open.get(fd / 64)?, 1 << (fd % 64)))
     }
 
-    /// Adds one; false when its number is too large.
-    pub fn insert(&self, fd: RawFd) -> bool {
+    /// Adds a connection; false when its number is too large.
+    fn insert(&self, fd: RawFd) -> bool {
         self.place(fd).map(|(word, bit)| word.fetch_or(bit, Ordering::AcqRel)).is_some()
     }
 
-    /// Whether it may be used.
-    pub fn contains(&self, fd: RawFd) -> bool {
+    fn contains(&self, fd: RawFd) -> bool {
         self.place(fd).is_some_and(|(word, bit)| word.load(Ordering::Acquire) & bit != 0)
     }
 
@@ -141,8 +142,8 @@ impl Calls<'_> {
                 if flags & libc::MSG_DONTWAIT == 0 { self.patiently(fd, true, act) } else { self.on(fd, act) }
             }
             ocall::CLOSE => {
-                let fd = args[0] as RawFd;
-                if self.descriptors.remove(fd) { host::close(fd) } else { errno(libc::EBADF) }
+                let fd = (args[0] as RawFd).checked_sub(CONNECTIONS).filter(|fd| self.descriptors.remove(*fd));
+                fd.map_or(errno(libc::EBADF), host::close)
             }
             ocall::SHUTDOWN => self.on(args[0] as RawFd, |fd| host::shutdown(fd, args[1] as i32)),
             ocall::POLL => self.poll(mailbox, length(args[0]), args[1] as i32),
@@ -224,20 +225,17 @@ impl Calls<'_> {
     }
 
     fn adopt(&self, connection: OwnedFd) -> Reply {
-        // A number that the payload knows by another meaning is not given out: 0 to 3 are taken when a container's body starts.
-        if connection.as_raw_fd() <= SERVICE_FD || !self.descriptors.insert(connection.as_raw_fd()) {
+        if !self.descriptors.insert(connection.as_raw_fd()) {
             return errno(libc::EMFILE);
         }
-        connection.into_raw_fd().into()
+        (connection.into_raw_fd() + CONNECTIONS).into()
     }
 
     /// Options of a connection, without setsockopt(2), which the filter on system calls does not know: timeouts are kept here and waited
     /// for before a call; what only tunes a connection is the broker's business.
     fn setsockopt(&self, mailbox: MailboxRef, args: [u64; 6]) -> Reply {
         let (fd, level, name, length) = (args[0] as RawFd, args[1] as i32, args[2] as i32, args[3]);
-        if !self.descriptors.contains(fd) {
-            return errno(libc::EBADF);
-        }
+        let Some(fd) = self.descriptors.real(fd) else { return errno(libc::EBADF) };
         match (level, name) {
             (libc::SOL_SOCKET, libc::SO_RCVTIMEO | libc::SO_SNDTIMEO) => {
                 let time = (length == 16).then(|| mailbox.copy(0, 16)).flatten();
@@ -376,14 +374,14 @@ mod tests {
         .unwrap();
         let (ours, theirs) = (a.into_raw_fd(), b);
         let bench = Bench::new(&[ours]);
-        let fd = |fd: RawFd| fd as u64;
+        let fd = |fd: RawFd| (fd + CONNECTIONS) as u64;
         assert_eq!(bench.ask(ocall::SEND, [fd(ours), 5, 0, 0, 0, 0], b"hello").0, 5);
         let mut buffer = [0; 16];
         assert_eq!(rustix::net::recv(&theirs, &mut buffer[..], rustix::net::RecvFlags::empty()).unwrap().0, 5);
         rustix::net::send(&theirs, b"back", rustix::net::SendFlags::empty()).unwrap();
         let mut entry = fd(ours).to_le_bytes()[..4].to_vec();
         entry.extend([1, 0, 0, 0]);
-        entry.extend(theirs.as_raw_fd().to_le_bytes());
+        entry.extend((theirs.as_raw_fd() + CONNECTIONS).to_le_bytes());
         entry.extend([1, 0, 0, 0]);
         let (reply, data) = bench.ask(ocall::POLL, [2, 1000, 0, 0, 0, 0], &entry);
         assert_eq!((reply, data[6], i16::from_le_bytes([data[14], data[15]])), (2, 1, libc::POLLNVAL));
@@ -421,7 +419,7 @@ mod tests {
         let bench = Bench::new(&[]);
         let ask = |broker| bench.ask_with(ocall::CONNECT, [7, 0, 0, 0, 0, 0], b"host:80", broker).0;
         let fd = ask(Some(ours.as_fd()));
-        assert!(fd > 3, "{fd}");
+        assert!(fd >= CONNECTIONS.into(), "{fd}");
         assert_eq!(bench.ask(ocall::CLOSE, [fd as u64, 0, 0, 0, 0, 0], b"").0, 0);
         assert_eq!(ask(Some(ours.as_fd())), errno(libc::EACCES));
         answerer.join().unwrap();
