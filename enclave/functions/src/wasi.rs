@@ -356,10 +356,10 @@ pub fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
         })
     })?;
     linker.func_wrap(MODULE, "args_sizes_get", |mut c: C<'_>, count: u32, size: u32| {
-        with(&mut c, |memory, state| sizes(memory, count, size, &[state.function.spec.name.clone()]))
+        with(&mut c, |memory, state| sizes(memory, count, size, std::slice::from_ref(&state.function.spec.name)))
     })?;
     linker.func_wrap(MODULE, "args_get", |mut c: C<'_>, table: u32, text: u32| {
-        with(&mut c, |memory, state| strings(memory, table, text, &[state.function.spec.name.clone()]))
+        with(&mut c, |memory, state| strings(memory, table, text, std::slice::from_ref(&state.function.spec.name)))
     })?;
     linker.func_wrap(MODULE, "environ_sizes_get", |mut c: C<'_>, count: u32, size: u32| {
         with(&mut c, |memory, state| sizes(memory, count, size, &environment(state)))

@@ -1,4 +1,5 @@
 //! The program as a process: what the node does natively, from outside.
+#![allow(clippy::unwrap_used)]
 
 mod harness;
 

@@ -22,6 +22,11 @@ pub struct Node {
     early: Vec<FromService>,
 }
 
+/// The program under test: cargo's, or another build of it that `TEEMATE_FUNCTIONS` names, such as the payload.
+fn program() -> PathBuf {
+    std::env::var_os("TEEMATE_FUNCTIONS").map_or_else(|| env!("CARGO_BIN_EXE_teemate-functions").into(), PathBuf::from)
+}
+
 pub fn pair() -> (OwnedFd, OwnedFd) {
     let mut fds = [0; 2];
     // SAFETY: room for two descriptors, which are ours from then on.
@@ -36,7 +41,7 @@ impl Node {
         use std::os::fd::AsRawFd;
         let (ours, theirs) = pair();
         let raw = theirs.as_raw_fd();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_teemate-functions"));
+        let mut command = Command::new(program());
         // SAFETY: only dup2 between fork and exec.
         unsafe {
             command.pre_exec(move || {
