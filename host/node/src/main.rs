@@ -56,17 +56,20 @@ fn run(config: Config) -> Result<()> {
         tracing::info!(path = %path.display(), "removed a control group that an earlier node left behind");
     }
     let cgroups = Cgroups::open(detected, &std::process::id().to_string())?;
-    let containers = Containers::new(cgroups)?;
-
     let (store, damaged) = Store::open(&config.state)?;
     for error in damaged {
         tracing::error!("{error}");
     }
     let enclaves = open_device(&config)?;
+    let containers = Containers::new(cgroups)?;
     let (pid_path, metrics_address, ready_fd) = (config.pid_path(), config.metrics_address, config.ready_fd);
     let sharing = config.sharing;
     let socket = config.socket.clone();
-    let node = Node::new(Shop::new(config, store, containers, enclaves))?;
+    let processes = std::sync::Arc::clone(&containers);
+    let node = Node::new(Shop::new(config, store, containers, enclaves)).inspect_err(|_| {
+        processes.kill_all("the node ends", Duration::from_secs(5), |_| true);
+        processes.stop();
+    })?;
     let served = serve(&node, &control, metrics_address, &pid_path, ready_fd);
     if served.is_ok() {
         tracing::info!(pid = std::process::id(), socket = %socket.display(), ?sharing, "the node answers");

@@ -16,6 +16,7 @@ use teemate_container::Filter;
 use teemate_container::cgroup::Limits;
 use teemate_container::command::EXIT_NOT_EXECUTED;
 use teemate_control::function::{Failure, FailureKind, Mark, Outcome, Phase};
+use teemate_abi::transition::refused;
 use teemate_control::service::ToService;
 use teemate_runner::board::{Board, now_ns};
 use teemate_runner::body::SYNC;
@@ -37,9 +38,11 @@ const ADOPTION_LIMIT: Duration = Duration::from_secs(60);
 /// What a container lives beyond its function's time limit, before it is killed.
 pub const LIFETIME_MARGIN: Duration = Duration::from_secs(10);
 /// Containers that ended and whose calls may still ask for their phases.
-const ENDED_KEPT: usize = 4096;
+const ENDED_KEPT: usize = 1024;
 /// Memory of a container beside its function's: the runner's own, page tables, and what the simulator charges to who touches first.
 const MEMORY_MARGIN: u64 = 128 << 20;
+/// Status of a runner that was refused because the payload has ended.
+const DEAD: i32 = role::EXIT_REFUSED + refused::DEAD as i32;
 /// Processes and threads in a container's group.
 const PIDS: u64 = 16;
 
@@ -406,6 +409,10 @@ impl SharedEnclave {
             self.shop.history.reaped(process.function.as_deref(), process.id, *mark);
         }
         self.forget_later(process);
+        if let Ended::Exited(status @ (role::EXIT_PANIC | role::EXIT_PAYLOAD | DEAD)) = ended {
+            tracing::error!(container = process.id, status, "a container found the payload at its end");
+            self.fail("the enclave's payload has ended");
+        }
         match ended {
             Ended::Exited(role::EXIT_IDLE) => {
                 self.leases.locked().give_back(lease);
@@ -535,7 +542,7 @@ impl SharedEnclave {
                     self.adoptions.locked().remove(&tcs);
                     tracing::error!(tcs, status, "an orphaned thread can't be brought to its end; its TCS is not used again");
                     self.leases.locked().stuck(tcs);
-                    if status == role::EXIT_PANIC || status == role::EXIT_PAYLOAD {
+                    if [role::EXIT_PANIC, role::EXIT_PAYLOAD, DEAD].contains(&status) {
                         self.fail("the enclave's payload has ended");
                     }
                 }
