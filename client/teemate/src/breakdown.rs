@@ -116,6 +116,7 @@ pub fn latency_us(marks: &[Mark]) -> Option<f64> {
 /// Microseconds for people: three digits and a unit.
 pub fn human(us: f64) -> String {
     match us {
+        us if us < 0.005 => "0 us".to_owned(),
         us if us < 0.95 => format!("{us:.2} us"),
         us if us < 999.5 => format!("{us:.0} us"),
         us if us < 9_995.0 => format!("{:.2} ms", us / 1e3),
@@ -170,6 +171,7 @@ mod tests {
 
     #[test]
     fn microseconds_are_written_with_a_fitting_unit() {
+        assert_eq!(human(0.0), "0 us");
         assert_eq!(human(0.5), "0.50 us");
         assert_eq!(human(120.4), "120 us");
         assert_eq!(human(1_234.0), "1.23 ms");

@@ -91,7 +91,7 @@ pub enum StartError {
 
 /// Where the enclave's image is: `$TEEMATE_IMAGE`, else `functions.teemate` beside this executable or one directory up.
 pub fn find_image() -> Option<PathBuf> {
-    if let Some(image) = std::env::var_os("TEEMATE_IMAGE") {
+    if let Some(image) = std::env::var_os("TEEMATE_IMAGE").filter(|image| !image.is_empty()) {
         return Some(image.into());
     }
     let own = std::env::current_exe().ok()?;
