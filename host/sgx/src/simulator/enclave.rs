@@ -166,14 +166,14 @@ impl Enclave for SimulatedEnclave {
 
     fn epc(&self) -> EpcUsage {
         let shared = self.memory.shared();
-        EpcUsage { pages: shared.secs().epc_pages.load(Relaxed), limit: shared.secs().epc_limit.load(Relaxed) }
+        EpcUsage { pages: shared.epc_pages(), limit: shared.secs().epc_limit.load(Relaxed) }
     }
 
     fn counters(&self) -> Counters {
         let shared = self.memory.shared();
         let kills = self.kills();
         let mut counters = Counters {
-            eaug: shared.secs().eaug.load(Relaxed),
+            eaug: shared.eaug(),
             eremove: shared.secs().eremove.load(Relaxed),
             killed_inside: kills.inside(),
             killed_in_transition: kills.in_transition(),

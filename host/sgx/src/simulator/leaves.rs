@@ -156,7 +156,7 @@ fn accept(shared: &Shared, record: &Record) -> Result<(), Cause> {
         let now = Word(word.load(Acquire));
         if !now.valid() {
             // The page fault that the driver answers by EAUG, without the fault.
-            augment(shared, page, address)?;
+            augment(shared, record, page, address)?;
             continue;
         }
         let next = match now.eaccept(flags) {
@@ -188,7 +188,7 @@ fn accept_copy(shared: &Shared, record: &Record) -> Result<(), Cause> {
     for _ in 0..ATTEMPTS {
         let now = Word(word.load(Acquire));
         if !now.valid() {
-            augment(shared, page, address)?;
+            augment(shared, record, page, address)?;
             continue;
         }
         let last = match now.eacceptcopy(flags) {
@@ -249,31 +249,49 @@ fn refuse(record: &Record, refusal: Refusal, address: u64) -> Result<(), Cause> 
     }
 }
 
-/// EAUG as the driver does on a fault in the dynamic range. #PF if the page is elsewhere, or if no EPC page is left.
-pub fn augment(shared: &Shared, page: u64, address: u64) -> Result<(), Cause> {
+/// EAUG as the driver does on a fault in the dynamic range. #PF if the page is elsewhere, or if no EPC page is left (threads that grow at
+/// the same instant may go over the limit by a page each).
+///
+/// The count and the page change together even if the thread is killed: the record says first which page it is about, the page's word
+/// then says by its mark that it took place, and one store counts it and forgets it.
+pub fn augment(shared: &Shared, record: &Record, page: u64, address: u64) -> Result<(), Cause> {
     if ELRANGE_BASE + page * PAGE_SIZE < shared.identity().heap_start {
         return Err(page_fault(address, 0));
     }
-    let secs = shared.secs();
-    let limit = secs.epc_limit.load(Relaxed);
-    if secs.epc_pages.fetch_add(1, Relaxed) >= limit && limit != 0 {
-        secs.epc_pages.fetch_sub(1, Relaxed);
+    let limit = shared.secs().epc_limit.load(Relaxed);
+    if limit != 0 && shared.epc_pages() >= limit {
         return Err(page_fault(address, EPC_FULL));
     }
     let word = shared.word(page).ok_or(Cause::GENERAL_PROTECTION)?;
     let now = Word(word.load(Acquire));
-    let added = now.eaug().is_ok_and(|next| word.compare_exchange(now.0, next.0, AcqRel, Relaxed).is_ok());
-    if added {
-        secs.eaug.fetch_add(1, Relaxed);
-    } else {
-        // Another thread was first.
-        secs.epc_pages.fetch_sub(1, Relaxed);
-    }
+    let Ok(next) = now.eaug() else { return Ok(()) };
+    let mark = EAUG_MARK | mark_of(shared, record);
+    let count = record.eaug.load(Relaxed) >> 32;
+    record.eaug.store(count << 32 | (page + 1), SeqCst);
+    // If it fails, another thread was first.
+    let added = word.compare_exchange(now.0, next.marked(mark).0, AcqRel, Relaxed).is_ok();
+    record.eaug.store((count + u64::from(added)) << 32, SeqCst);
+    unmark(shared, page, mark);
     Ok(())
+}
+
+/// In a mark: an EAUG, not an EACCEPT.
+const EAUG_MARK: u64 = 0x800;
+const _: () = assert!(EAUG_MARK > teemate_abi::layout::TCS_MAX as u64);
+
+/// [`settle`] for an EAUG.
+fn settle_augment(shared: &Shared, record: &Record) {
+    let word = record.eaug.load(SeqCst);
+    let Some(page) = (word & 0xffff_ffff).checked_sub(1) else { return };
+    let mark = EAUG_MARK | mark_of(shared, record);
+    let added = shared.word(page).is_some_and(|word| Word(word.load(SeqCst)).mark() == mark);
+    record.eaug.store(((word >> 32) + u64::from(added)) << 32, SeqCst);
+    unmark(shared, page, mark);
 }
 
 /// After a kill in the middle of a leaf: completes an EACCEPT whose effect took place, takes back an EACCEPTCOPY's first half.
 pub fn settle(shared: &Shared, record: &Record) {
+    settle_augment(shared, record);
     let Some(page) = record.journal.load(SeqCst).checked_sub(1) else { return };
     let mark = mark_of(shared, record);
     if let Some(word) = shared.word(page) {

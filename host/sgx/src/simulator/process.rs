@@ -257,7 +257,7 @@ pub enum Resolution {
 }
 
 /// A page fault in ELRANGE, with the error code that the processor gave. In a signal handler.
-pub fn resolve(address: u64, error: u32) -> Resolution {
+pub fn resolve(record: &Record, address: u64, error: u32) -> Resolution {
     let Some(shared) = shared() else { return Resolution::Denied(error) };
     let Some(page) = shared.page_of(address) else { return Resolution::Denied(error) };
     let access = match error & 0x12 {
@@ -271,7 +271,7 @@ pub fn resolve(address: u64, error: u32) -> Resolution {
     let now = Word(word.load(SeqCst));
     if !now.valid() {
         // The driver answers a fault in the dynamic range by EAUG; the page is then pending, and only EACCEPT may touch it.
-        return match leaves::augment(&shared, page, address) {
+        return match leaves::augment(&shared, record, page, address) {
             Ok(()) => Resolution::Denied(user | 1 | leaves::PF_USER_SGX),
             Err(Cause::Exception { error, .. }) => Resolution::Denied(user | error & crate::device::EPC_FULL),
             Err(Cause::Interrupt) => Resolution::Denied(user),

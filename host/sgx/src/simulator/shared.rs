@@ -77,12 +77,10 @@ pub struct Secs {
     pub magic: u64,
     /// Fixed by EINIT.
     pub identity: Identity,
-    /// EPC pages in use, SECS included.
+    /// EPC pages of EADD, and the SECS, less the pages removed: may be "negative". See [`Shared::epc_pages`].
     pub epc_pages: AtomicU64,
     /// The most there may be; 0: no limit.
     pub epc_limit: AtomicU64,
-    /// EAUG.
-    pub eaug: AtomicU64,
     /// EREMOVE.
     pub eremove: AtomicU64,
     /// Rises with each change of a page's rights, after its chunk's change count did.
@@ -149,6 +147,8 @@ pub struct Record {
     pub leaf_rip: AtomicU64,
     /// Page that an EACCEPT is changing, plus one.
     pub journal: AtomicU64,
+    /// EAUGs by this TCS's thread, from bit 32; below, the page that one is adding, plus one. One word: the store that counts it ends it.
+    pub eaug: AtomicU64,
     /// Registers at the leaf, in the order of GPRSGX.
     pub regs: [AtomicU64; 16],
     /// RFLAGS after the leaf.
@@ -284,6 +284,16 @@ impl Shared {
             secs.chunk_top.fetch_max(chunk + 1, Relaxed);
         }
         secs.changes.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// EPC pages in use, SECS included.
+    pub fn epc_pages(&self) -> u64 {
+        self.secs().epc_pages.load(Relaxed).wrapping_add(self.eaug())
+    }
+
+    /// EAUGs of all threads.
+    pub fn eaug(&self) -> u64 {
+        self.records().map(|record| record.eaug.load(Relaxed) >> 32).sum()
     }
 
     /// Pages in ELRANGE.

@@ -259,7 +259,7 @@ extern "C" fn on_signal(
         // No memory behind the page: the machine's, not the enclave's limit, but the same for the enclave.
         cause = Cause::Exception { vector: 14, error: error & 0x12 | 4 | crate::device::EPC_FULL, address };
     } else if let (Cause::Exception { vector: 14, .. }, true) = (cause, process::in_elrange(address)) {
-        match process::resolve(address, error) {
+        match process::resolve(record, address, error) {
             Resolution::Mapped => {
                 process::count(&record.aex);
                 process::count(&record.eresume);
@@ -426,10 +426,10 @@ fn chain(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::ucontext_t
         return;
     }
     // SAFETY: back to the default; the instruction is executed again, faults again, and the process dies as it should. A signal that
-    // was sent, not raised, is sent again.
+    // was sent, or that is raised behind its instruction, is sent again.
     unsafe {
         libc::signal(signal, libc::SIG_DFL);
-        if (*info).si_code <= 0 {
+        if (*info).si_code <= 0 || matches!(signal, libc::SIGTRAP | libc::SIGSYS) {
             libc::raise(signal);
         }
     }

@@ -309,6 +309,11 @@ pub fn in_child(work: impl FnOnce()) {
 
 /// A child that the guard has seized before it starts to `work`.
 pub fn spawn_guarded(enclave: &SimulatedEnclave, work: impl FnOnce() -> i32) -> i32 {
+    spawn_guarded_and(enclave, |_| {}, work)
+}
+
+/// The same, with something to do between the two.
+pub fn spawn_guarded_and(enclave: &SimulatedEnclave, ready: impl FnOnce(i32), work: impl FnOnce() -> i32) -> i32 {
     let mut pipe = [0; 2];
     assert_eq!(unsafe { libc::pipe(pipe.as_mut_ptr()) }, 0);
     let pid = spawn(|| {
@@ -317,6 +322,7 @@ pub fn spawn_guarded(enclave: &SimulatedEnclave, work: impl FnOnce() -> i32) -> 
         work()
     });
     enclave.guard(pid).unwrap();
+    ready(pid);
     assert_eq!(unsafe { libc::write(pipe[1], c"g".as_ptr().cast(), 1) }, 1);
     unsafe {
         libc::close(pipe[0]);
