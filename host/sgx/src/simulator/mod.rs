@@ -32,11 +32,11 @@ use crate::device::{BuildOptions, Device, DeviceKind, Enclave, Error};
 
 /// What whoever starts it should print.
 pub const BANNER: &str = "\
-************************************************************************
-*  SGX SIMULATOR: this enclave PROTECTS NOTHING. Its memory is plain    *
-*  memory, its keys come from a file, its reports prove nothing.        *
-*  For development and measurements on machines without SGX.            *
-************************************************************************";
+**********************************************************************
+*  SGX SIMULATOR: this enclave PROTECTS NOTHING. Its memory is plain *
+*  memory, its keys come from a file, its reports prove nothing.     *
+*  For development and measurements on machines without SGX.         *
+**********************************************************************";
 
 /// How the simulator runs.
 #[derive(Clone, Debug)]
