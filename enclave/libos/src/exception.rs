@@ -59,8 +59,11 @@ pub fn second_stage(local: &mut Local, host_says: u64, cssa: u64) -> Leave {
     if frame.rip == gate {
         // EACCEPT that found no page. The kernel adds one and we try again, unless the host says that there is none.
         if host_says == EXCEPTION_EPC_FULL {
+            // As if the gate had returned with an error: its bytes behind the instruction are not looked at, a simulator may have others.
             frame.rax = enclu::EPC_FULL;
-            frame.rip += 3;
+            // SAFETY: the gate is reached by `call` whenever the leaf is EACCEPT, so the interrupted stack begins with the return address.
+            frame.rip = unsafe { (frame.rsp as *const u64).read() };
+            frame.rsp += 8;
         }
         return resume;
     }

@@ -23,6 +23,8 @@ use crate::{SysResult, container, local::info, ocall};
 
 const KERNEL_ZONE: u64 = 1 << 28;
 const BRK_ZONE: u64 = 1 << 28;
+/// Bytes of the brk zone that are accepted from the start.
+const HEAP_RESERVE: u64 = 2 << 20;
 /// Pages that are accepted together at a fault.
 const FAULT_AROUND: u64 = 16;
 
@@ -59,8 +61,13 @@ pub fn start() {
     let table_end = (start + pages).next_multiple_of(PAGE_SIZE);
     let kernel_end = table_end + KERNEL_ZONE;
     let arena = kernel_end + BRK_ZONE;
+    let mut table = PageTable { start };
+    // So that the payload's own heap does not fail first when a container has taken the last EPC page.
+    if table.accept(kernel_end..kernel_end + HEAP_RESERVE).is_err() {
+        crate::end::panic(format_args!("the EPC has no room for the payload's heap: give the enclave more"));
+    }
     *MEMORY.lock() = Some(Memory {
-        table: PageTable { start },
+        table,
         kernel_next: table_end,
         kernel_end,
         brk_start: kernel_end,
@@ -135,6 +142,7 @@ pub fn mmap(address: u64, length: u64, protection: u64, mmap_flags: u64, fd: i64
         container::charge(owner, length / PAGE_SIZE)?;
         m.release(range.clone());
         m.space.insert(range.clone(), right, owner);
+        m.commit(range.clone(), right, owner)?;
         Ok(range.start)
     })
 }
@@ -258,7 +266,8 @@ pub fn mremap(address: u64, old: u64, new: u64) -> SysResult {
             return Err(libc::ENOMEM);
         }
         container::charge(area.owner, (more.end - more.start) / PAGE_SIZE)?;
-        m.space.insert(more, area.prot, area.owner);
+        m.space.insert(more.clone(), area.prot, area.owner);
+        m.commit(more, area.prot, area.owner)?;
         Ok(address)
     })
 }
@@ -321,6 +330,18 @@ pub fn ensure(range: Range<u64>, write: bool) -> Result<(), i32> {
 }
 
 impl Memory {
+    /// Accepts what a container maps now, not at the first touch: when no EPC page is left it gets ENOMEM, alone. What the payload maps for
+    /// itself (stacks, arenas) is mostly never touched, and is accepted as it is.
+    fn commit(&mut self, range: Range<u64>, right: u8, owner: u64) -> Result<(), i32> {
+        if owner == 0 || right & prot::W == 0 {
+            return Ok(());
+        }
+        self.table.accept(range.clone()).map_err(|_| {
+            self.release(range);
+            libc::ENOMEM
+        })
+    }
+
     /// Unmaps, zeroes and uncharges.
     fn release(&mut self, range: Range<u64>) {
         for (r, area) in self.space.remove(range) {
