@@ -45,7 +45,7 @@ impl SigningKey {
         };
         let key = key.map_err(|error| Error::Key(format!("it is not an unencrypted RSA private key in PEM ({error})")))?;
         if key.n().bits() != NUMBER * 8 || key.e() != &rsa::BigUint::from(3u32) {
-            return Err(Error::Key("SGX wants an RSA key of 3072 bits with exponent 3; make one with `teemate image key`".to_owned()));
+            return Err(Error::Key("SGX wants an RSA key of 3072 bits with exponent 3; make one with `teemate image keygen`".to_owned()));
         }
         key.validate().map_err(|error| Error::Key(format!("its numbers don't belong together ({error})")))?;
         Ok(SigningKey(key))

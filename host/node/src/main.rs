@@ -20,6 +20,9 @@ use teemate_node::{Config, Error, Result, device, signals};
 use teemate_sgx::Device;
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|word| word == "doctor") {
+        return doctor();
+    }
     signals::hold();
     let config = Config::parse();
     log_to_stderr(config.log_format);
@@ -30,6 +33,29 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// `teemate-node doctor [--json]`: what the host lacks, as `teemate doctor` reads it.
+fn doctor() -> ExitCode {
+    let containers = teemate_container::doctor::Report::now();
+    let sgx = teemate_sgx::kernel::probe();
+    if std::env::args_os().any(|word| word == "--json") {
+        let mut checks = serde_json::json!(containers.items);
+        let found = sgx.iter().map(|finding| {
+            let (detail, advice) = if finding.found { (&*finding.sentence, "") } else { ("", &*finding.sentence) };
+            serde_json::json!({ "name": finding.name, "found": finding.found, "required": false, "detail": detail, "advice": advice })
+        });
+        if let Some(list) = checks.as_array_mut() {
+            list.extend(found);
+        }
+        println!("{checks}");
+    } else {
+        print!("{containers}");
+        for finding in sgx {
+            println!("{} {}: {}", if finding.found { "found  " } else { "absent " }, finding.name, finding.sentence);
+        }
+    }
+    if containers.is_usable() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn log_to_stderr(format: LogFormat) {

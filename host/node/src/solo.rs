@@ -47,7 +47,7 @@ impl Solo {
         let enclave: Arc<dyn Enclave> = Arc::from(shop.build()?);
         let board = Board::create().map_err(Error::system("make the memory shared with the container"))?;
         let descriptors = enclave.share()?;
-        let role = Role::Service { tcs: (0..enclave.tcs_count()).collect(), attach: Some(device_name(&*enclave)) };
+        let role = Role::Service { tcs: (0..enclave.tcs_count()).collect(), attach: Some(device_name(&*enclave)), broker: has_egress(function) };
         let marks = [marks, vec![requested, Mark { phase: Phase::EnclaveReady, at_ns: now_ns() }]].concat();
         Solo::start(shop, nursery, function, role, Some(enclave), board, &descriptors, marks)
     }
@@ -63,7 +63,7 @@ impl Solo {
             ))
         })?;
         let board = Board::create().map_err(Error::system("make the memory shared with the container"))?;
-        let role = Role::Native { slot: 0, args: vec!["teemate-functions".to_owned()], env: Vec::new() };
+        let role = Role::Native { slot: 0, args: vec!["teemate-functions".to_owned()], env: Vec::new(), broker: has_egress(function) };
         let marks = [marks, vec![requested]].concat();
         Solo::start(shop, nursery, function, role, None, board, &[program.into()], marks)
     }
@@ -85,6 +85,9 @@ impl Solo {
         let mut body = vec![service_end.as_fd(), board.fd()];
         body.extend(descriptors.iter().map(AsFd::as_fd));
         let spec = &function.spec;
+        let lifetime = BOOT_LIMIT + DEPLOY_LIMIT + Duration::from_millis(spec.limits.timeout_ms) + LIFETIME_MARGIN;
+        let broker = has_egress(function).then(|| crate::broker::serve(spec.egress.clone(), lifetime)).transpose()?;
+        body.extend(broker.iter().map(AsFd::as_fd));
         let order = Order {
             id: shop.next_id(),
             kind: Kind::Function,
@@ -98,7 +101,7 @@ impl Solo {
             },
             filter: Filter::None,
             root: function.root(),
-            lifetime: Some(BOOT_LIMIT + DEPLOY_LIMIT + Duration::from_millis(spec.limits.timeout_ms) + LIFETIME_MARGIN),
+            lifetime: Some(lifetime),
             body,
             board: Some((Arc::clone(&board), 0)),
             marks,
@@ -209,6 +212,11 @@ impl Drop for Solo {
             self.shop.account(&**enclave, &self.board);
         }
     }
+}
+
+/// Whether a function may connect anywhere.
+fn has_egress(function: &Function) -> bool {
+    !function.spec.egress.is_empty()
 }
 
 /// A row of `ps`.

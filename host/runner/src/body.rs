@@ -1,9 +1,9 @@
 //! The roles, as the body of a zygote.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::Duration;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
-use teemate_abi::transition::enter;
+use teemate_abi::transition::{enter, refused};
 use teemate_container::command::Command;
 use teemate_container::zygote::{Body, Start};
 use teemate_sgx::{Attachment, DeviceKind, Exit, Thread};
@@ -17,6 +17,10 @@ use crate::{reaper, service};
 
 /// How long the node has to let a container in.
 const LEAVE_LIMIT: Duration = Duration::from_secs(10);
+/// How long a container waits for its worker: the enclave may still be starting the thread that asked for it.
+const WORKER_LIMIT: Duration = Duration::from_secs(2);
+/// Pause between two looks.
+const WORKER_PAUSE: Duration = Duration::from_micros(50);
 /// Message of the node to the zygote: map what the enclave has grown by, so that later containers need not.
 pub const SYNC: &[u8] = b"sync";
 
@@ -41,11 +45,11 @@ impl Mapped {
     }
 
     /// Enters with this TCS for a reason, and stays until its end.
-    pub fn run(&self, tcs: u32, reason: u64, argument: u64, descriptors: &Descriptors) -> End {
+    pub fn run(&self, tcs: u32, reason: u64, argument: u64, descriptors: &Descriptors, broker: Option<BorrowedFd<'_>>) -> End {
         let Some(mailbox) = self.host.mailbox(tcs) else { return End::Device(format!("there is no TCS {tcs}")) };
         match self.attachment.thread(tcs) {
             Ok(thread) => {
-                let calls = Calls { board: &self.board, host: self.host, descriptors, broker: None };
+                let calls = Calls { board: &self.board, host: self.host, descriptors, broker };
                 drive::run(&mut Entering(thread), &calls, tcs, mailbox, reason, argument)
             }
             Err(error) => End::Device(error.to_string()),
@@ -125,10 +129,12 @@ impl Body for Runner {
             (Role::Function { tcs, container, number, broker }, Some(mapped)) => {
                 return function(mapped, tcs, container, number, broker, &start);
             }
-            (Role::Service { tcs, attach: None }, Some(mapped)) => first(start.descriptors).map(|(fd, _)| service::serve(mapped, &tcs, &fd)),
-            (Role::Service { tcs, attach: Some(device) }, _) => own_enclave(device, &tcs, start.descriptors),
+            (Role::Service { tcs, attach: None, .. }, Some(mapped)) => {
+                first(start.descriptors).map(|(fd, _)| service::serve(mapped, &tcs, &fd, None))
+            }
+            (Role::Service { tcs, attach: Some(device), broker }, _) => own_enclave(device, &tcs, broker, start.descriptors),
             (Role::Reaper, Some(mapped)) => first(start.descriptors).map(|(fd, _)| reaper::serve(mapped, &fd)),
-            (Role::Native { slot, args, env }, _) => native(slot, args, env, start.id, start.descriptors),
+            (Role::Native { slot, args, env, broker }, _) => native(slot, args, env, broker, start.id, start.descriptors),
             _ => Err("this zygote has no enclave".to_owned()),
         };
         result.unwrap_or_else(|message| {
@@ -162,14 +168,22 @@ fn function(mapped: &Mapped, tcs: u32, container: u64, number: u32, broker: bool
         return role::EXIT_NO_LEAVE;
     }
     mapped.board.stamp(tcs, Stamp::Entered);
-    let end = drive::run(&mut thread, &calls, tcs, mailbox, enter::CONTAINER, container);
+    let begun = Instant::now();
+    let end = loop {
+        let end = drive::run(&mut thread, &calls, tcs, mailbox, enter::CONTAINER, container);
+        if end != End::Refused(refused::NO_WORKER) || begun.elapsed() > WORKER_LIMIT {
+            break end;
+        }
+        std::thread::sleep(WORKER_PAUSE);
+    };
     if end != End::Idle {
         eprintln!("container {container}: {end}");
     }
     end.status()
 }
 
-fn own_enclave(device: DeviceName, tcs: &[u32], descriptors: Vec<OwnedFd>) -> Result<i32, String> {
+fn own_enclave(device: DeviceName, tcs: &[u32], broker: bool, mut descriptors: Vec<OwnedFd>) -> Result<i32, String> {
+    let broker = if broker { descriptors.pop() } else { None };
     let (channel, mut rest) = first(descriptors)?;
     let board = rest.next().ok_or("the board's descriptor is missing")?;
     let kind = match device {
@@ -180,10 +194,18 @@ fn own_enclave(device: DeviceName, tcs: &[u32], descriptors: Vec<OwnedFd>) -> Re
     let mapped = Mapped::new(kind, tcs_count, board, rest.collect())?;
     mapped.board.stamp(0, Stamp::EnclaveMapped);
     mapped.board.stamp(0, Stamp::Entered);
-    Ok(service::serve(&mapped, tcs, &channel))
+    Ok(service::serve(&mapped, tcs, &channel, broker.as_ref().map(AsFd::as_fd)))
 }
 
-fn native(slot: u32, args: Vec<String>, env: Vec<String>, id: u64, descriptors: Vec<OwnedFd>) -> Result<i32, String> {
+fn native(
+    slot: u32,
+    args: Vec<String>,
+    env: Vec<String>,
+    broker: bool,
+    id: u64,
+    mut descriptors: Vec<OwnedFd>,
+) -> Result<i32, String> {
+    let broker = if broker { descriptors.pop() } else { None };
     let (channel, mut rest) = first(descriptors)?;
     let board = rest.next().ok_or("the board's descriptor is missing")?;
     let program = rest.next().ok_or("the program's descriptor is missing")?;
@@ -193,6 +215,9 @@ fn native(slot: u32, args: Vec<String>, env: Vec<String>, id: u64, descriptors: 
         env.iter().filter_map(|entry| entry.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     // Descriptor 3 may be the program's: the payload is told the channel's own number instead.
     environment.push(("TEEMATE_SERVICE_FD".to_owned(), channel.as_raw_fd().to_string()));
+    if let Some(broker) = &broker {
+        environment.push(("TEEMATE_BROKER_FD".to_owned(), broker.as_raw_fd().to_string()));
+    }
     let command = Command {
         program: args.next().unwrap_or_default(),
         arguments: args.collect(),
@@ -203,5 +228,5 @@ fn native(slot: u32, args: Vec<String>, env: Vec<String>, id: u64, descriptors: 
     let payload = command.to_payload().map_err(|error| error.to_string())?;
     board.stamp(slot, Stamp::Entered);
     drop(board);
-    Ok(Command::execute(Start { id, payload, descriptors: vec![channel, program] }))
+    Ok(Command::execute(Start { id, payload, descriptors: [channel, program].into_iter().chain(broker).collect() }))
 }

@@ -54,6 +54,8 @@ pub enum Role {
         tcs: Vec<u32>,
         /// An enclave of its own, unless the zygote is attached already.
         attach: Option<DeviceName>,
+        /// Whether it may ask for connections: the last descriptor is the broker's socket.
+        broker: bool,
     },
     /// Adopt the threads of killed processes. The descriptor beside it: commands ([`crate::reaper`]).
     Reaper,
@@ -65,6 +67,8 @@ pub enum Role {
         args: Vec<String>,
         /// Environment, `NAME=value`.
         env: Vec<String>,
+        /// Whether it may ask for connections: the last descriptor is the broker's socket.
+        broker: bool,
     },
 }
 
@@ -91,9 +95,9 @@ mod tests {
         fn a_role_survives(tcs: u32, container: u64, number: u32, broker: bool, list: Vec<u32>) {
             for role in [
                 Role::Function { tcs, container, number, broker },
-                Role::Service { tcs: list.clone(), attach: Some(DeviceName::Simulator) },
+                Role::Service { tcs: list.clone(), attach: Some(DeviceName::Simulator), broker },
                 Role::Reaper,
-                Role::Native { slot: tcs, args: vec!["a".to_owned()], env: vec![] },
+                Role::Native { slot: tcs, args: vec!["a".to_owned()], env: vec![], broker },
             ] {
                 prop_assert_eq!(Role::decode(&role.encode()), Some(role));
             }

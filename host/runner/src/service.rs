@@ -1,6 +1,6 @@
 //! The payload's own threads: a host thread, with a TCS of its own, for each LibOS thread that is ready to run.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,11 +13,11 @@ use crate::drive::End;
 use crate::role;
 
 /// Runs the payload until it ends. Gives the process's exit status.
-pub fn serve(mapped: &Mapped, tcs: &[u32], channel: &OwnedFd) -> i32 {
+pub fn serve(mapped: &Mapped, tcs: &[u32], channel: &OwnedFd, broker: Option<BorrowedFd<'_>>) -> i32 {
     let descriptors = Descriptors::new(Some(channel.as_raw_fd()));
     let mut free: Vec<u32> = tcs.iter().rev().copied().collect();
     let Some(first) = free.pop() else { return role::EXIT_SETUP };
-    let service = Service { mapped, descriptors: &descriptors, free: Mutex::new(free) };
+    let service = Service { mapped, descriptors: &descriptors, broker, free: Mutex::new(free) };
     std::thread::scope(|scope| {
         let word = mapped.host.spawn_word();
         let mut seen = word.load(Ordering::Acquire);
@@ -49,6 +49,8 @@ pub fn serve(mapped: &Mapped, tcs: &[u32], channel: &OwnedFd) -> i32 {
 struct Service<'a> {
     mapped: &'a Mapped,
     descriptors: &'a Descriptors,
+    /// Only for a payload with one call at a time: questions and answers on it are not told apart.
+    broker: Option<BorrowedFd<'a>>,
     free: Mutex<Vec<u32>>,
 }
 
@@ -60,7 +62,7 @@ impl Service<'_> {
     /// Runs LibOS threads on this TCS as long as one is ready.
     fn work(&self, tcs: u32) {
         loop {
-            match self.mapped.run(tcs, enter::START, 0, self.descriptors) {
+            match self.mapped.run(tcs, enter::START, 0, self.descriptors, self.broker) {
                 // Its thread ended or waits for a container. Another may have become ready while no TCS was free.
                 End::Idle => {}
                 End::Refused(refused::NO_THREAD) => break,
