@@ -1,5 +1,5 @@
 //! Medians of what the simulator's transitions cost on this machine, with and without the guard.
-#![allow(clippy::undocumented_unsafe_blocks)]
+#![allow(clippy::undocumented_unsafe_blocks, clippy::unwrap_used)]
 
 #[path = "../tests/common/mod.rs"]
 mod common;

@@ -1,5 +1,5 @@
 //! A hand-assembled enclave: each instruction and each exception, in real processes.
-#![allow(clippy::undocumented_unsafe_blocks)]
+#![allow(clippy::undocumented_unsafe_blocks, clippy::unwrap_used)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! SIGKILL at any instruction loses nothing: at random instants, and at each instruction in turn.
-#![allow(clippy::undocumented_unsafe_blocks)]
+#![allow(clippy::undocumented_unsafe_blocks, clippy::unwrap_used)]
 
 mod common;
 

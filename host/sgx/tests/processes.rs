@@ -1,5 +1,5 @@
 //! Several processes and threads at one enclave.
-#![allow(clippy::undocumented_unsafe_blocks)]
+#![allow(clippy::undocumented_unsafe_blocks, clippy::unwrap_used)]
 
 mod common;
 

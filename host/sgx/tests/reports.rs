@@ -1,5 +1,5 @@
 //! EREPORT and EGETKEY, called from inside; MRENCLAVE and SIGSTRUCT at EINIT.
-#![allow(clippy::undocumented_unsafe_blocks)]
+#![allow(clippy::undocumented_unsafe_blocks, clippy::unwrap_used)]
 
 mod common;
 

@@ -197,7 +197,7 @@ impl Enclave for SimulatedEnclave {
         };
         let refused = |why| Error::Leaf { leaf, address, why };
         let shared = self.memory.shared();
-        if address % PAGE_SIZE != 0 || length % PAGE_SIZE != 0 || length == 0 {
+        if !address.is_multiple_of(PAGE_SIZE) || !length.is_multiple_of(PAGE_SIZE) || length == 0 {
             return Err(refused("address and length are not whole pages"));
         }
         let first = shared.page_of(address).ok_or_else(|| refused("the range is outside ELRANGE"))?;

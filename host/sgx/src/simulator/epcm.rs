@@ -211,7 +211,7 @@ impl Word {
 
     /// The same with another mark.
     pub fn marked(self, mark: u64) -> Word {
-        Word(self.0 & (1 << MARK_AT) - 1 | mark << MARK_AT)
+        Word((self.0 & ((1 << MARK_AT) - 1)) | (mark << MARK_AT))
     }
 
     /// As SECINFO.FLAGS would say it.
@@ -234,7 +234,7 @@ fn check_eaccept_secinfo(secinfo: u64) -> Result<(), Refusal> {
     let rights = (secinfo & 7) as u8;
     let sound = secinfo & !SECINFO_KNOWN == 0
         && match (secinfo >> 8) as u8 {
-            PT_REG => !modified && !(rights & W != 0 && rights & R == 0),
+            PT_REG => !modified && (rights & W == 0 || rights & R != 0),
             PT_TCS => rights == 0 && !pr && (pending != modified || !pending),
             PT_TRIM => rights == 0 && modified && !pending && !pr,
             _ => false,

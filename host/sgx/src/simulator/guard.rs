@@ -504,18 +504,12 @@ fn on_stop(inner: &mut Inner, tid: i32, status: i32) {
         }
         return;
     }
-    if !inner.threads.contains_key(&tid) {
-        // A new thread that stops before its maker's event was seen.
-        if let Some(pid) = process_of(tid) {
-            inner.threads.insert(tid, pid);
-            if let Some(process) = inner.processes.get_mut(&pid) {
-                process.alive.insert(tid);
-            }
-        }
-    }
+    // A new thread may stop before its maker's event is seen.
+    adopt(inner, tid);
     let signal = libc::WSTOPSIG(status);
-    if status >> 16 != libc::PTRACE_EVENT_EXIT {
-        remember(inner, tid);
+    if status >> 16 != libc::PTRACE_EVENT_EXIT && !remember(inner, tid) {
+        // It was killed in this stop and is on its way to the last one, which a PTRACE_CONT would only spoil.
+        return;
     }
     match status >> 16 {
         0 if inner.doomed.contains_key(&tid) => step(inner, tid, signal),
@@ -530,17 +524,8 @@ fn on_stop(inner: &mut Inner, tid: i32, status: i32) {
         libc::PTRACE_EVENT_CLONE => {
             let mut new = 0u64;
             // SAFETY: writes one word to `new`.
-            let told = unsafe { libc::ptrace(libc::PTRACE_GETEVENTMSG, tid, 0usize, &raw mut new) } == 0;
-            if let (true, Some(pid)) = (told, inner.threads.get(&tid).copied()) {
-                let new = new as i32;
-                // A process, not a thread, if it was cloned with another exit signal than SIGCHLD.
-                let owner = process_of(new).unwrap_or(pid);
-                if !inner.threads.contains_key(&new) {
-                    inner.threads.insert(new, owner);
-                    if let Some(process) = inner.processes.get_mut(&owner) {
-                        process.alive.insert(new);
-                    }
-                }
+            if unsafe { libc::ptrace(libc::PTRACE_GETEVENTMSG, tid, 0usize, &raw mut new) } == 0 {
+                adopt(inner, new as i32);
             }
             go_on(libc::PTRACE_CONT, tid, 0);
         }
@@ -551,10 +536,26 @@ fn on_stop(inner: &mut Inner, tid: i32, status: i32) {
     }
 }
 
-fn remember(inner: &mut Inner, tid: i32) {
+/// A thread that a seized thread made, and that is traced since its start. (A process, if it was cloned with another exit signal than
+/// SIGCHLD; then nothing of it is known but that it must go on.)
+fn adopt(inner: &mut Inner, tid: i32) {
+    if inner.threads.contains_key(&tid) {
+        return;
+    }
+    let Some(pid) = process_of(tid) else { return };
+    inner.threads.insert(tid, pid);
+    if let Some(process) = inner.processes.get_mut(&pid) {
+        process.alive.insert(tid);
+    }
+}
+
+/// False if the thread is not stopped any more.
+fn remember(inner: &mut Inner, tid: i32) -> bool {
     let memory = inner.threads.get(&tid).and_then(|pid| inner.processes.get(pid)).map(|process| &process.memory);
-    let Some(stopped) = memory.and_then(|memory| stopped(memory, tid)) else { return };
+    let Some(memory) = memory else { return true };
+    let Some(stopped) = stopped(memory, tid) else { return false };
     inner.last.insert(tid, stopped);
+    true
 }
 
 /// A thread is at its end: deals with its TCS, and forgets the process with its last thread.
@@ -617,7 +618,7 @@ fn stopped(memory: &Memory, tid: i32) -> Option<Stopped> {
     let identity = shared.identity();
     let elsewhere = context.rip.wrapping_sub(ELRANGE_BASE) >= identity.elrange_size
         && !(transition::BASE..transition::BASE + transition::SIZE).contains(&context.rip);
-    let xsave = if elsewhere { None } else { xstate_of(tid, identity.xsave_size as usize) };
+    let xsave = if elsewhere { None } else { Some(xstate_of(tid, identity.xsave_size as usize)?) };
     Some(Stopped { context, at_syscall, xsave })
 }
 
@@ -691,7 +692,7 @@ fn signal_slot(rsp: u64, tcs_count: u64) -> Option<u64> {
 fn stack_slot(rsp: u64, tcs_count: u64) -> Option<u64> {
     let offset = rsp.checked_sub(host_area::SLOTS)?;
     let (slot, within) = (offset / host_area::SLOT_STRIDE, offset % host_area::SLOT_STRIDE);
-    let on_it = within >= host_area::SLOT_STACK && within < host_area::SLOT_STACK_TOP;
+    let on_it = (host_area::SLOT_STACK..host_area::SLOT_STACK_TOP).contains(&within);
     (slot < tcs_count && on_it).then_some(slot)
 }
 

@@ -66,7 +66,10 @@ pub fn probe_fixup(rip: u64) -> Option<u64> {
 }
 
 /// Called by the transition code for a leaf that came by the gate. 0: done, load the registers. 1: it was an AEX.
-pub extern "C" fn gate_leaf(record: *const Record) -> u64 {
+///
+/// # Safety
+/// `record` is that of the TCS that this thread is in.
+pub unsafe extern "C" fn gate_leaf(record: *const Record) -> u64 {
     let shared = process::shared();
     // SAFETY: the transition code passes the record of the TCS that this thread is in.
     let (Some(shared), Some(record)) = (shared, unsafe { record.as_ref() }) else { return 1 };
@@ -338,7 +341,7 @@ fn secinfo(shared: &Shared, record: &Record) -> Result<u64, Cause> {
 
 fn operand(record: &Record, register: usize, align: u64) -> Result<u64, Cause> {
     let address = record.regs[register].load(Relaxed);
-    if address % align == 0 { Ok(address) } else { Err(Cause::GENERAL_PROTECTION) }
+    if address.is_multiple_of(align) { Ok(address) } else { Err(Cause::GENERAL_PROTECTION) }
 }
 
 fn page_operand(shared: &Shared, record: &Record, register: usize) -> Result<(u64, u64), Cause> {

@@ -2,6 +2,41 @@
 //!
 //! **It protects nothing.** It runs the same image, the same LibOS and the same host code as hardware does, and enforces the same rules,
 //! so that what works here is built right; whoever can read the host's memory reads the enclave's.
+//!
+//! # How it works
+//!
+//! * The EPC is a memfd; its offset is the address less ELRANGE's base. EPCM, SECS and the threads' part of each TCS are a second one
+//!   ([`shared`]); the host area is a third. Passing descriptors is passing the enclave ([`memory`], [`process`]).
+//! * [`load`](Simulator::build_enclave) does ECREATE, EADD, EEXTEND and EINIT: MRENCLAVE by the real algorithm, SIGSTRUCT really checked.
+//! * The rules of EPCM words are pure functions ([`epcm`]). A process's page tables never allow more than the EPCM: they are mended on a
+//!   fault, and rights that were taken away are shot down by a signal before EMODPR, EMODT and EREMOVE are done (which is what ETRACK is for:
+//!   until then EACCEPT says SGX_NOT_TRACKED).
+//! * EENTER and ERESUME are code at a fixed address ([`transition`]); neither needs a system call, let alone a signal.
+//! * An exception inside is a signal ([`signals`]); its handler writes the SSA frame ([`ssa`]) and returns to the AEP. `syscall` is caught
+//!   by Syscall User Dispatch and becomes the #UD that it is inside an enclave.
+//! * ENCLU raises #UD on a processor without SGX (or outside an enclave), so the handler can carry out any leaf, anywhere ([`leaves`]).
+//! * **The gate.** A trapped ENCLU costs 7 us here, and 20 us under the guard. So, after EINIT, the loader overwrites the one ENCLU that
+//!   the image names (`teemate_abi::layout::symbol::ENCLU_GATE`, 16 bytes that it checks first) with a jump to the transition code. What was
+//!   measured is the image as it was; what runs differs in these 16 bytes. The gate takes the TCS from GS, so code that changed GS goes the
+//!   slow way. [`SimulatorOptions::gate`] turns it off.
+//! * A SIGKILL is an AEX ([`guard`]): whatever kills a guarded process, at whatever instruction, the state of its threads inside is in
+//!   their SSA frames afterwards, and another process may resume them.
+//! * Reports and keys are really derived, from a secret in a file ([`keys`]).
+//!
+//! # What it can't show
+//!
+//! * Memory encryption, integrity and replay protection; that the host can't read or write enclave memory: here it can. Accesses of the
+//!   host to ELRANGE meet the process's page tables, not abort-page semantics.
+//! * A real root of trust: reports and keys come from a file.
+//! * Side channels, their mitigations, microcode, timing: the costs are this machine's, not SGX's. EPC paging (EWB, ELDU) does not exist.
+//! * `cpuid`, `rdpmc`, `sgdt`, `int n`, `iret`, far jumps, and `rdtsc` without SGX2 work inside, though hardware forbids them: this
+//!   processor can't be made to trap them all (CPUID faulting exists on some machines only, and is not used).
+//! * A jump of the enclave to host code that is mapped is not noticed at once; a jump to where nothing is, is.
+//! * SYSCALL clobbers RCX and R11 before its #UD is noticed. Segment limits of FS and GS are not enforced. RFLAGS.TF is dropped.
+//! * XSTATE at EENTER is the host's, and after an AEX by a kill nobody looks at it; after other AEXs it is the initial one.
+//! * TCSs can't be added after EINIT (EMODT to PT_TCS). CONFIGID, KSS, CET, AEX-Notify and EDECCSSA are not there.
+//! * A limit on EPC pages may be exceeded for a moment by one page for each thread that grows at that instant.
+//! * A process that the node did not have guarded drops revoked rights only at its next entry: nobody knows its pid to shoot at.
 
 pub mod enclave;
 pub mod epcm;

@@ -139,7 +139,7 @@ unsafe extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *
     )
 }
 
-const _: () = assert!(host_area::SLOT_STRIDE.is_power_of_two() && host_area::SLOTS % host_area::SLOT_STRIDE == 0);
+const _: () = assert!(host_area::SLOT_STRIDE.is_power_of_two() && host_area::SLOTS.is_multiple_of(host_area::SLOT_STRIDE));
 
 /// From the place of the `ucontext` to where the handler's first push went (the FS base); see [`handler`].
 pub const PUSHED_FS: u64 = 16;

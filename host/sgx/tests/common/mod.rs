@@ -1,5 +1,5 @@
 //! A small enclave, assembled by hand, and processes that enter it.
-#![allow(dead_code, missing_docs, clippy::undocumented_unsafe_blocks)]
+#![allow(dead_code, missing_docs, clippy::undocumented_unsafe_blocks, clippy::unwrap_used)]
 
 use std::arch::global_asm;
 
