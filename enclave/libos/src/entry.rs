@@ -7,7 +7,11 @@ use core::arch::naked_asm;
 
 use teemate_abi::transition::{enter, exit, refused};
 
-use crate::{container, end, exception, local::{Local, state}, thread};
+use crate::{
+    container, end, exception,
+    local::{Local, state},
+    thread,
+};
 
 /// XSTATE components that are saved: x87, SSE, AVX, AVX-512. PKRU and AMX are not used inside.
 pub const XSTATE_MASK: u32 = 0xE7;
@@ -155,18 +159,7 @@ fn run(local: &mut Local, thread: &'static thread::Thread) -> ! {
 /// Takes up a stack that [`switch_ocall`] or [`switch_suspend`] left: `rdi` becomes their result.
 #[unsafe(naked)]
 unsafe extern "C" fn return_from_ocall(value: u64, rsp: u64, fs_base: u64) -> ! {
-    naked_asm!(
-        "wrfsbase rdx",
-        "mov rsp, rsi",
-        "mov rax, rdi",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbx",
-        "pop rbp",
-        "ret",
-    )
+    naked_asm!("wrfsbase rdx", "mov rsp, rsi", "mov rax, rdi", "pop r15", "pop r14", "pop r13", "pop r12", "pop rbx", "pop rbp", "ret",)
 }
 
 /// Leaves with an OCALL and returns when it is answered: the `enter::RETURN` argument.
@@ -334,21 +327,8 @@ pub unsafe extern "C" fn teemate_trapped() -> ! {
 pub unsafe extern "C" fn first_run() -> ! {
     naked_asm!(
         // The frame of a syscall that "returns" to the new thread.
-        "pop rax",
-        "pop rdi",
-        "pop rsi",
-        "pop rdx",
-        "pop r10",
-        "pop r8",
-        "pop r9",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbx",
-        "pop rbp",
-        "pop rsp",
-        "ret",
+        "pop rax", "pop rdi", "pop rsi", "pop rdx", "pop r10", "pop r8", "pop r9", "pop r15", "pop r14", "pop r13", "pop r12", "pop rbx",
+        "pop rbp", "pop rsp", "ret",
     )
 }
 

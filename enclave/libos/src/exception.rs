@@ -94,7 +94,11 @@ pub fn second_stage(local: &mut Local, host_says: u64, cssa: u64) -> Leave {
     }
     die(format_args!(
         "exception {vector} at {:#x} (address {:#x}, error {:#x}, stack {:#x}) in the {}",
-        frame.rip, exinfo.maddr, exinfo.errcd, frame.rsp, if of_payload { "payload" } else { "LibOS" }
+        frame.rip,
+        exinfo.maddr,
+        exinfo.errcd,
+        frame.rsp,
+        if of_payload { "payload" } else { "LibOS" }
     ))
 }
 

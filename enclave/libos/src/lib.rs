@@ -26,9 +26,9 @@ pub mod futex;
 pub mod heap;
 pub mod local;
 pub mod lock;
-pub mod memory;
 #[cfg(all(not(test), feature = "image"))]
 mod mem_functions;
+pub mod memory;
 pub mod ocall;
 pub mod random;
 pub mod space;

@@ -2,8 +2,8 @@
 
 use core::arch::asm;
 
-use teemate_abi::layout::{EnclaveInfo, ELRANGE_BASE, PAGE_SIZE, tcs_block};
 use teemate_abi::host_area;
+use teemate_abi::layout::{ELRANGE_BASE, EnclaveInfo, PAGE_SIZE, tcs_block};
 
 use crate::thread::Thread;
 

@@ -66,14 +66,8 @@ pub fn start() {
     if table.accept(kernel_end..kernel_end + HEAP_RESERVE).is_err() {
         crate::end::panic(format_args!("the EPC has no room for the payload's heap: give the enclave more"));
     }
-    *MEMORY.lock() = Some(Memory {
-        table,
-        kernel_next: table_end,
-        kernel_end,
-        brk_start: kernel_end,
-        brk: kernel_end,
-        space: Space::new(arena..end),
-    });
+    *MEMORY.lock() =
+        Some(Memory { table, kernel_next: table_end, kernel_end, brk_start: kernel_end, brk: kernel_end, space: Space::new(arena..end) });
 }
 
 fn with<R>(f: impl FnOnce(&mut Memory) -> R) -> R {
@@ -293,7 +287,13 @@ pub fn brk(address: u64) -> u64 {
 pub fn fault(address: u64, write: bool, execute: bool) -> Result<(), Fault> {
     with(|m| {
         let Some((range, area)) = m.space.find(address) else { return Err(Fault::Segment) };
-        let needs = if execute { prot::X } else if write { prot::W } else { prot::R };
+        let needs = if execute {
+            prot::X
+        } else if write {
+            prot::W
+        } else {
+            prot::R
+        };
         if area.prot & needs == 0 {
             return Err(Fault::Segment);
         }
@@ -320,7 +320,8 @@ pub fn ensure(range: Range<u64>, write: bool) -> Result<(), i32> {
         if range.start >= m.brk_start && range.end <= m.brk {
             return Ok(());
         }
-        if !m.space.contains(&page_range) || !m.space.covers(page_range.clone())
+        if !m.space.contains(&page_range)
+            || !m.space.covers(page_range.clone())
             || m.space.overlapping(page_range.clone()).any(|(_, area)| area.prot & needs == 0)
         {
             return Err(libc::EFAULT);

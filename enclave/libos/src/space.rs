@@ -104,8 +104,12 @@ impl Space {
     /// Unmaps a range; what was mapped in it.
     pub fn remove(&mut self, range: Range<u64>) -> Vec<(Range<u64>, Area)> {
         let gone: Vec<_> = self.overlapping(range.clone()).collect();
-        let touched: Vec<u64> = self.find(range.start).map(|(r, _)| r.start).into_iter()
-            .chain(self.areas.range(range.start..range.end).map(|(&s, _)| s)).collect();
+        let touched: Vec<u64> = self
+            .find(range.start)
+            .map(|(r, _)| r.start)
+            .into_iter()
+            .chain(self.areas.range(range.start..range.end).map(|(&s, _)| s))
+            .collect();
         for start in touched {
             let Some(area) = self.areas.remove(&start) else { continue };
             if start < range.start {

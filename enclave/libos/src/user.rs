@@ -38,7 +38,9 @@ pub fn bytes<'a>(address: u64, length: u64) -> Result<&'a [u8], i32> {
 pub fn bytes_mut<'a>(address: u64, length: u64) -> Result<&'a mut [u8], i32> {
     check(address, length, true)?;
     // SAFETY: as for `bytes`, and writable.
-    Ok(unsafe { core::slice::from_raw_parts_mut(if length == 0 { core::ptr::dangling_mut() } else { address as *mut u8 }, length as usize) })
+    Ok(unsafe {
+        core::slice::from_raw_parts_mut(if length == 0 { core::ptr::dangling_mut() } else { address as *mut u8 }, length as usize)
+    })
 }
 
 /// A NUL-terminated string of at most 4,096 bytes.

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, sockopt};
+use teemate_control::PROTOCOL;
 use teemate_control::function::{Failure, FailureKind, FunctionSpec, Outcome};
 use teemate_control::packet::{Joiner, MAX_PACKET, cut};
 use teemate_control::service::{FromService, ToService};
-use teemate_control::PROTOCOL;
 use teemate_runner::board::now_ns;
 
 use crate::error::{Error, Result};
@@ -75,7 +75,8 @@ impl Channel {
     /// A channel, and the service's end of it.
     pub fn pair() -> Result<(Arc<Channel>, OwnedFd)> {
         let (ours, theirs) = socketpair_checked()?;
-        sockopt::set_socket_timeout(&ours, sockopt::Timeout::Send, Some(SEND_LIMIT)).map_err(Error::system("set up the service's channel"))?;
+        sockopt::set_socket_timeout(&ours, sockopt::Timeout::Send, Some(SEND_LIMIT))
+            .map_err(Error::system("set up the service's channel"))?;
         let channel = Channel {
             socket: ours,
             packets: AtomicU64::new(1),
@@ -95,7 +96,11 @@ impl Channel {
         let mut buffer = vec![0; MAX_PACKET];
         let message = loop {
             let length = match rustix::io::retry_on_intr(|| recv(&self.socket, &mut buffer[..], RecvFlags::empty())) {
-                Ok((0, _)) => return Err(Error::Service("the function service ended before it was ready; the node's log has its last words".to_owned())),
+                Ok((0, _)) => {
+                    return Err(Error::Service(
+                        "the function service ended before it was ready; the node's log has its last words".to_owned(),
+                    ));
+                }
                 Ok((length, _)) => length,
                 Err(rustix::io::Errno::AGAIN) => {
                     return Err(Error::Service(format!("the function service was not ready within {} s", limit.as_secs())));
@@ -294,7 +299,10 @@ fn await_answer(receiver: &Receiver<Answer>, limit: Duration, given_up: &dyn Fn(
 }
 
 fn gone() -> Failure {
-    Failure::new(FailureKind::ContainerLost, "the function service ended while the call was under way; the same call may succeed in a moment")
+    Failure::new(
+        FailureKind::ContainerLost,
+        "the function service ended while the call was under way; the same call may succeed in a moment",
+    )
 }
 
 fn mixed_up() -> Failure {
@@ -307,7 +315,10 @@ mod tests {
     use teemate_control::function::Usage;
 
     /// A service that answers by itself.
-    fn fake(theirs: OwnedFd, mut act: impl FnMut(ToService, &mut dyn FnMut(FromService)) -> bool + Send + 'static) -> std::thread::JoinHandle<()> {
+    fn fake(
+        theirs: OwnedFd,
+        mut act: impl FnMut(ToService, &mut dyn FnMut(FromService)) -> bool + Send + 'static,
+    ) -> std::thread::JoinHandle<()> {
         std::thread::spawn(move || {
             let (mut joiner, mut buffer, mut id) = (Joiner::default(), vec![0; MAX_PACKET], 0);
             while let Ok((length, _)) = recv(&theirs, &mut buffer[..], RecvFlags::empty()) {

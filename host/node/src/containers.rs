@@ -373,12 +373,7 @@ impl Containers {
             why: Mutex::new(None),
             out_of_memory: AtomicBool::new(false),
             ended: Mutex::new(None),
-            inner: Mutex::new(Inner {
-                container: Some(container),
-                group: Some(group),
-                net: Some(net),
-                on_end: Some(on_end),
-            }),
+            inner: Mutex::new(Inner { container: Some(container), group: Some(group), net: Some(net), on_end: Some(on_end) }),
             over: (Mutex::new(false), Condvar::new()),
         });
         self.map.locked().insert(serial, Arc::clone(&process));

@@ -107,8 +107,11 @@ fn refuse(mut stream: UnixStream, kind: FailureKind, message: &str) {
 fn line(response: &Response) -> Vec<u8> {
     let mut line = serde_json::to_vec(response).unwrap_or_else(|error| {
         // No type of an answer refuses to be JSON; if one ever does, the client still gets a line.
-        format!(r#"{{"response":"failed","kind":"internal","message":"the answer can't be written: {}"}}"#, error.to_string().escape_default())
-            .into_bytes()
+        format!(
+            r#"{{"response":"failed","kind":"internal","message":"the answer can't be written: {}"}}"#,
+            error.to_string().escape_default()
+        )
+        .into_bytes()
     });
     line.push(b'\n');
     line

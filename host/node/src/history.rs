@@ -97,8 +97,7 @@ mod tests {
     fn it_is_bounded_and_counts_all() {
         let history = History::default();
         for container in 0..200 {
-            let outcome =
-                Outcome { result: Ok(vec![]), logs: "ä".repeat(60_000), usage: Usage::default(), container, marks: vec![] };
+            let outcome = Outcome { result: Ok(vec![]), logs: "ä".repeat(60_000), usage: Usage::default(), container, marks: vec![] };
             history.note("f", Some(&outcome));
         }
         history.note("f", None);

@@ -160,7 +160,8 @@ fn own(state: &Path) -> Result<File> {
         std::fs::set_permissions(state, std::fs::Permissions::from_mode(0o700)).map_err(Error::system(what()))?;
     }
     let path = state.join("lock");
-    let mut file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(Error::system(what()))?;
+    let mut file =
+        File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(Error::system(what()))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {

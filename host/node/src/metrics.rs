@@ -145,15 +145,15 @@ impl Collector for Live {
         let kills = [("inside", counters.killed_inside), ("in_transition", counters.killed_in_transition)];
         let help = "Kills that hit a thread of an enclave, whose state was saved";
         family(&mut encoder, "kills_saved", help, MetricType::Counter, "state", &kills)?;
-        let calls: Vec<_> = ocalls.iter().enumerate().map(|(kind, count)| (crate::names::ocall(kind), *count)).filter(|(_, n)| *n > 0).collect();
+        let calls: Vec<_> =
+            ocalls.iter().enumerate().map(|(kind, count)| (crate::names::ocall(kind), *count)).filter(|(_, n)| *n > 0).collect();
         family(&mut encoder, "ocalls", "OCALLs, by kind", MetricType::Counter, "call", &calls)?;
         let containers = [Kind::Service, Kind::Reaper, Kind::Function].map(|kind| (kind.name(), node.shop().containers.count(kind) as u64));
         family(&mut encoder, "containers", "Containers alive, by role", MetricType::Gauge, "role", &containers)?;
         plain(&mut encoder, "containers_reaped", "Containers reaped", MetricType::Counter, node.shop().containers.reaped())?;
         plain(&mut encoder, "functions", "Functions deployed", MetricType::Gauge, node.shop().store.all().len() as u64)?;
         plain(&mut encoder, "calls_running", "Calls under way", MetricType::Gauge, node.status().running)?;
-        let ps: Vec<(String, u64)> =
-            node.enclave_rows().iter().map(|row| (row.id.to_string(), row.epc_pages)).collect();
+        let ps: Vec<(String, u64)> = node.enclave_rows().iter().map(|row| (row.id.to_string(), row.epc_pages)).collect();
         let rows: Vec<(&str, u64)> = ps.iter().map(|(id, pages)| (id.as_str(), *pages)).collect();
         family(&mut encoder, "epc_pages", "EPC pages in use, by enclave", MetricType::Gauge, "enclave", &rows)?;
         if let Some(shared) = node.current() {
@@ -169,7 +169,13 @@ impl Collector for Live {
             let found = [("idle", idle), ("in_call", call), ("inside", inside)];
             family(&mut encoder, "threads_adopted", "Orphaned threads brought to their end", MetricType::Counter, "found", &found)?;
             plain(&mut encoder, "containers_queued", "Containers that wait for a TCS", MetricType::Gauge, shared.queued() as u64)?;
-            plain(&mut encoder, "network_namespaces_ready", "Network namespaces in the pool", MetricType::Gauge, shared.nets_ready() as u64)?;
+            plain(
+                &mut encoder,
+                "network_namespaces_ready",
+                "Network namespaces in the pool",
+                MetricType::Gauge,
+                shared.nets_ready() as u64,
+            )?;
         }
         Ok(())
     }

@@ -327,7 +327,10 @@ impl Node {
 
     fn solo(&self, sharing: Sharing, function: &Function, marks: Vec<Mark>) -> Result<Solo> {
         if self.shop.containers.count(Kind::Function) >= self.shop.config.max_containers {
-            let text = format!("{} containers run already; try again later, or start the node with a larger --max-containers", self.shop.config.max_containers);
+            let text = format!(
+                "{} containers run already; try again later, or start the node with a larger --max-containers",
+                self.shop.config.max_containers
+            );
             return Err(Error::Busy(text));
         }
         let base = self.base()?;

@@ -12,11 +12,11 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, sockopt};
+use teemate_abi::transition::refused;
 use teemate_container::Filter;
 use teemate_container::cgroup::Limits;
 use teemate_container::command::EXIT_NOT_EXECUTED;
 use teemate_control::function::{Failure, FailureKind, Mark, Outcome, Phase};
-use teemate_abi::transition::refused;
 use teemate_control::service::ToService;
 use teemate_runner::board::{Board, now_ns};
 use teemate_runner::body::SYNC;
@@ -102,7 +102,8 @@ impl SharedEnclave {
         let enclave = shop.build()?;
         let built = begun.elapsed();
         let board = Arc::new(Board::create().map_err(Error::system("make the memory shared with containers"))?);
-        let mut descriptors = vec![(descriptor::BOARD.to_owned(), board.fd().try_clone_to_owned().map_err(Error::system("share the board"))?)];
+        let mut descriptors =
+            vec![(descriptor::BOARD.to_owned(), board.fd().try_clone_to_owned().map_err(Error::system("share the board"))?)];
         descriptors.extend(enclave.share()?.into_iter().enumerate().map(|(index, fd)| (format!("{}{index}", descriptor::ENCLAVE), fd)));
         let device = crate::device::name(enclave.kind());
         let arguments = vec!["--device".to_owned(), device.to_owned(), "--tcs-count".to_owned(), enclave.tcs_count().to_string()];
@@ -330,7 +331,8 @@ impl SharedEnclave {
             };
             for waiting in late {
                 let seconds = self.shop.config.queue_timeout.as_secs();
-                let reason = format!("no thread of the enclave became free within {seconds} s; try again later, or use an image with more TCSs");
+                let reason =
+                    format!("no thread of the enclave became free within {seconds} s; try again later, or use an image with more TCSs");
                 self.refuse(waiting.wish.container, reason);
             }
             while !self.stopping.load(Ordering::Acquire) {
@@ -563,7 +565,8 @@ impl SharedEnclave {
         self.queue.1.notify_all();
         self.board.ring();
         let id = self.id;
-        let gone = self.shop.containers.kill_all("its enclave is taken down", Duration::from_secs(10), |process| process.enclave == Some(id));
+        let gone =
+            self.shop.containers.kill_all("its enclave is taken down", Duration::from_secs(10), |process| process.enclave == Some(id));
         if !gone {
             tracing::error!(enclave = id, "processes of the enclave did not end within 10 s");
         }
@@ -623,17 +626,15 @@ pub fn reason(process: &Process, ended: &Ended) -> String {
 pub fn serve_edmm(board: &Board, enclave: &dyn Enclave, stopping: &AtomicBool) {
     while !stopping.load(Ordering::Acquire) {
         let seen = board.bell();
-        board.serve_requests(|tcs, request| {
-            match enclave.edmm(request.operation, request.address, request.length, request.permissions) {
-                Ok(done) => i64::try_from(done).unwrap_or(i64::MAX),
-                Err(error) => {
-                    tracing::debug!(tcs, %error, "a request for dynamic memory was refused");
-                    -i64::from(match error {
-                        DeviceError::System { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
-                        DeviceError::EpcFull { .. } => libc::ENOMEM,
-                        _ => libc::EINVAL,
-                    })
-                }
+        board.serve_requests(|tcs, request| match enclave.edmm(request.operation, request.address, request.length, request.permissions) {
+            Ok(done) => i64::try_from(done).unwrap_or(i64::MAX),
+            Err(error) => {
+                tracing::debug!(tcs, %error, "a request for dynamic memory was refused");
+                -i64::from(match error {
+                    DeviceError::System { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+                    DeviceError::EpcFull { .. } => libc::ENOMEM,
+                    _ => libc::EINVAL,
+                })
             }
         });
         board.wait_for_requests(seen, Duration::from_millis(500));

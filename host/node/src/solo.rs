@@ -47,7 +47,8 @@ impl Solo {
         let enclave: Arc<dyn Enclave> = Arc::from(shop.build()?);
         let board = Board::create().map_err(Error::system("make the memory shared with the container"))?;
         let descriptors = enclave.share()?;
-        let role = Role::Service { tcs: (0..enclave.tcs_count()).collect(), attach: Some(device_name(&*enclave)), broker: has_egress(function) };
+        let role =
+            Role::Service { tcs: (0..enclave.tcs_count()).collect(), attach: Some(device_name(&*enclave)), broker: has_egress(function) };
         let marks = [marks, vec![requested, Mark { phase: Phase::EnclaveReady, at_ns: now_ns() }]].concat();
         Solo::start(shop, nursery, function, role, Some(enclave), board, &descriptors, marks)
     }
@@ -108,16 +109,7 @@ impl Solo {
         };
         let process = shop.containers.start(nursery, order, Box::new(|_, _| {}))?;
         let stopping = Arc::new(AtomicBool::new(false));
-        let mut solo = Solo {
-            process,
-            channel,
-            enclave,
-            enclave_id,
-            board,
-            stopping,
-            threads: Vec::new(),
-            shop: Arc::clone(shop),
-        };
+        let mut solo = Solo { process, channel, enclave, enclave_id, board, stopping, threads: Vec::new(), shop: Arc::clone(shop) };
         drop(service_end);
         if let (Some(enclave), Some(id)) = (&solo.enclave, enclave_id) {
             shop.solos(|rows| {
@@ -148,7 +140,8 @@ impl Solo {
         let native = self.enclave.is_none();
         let precompiled = if native { self.shop.precompiled(&function.digest) } else { None };
         let known = precompiled.is_some();
-        let (digest, compiled) = self.channel.deploy(&function.spec, code, precompiled, DEPLOY_LIMIT).map_err(|failure| self.explain(failure))?;
+        let (digest, compiled) =
+            self.channel.deploy(&function.spec, code, precompiled, DEPLOY_LIMIT).map_err(|failure| self.explain(failure))?;
         if digest != function.digest {
             let text = "the function service read another code than was sent";
             return Err(Failure::new(FailureKind::Internal, text));
@@ -232,4 +225,3 @@ pub fn row(id: u64, enclave: &dyn Enclave, tcs_leased: u32) -> EnclaveInfo {
         epc_limit: epc.limit,
     }
 }
-

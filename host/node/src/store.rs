@@ -60,7 +60,10 @@ impl Function {
         let code = fs::read(&path).map_err(Error::system(format!("read {}", path.display())))?;
         let digest: [u8; 32] = Sha256::digest(&code).into();
         if digest != self.digest {
-            return Err(Error::Corrupt { name: self.spec.name.clone(), reason: "its code does not have the digest that was deployed".to_owned() });
+            return Err(Error::Corrupt {
+                name: self.spec.name.clone(),
+                reason: "its code does not have the digest that was deployed".to_owned(),
+            });
         }
         Ok(code)
     }
@@ -124,9 +127,11 @@ impl Store {
 
     /// One.
     pub fn get(&self, name: &str) -> Result<Arc<Function>> {
-        self.functions.read_lock().get(name).cloned().ok_or_else(|| {
-            Error::Invalid(format!("there is no function {name:?}; `teemate function list` shows those that there are"))
-        })
+        self.functions
+            .read_lock()
+            .get(name)
+            .cloned()
+            .ok_or_else(|| Error::Invalid(format!("there is no function {name:?}; `teemate function list` shows those that there are")))
     }
 
     /// Writes one beside its place, so that it can be tried before it counts.
@@ -279,7 +284,10 @@ fn check(spec: &FunctionSpec, code: &[u8], files: &[Vec<u8>]) -> Result<()> {
     for (file, content) in spec.files.iter().zip(files) {
         let digest: [u8; 32] = Sha256::digest(content).into();
         if content.len() as u64 != file.length || digest != file.sha256 {
-            return Err(Error::Invalid(format!("the content of the file {} does not have the length and digest in its specification", file.path)));
+            return Err(Error::Invalid(format!(
+                "the content of the file {} does not have the length and digest in its specification",
+                file.path
+            )));
         }
     }
     Ok(())

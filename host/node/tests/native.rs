@@ -108,7 +108,11 @@ fn result(answer: &Value) -> Value {
 
 fn groups_of(pid: u32) -> Vec<PathBuf> {
     let hierarchies = ["memory", "cpu", "pids", "unified", "."];
-    hierarchies.iter().map(|name| Path::new("/sys/fs/cgroup").join(name).join(format!("teemate/{pid}"))).filter(|path| path.exists()).collect()
+    hierarchies
+        .iter()
+        .map(|name| Path::new("/sys/fs/cgroup").join(name).join(format!("teemate/{pid}")))
+        .filter(|path| path.exists())
+        .collect()
 }
 
 #[test]

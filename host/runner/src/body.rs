@@ -197,14 +197,7 @@ fn own_enclave(device: DeviceName, tcs: &[u32], broker: bool, mut descriptors: V
     Ok(service::serve(&mapped, tcs, &channel, broker.as_ref().map(AsFd::as_fd)))
 }
 
-fn native(
-    slot: u32,
-    args: Vec<String>,
-    env: Vec<String>,
-    broker: bool,
-    id: u64,
-    mut descriptors: Vec<OwnedFd>,
-) -> Result<i32, String> {
+fn native(slot: u32, args: Vec<String>, env: Vec<String>, broker: bool, id: u64, mut descriptors: Vec<OwnedFd>) -> Result<i32, String> {
     let broker = if broker { descriptors.pop() } else { None };
     let (channel, mut rest) = first(descriptors)?;
     let board = rest.next().ok_or("the board's descriptor is missing")?;

@@ -14,8 +14,8 @@ use teemate_abi::layout::{ELRANGE_BASE, ELRANGE_SIZE_MAX, PAGE_SIZE};
 use teemate_abi::ocall;
 
 use crate::board::{Board, EdmmRequest};
-use crate::host::{self, HostArea, MailboxRef, Reply, errno};
 use crate::broker;
+use crate::host::{self, HostArea, MailboxRef, Reply, errno};
 
 /// The payload's number for the service's channel.
 pub const SERVICE_FD: RawFd = 3;
@@ -177,10 +177,8 @@ impl Calls<'_> {
 
     fn park(&self, index: u64, expected: u64, timeout_ns: u64) -> Reply {
         let Some(word) = self.host.park_word(index) else { return errno(libc::EINVAL) };
-        let timeout = (timeout_ns != u64::MAX).then_some(futex::Timespec {
-            tv_sec: (timeout_ns / 1_000_000_000) as i64,
-            tv_nsec: (timeout_ns % 1_000_000_000) as _,
-        });
+        let timeout = (timeout_ns != u64::MAX)
+            .then_some(futex::Timespec { tv_sec: (timeout_ns / 1_000_000_000) as i64, tv_nsec: (timeout_ns % 1_000_000_000) as _ });
         match futex::wait(word, futex::Flags::empty(), expected as u32, timeout.as_ref()) {
             Ok(()) => 0,
             Err(error) => errno(error.raw_os_error()),

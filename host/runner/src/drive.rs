@@ -3,9 +3,7 @@
 use std::fmt;
 
 use teemate_abi::host_area::MAILBOX_DATA;
-use teemate_abi::transition::{
-    EXCEPTION_EPC_FULL, EXCEPTION_REFLECT, RETURN_DONE, RETURN_LOST, enter, exit, refused,
-};
+use teemate_abi::transition::{EXCEPTION_EPC_FULL, EXCEPTION_REFLECT, RETURN_DONE, RETURN_LOST, enter, exit, refused};
 
 use crate::calls::Calls;
 use crate::host::MailboxRef;
@@ -125,13 +123,7 @@ pub fn adopt(thread: &mut impl Transition, calls: &Calls<'_>, tcs: u32, mailbox:
     }
 }
 
-fn follow(
-    thread: &mut impl Transition,
-    calls: &Calls<'_>,
-    tcs: u32,
-    mailbox: MailboxRef,
-    first: Result<Left, String>,
-) -> End {
+fn follow(thread: &mut impl Transition, calls: &Calls<'_>, tcs: u32, mailbox: MailboxRef, first: Result<Left, String>) -> End {
     let mut left = first;
     loop {
         left = match left {

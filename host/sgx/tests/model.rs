@@ -16,8 +16,7 @@ struct Page {
     tracked: bool,
 }
 
-const NONE: Page =
-    Page { valid: false, kind: 0, r: false, w: false, x: false, pending: false, modified: false, pr: false, tracked: true };
+const NONE: Page = Page { valid: false, kind: 0, r: false, w: false, x: false, pending: false, modified: false, pr: false, tracked: true };
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
@@ -56,8 +55,12 @@ fn model(page: Page, op: Op) -> Option<Page> {
                     (4, false, false, false, false, true, false) => true,
                     _ => false,
                 };
-            (possible && page.valid && want == have && page.tracked && page != NONE)
-                .then_some(Page { pending: false, modified: false, pr: false, ..page })
+            (possible && page.valid && want == have && page.tracked && page != NONE).then_some(Page {
+                pending: false,
+                modified: false,
+                pr: false,
+                ..page
+            })
         }
         Op::AcceptCopy(flags) => {
             let (r, w, x) = bits(flags);

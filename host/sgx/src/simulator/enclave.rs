@@ -158,9 +158,7 @@ impl Enclave for SimulatedEnclave {
     }
 
     fn share(&self) -> Result<Vec<OwnedFd>, Error> {
-        let duplicate = |fd: &OwnedFd| {
-            fd.try_clone().map_err(|source| Error::System { what: "dup", source, hint: "raise `ulimit -n`" })
-        };
+        let duplicate = |fd: &OwnedFd| fd.try_clone().map_err(|source| Error::System { what: "dup", source, hint: "raise `ulimit -n`" });
         self.memory.fds.iter().map(duplicate).collect()
     }
 

@@ -520,7 +520,7 @@ fn on_stop(inner: &mut Inner, tid: i32, status: i32) {
                 ended(inner, pid, tid, |memory| stopped(memory, tid).map_or(Rule::Lost, |stopped| save(memory, stopped)));
             }
             go_on(libc::PTRACE_DETACH, tid, 0);
-            }
+        }
         libc::PTRACE_EVENT_CLONE => {
             let mut new = 0u64;
             // SAFETY: writes one word to `new`.
@@ -659,11 +659,7 @@ fn save(memory: &Memory, Stopped { context: mut live, at_syscall, mut xsave }: S
             Rule::Resuming
         }
         Place::Inside { context, xstate_in_record, in_transition } => {
-            let xsave = if xstate_in_record {
-                memory.host_bytes(record.xarea.load(Relaxed), size)
-            } else {
-                xsave
-            };
+            let xsave = if xstate_in_record { memory.host_bytes(record.xarea.load(Relaxed), size) } else { xsave };
             let Some(xsave) = xsave else { return Rule::Lost };
             // SAFETY: its only user is at its last stop.
             let Some(mut frame) = (unsafe { memory.next_frame(record) }) else { return Rule::Lost };
@@ -703,7 +699,8 @@ fn owner_by_gs(shared: &Shared, gs: u64) -> Option<u64> {
         let index = gs.checked_sub(start)? / stride;
         (index < count).then_some(index)
     };
-    by(STATE_BASE + RECORDS, size_of::<Record>() as u64, TCS_MAX as u64).or_else(|| by(identity.tcs_start, tcs_block::STRIDE, identity.tcs_count))
+    by(STATE_BASE + RECORDS, size_of::<Record>() as u64, TCS_MAX as u64)
+        .or_else(|| by(identity.tcs_start, tcs_block::STRIDE, identity.tcs_count))
 }
 
 /// What a signal handler interrupted: context and XSAVE area of the frame at its constant place.

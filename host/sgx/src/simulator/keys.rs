@@ -89,8 +89,16 @@ pub fn aes_cmac(key: &[u8; 16], message: &[u8]) -> [u8; 16] {
 
 /// The key by which a REPORT for this target is authenticated.
 fn report_key(fuses: &[u8; 32], mrenclave: &[u8; 32], flags: u64, xfrm: u64, miscselect: u32, key_id: [u8; 32]) -> [u8; 16] {
-    let dependencies =
-        Dependencies { name: KEYNAME_REPORT, cpu_svn: CPUSVN, flags, xfrm, miscselect, mrenclave: *mrenclave, key_id, ..Default::default() };
+    let dependencies = Dependencies {
+        name: KEYNAME_REPORT,
+        cpu_svn: CPUSVN,
+        flags,
+        xfrm,
+        miscselect,
+        mrenclave: *mrenclave,
+        key_id,
+        ..Default::default()
+    };
     dependencies.derive(fuses)
 }
 

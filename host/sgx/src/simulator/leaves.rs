@@ -37,15 +37,18 @@ const PF_WRITE: u32 = 2;
 
 global_asm!(
     ".pushsection .text.teemate_probe, \"ax\", @progbits",
-    ".globl teemate_sim_probe", ".hidden teemate_sim_probe",
+    ".globl teemate_sim_probe",
+    ".hidden teemate_sim_probe",
     "teemate_sim_probe:",
     "mov rcx, rdx",
     "rep movsb",
-    ".globl teemate_sim_probe_end", ".hidden teemate_sim_probe_end",
+    ".globl teemate_sim_probe_end",
+    ".hidden teemate_sim_probe_end",
     "teemate_sim_probe_end:",
     "xor eax, eax",
     "ret",
-    ".globl teemate_sim_probe_fault", ".hidden teemate_sim_probe_fault",
+    ".globl teemate_sim_probe_fault",
+    ".hidden teemate_sim_probe_fault",
     "teemate_sim_probe_fault:",
     "mov eax, 1",
     "ret",
@@ -81,9 +84,8 @@ pub unsafe extern "C" fn gate_leaf(record: *const Record) -> u64 {
             let context = transition::leaf_context(record, gate, &Default::default());
             let context = super::ssa::Context { rflags: 0x202, ..context };
             // SAFETY: the transition code has just written an XSAVE area there.
-            let xsave = unsafe {
-                std::slice::from_raw_parts(record.xarea.load(Relaxed) as *const u8, shared.identity().xsave_size as usize)
-            };
+            let xsave =
+                unsafe { std::slice::from_raw_parts(record.xarea.load(Relaxed) as *const u8, shared.identity().xsave_size as usize) };
             process::asynchronous_exit(&shared, record, &context, xsave, cause);
             1
         }

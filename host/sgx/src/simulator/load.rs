@@ -109,9 +109,7 @@ fn add_tcs(memory: &Memory, image: &Image, address: u64, page: &[u8; PAGE_SIZE a
     let leaf = |why| Error::Leaf { leaf: "EADD", address, why };
     let field = |at: usize| page.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u64::from_le_bytes(*bytes));
     let index = address.checked_sub(image.tcs_start).map(|from| from / tcs_block::STRIDE);
-    let index = index.filter(|index| {
-        *index < image.tcs_count as u64 && (address - image.tcs_start) % tcs_block::STRIDE == tcs_block::TCS
-    });
+    let index = index.filter(|index| *index < image.tcs_count as u64 && (address - image.tcs_start) % tcs_block::STRIDE == tcs_block::TCS);
     let Some(index) = index else { return Err(leaf("the TCS is not at the start of one of the image's TCS blocks")) };
     let (ossa, cssa, nssa) = (field(16), field(24) as u32, (field(24) >> 32) as u32);
     let (oentry, ofsbase, ogsbase) = (field(32), field(48), field(56));
@@ -199,9 +197,7 @@ fn refused(why: String) -> Error {
 /// XCR0: the register state that the operating system has switched on.
 fn xcr0() -> u64 {
     // SAFETY: every 64-bit processor with AVX has XGETBV and Linux switches it on; without OSXSAVE there is only x87 and SSE.
-    unsafe {
-        if std::arch::x86_64::__cpuid(1).ecx & 1 << 27 == 0 { 3 } else { xgetbv() }
-    }
+    unsafe { if std::arch::x86_64::__cpuid(1).ecx & 1 << 27 == 0 { 3 } else { xgetbv() } }
 }
 
 #[target_feature(enable = "xsave")]

@@ -14,13 +14,13 @@ use std::{
 
 use teemate_abi::{
     host_area,
-    layout::{ELRANGE_BASE, PAGE_SIZE},
+    layout::{ELRANGE_BASE, PAGE_SIZE, tcs_block},
 };
 
 use super::{
     epcm::{self, Word},
     leaves, shared,
-    shared::{CHUNK_PAGES, NO_VECTOR, Record, RECORDS, STATE_BASE, Shared},
+    shared::{CHUNK_PAGES, NO_VECTOR, RECORDS, Record, STATE_BASE, Shared},
     signals,
     ssa::{Cause, Context, Frame},
     transition::{self, kind, labels},
@@ -97,7 +97,37 @@ pub fn attach(fds: Vec<OwnedFd>) -> Result<(), Error> {
     ATTACHED.store(true, Release);
     signals::install()?;
     sync_all();
-    Ok(())
+    measure_frames(identity.tcs_count as u32 - 1)
+}
+
+/// Measures how deep a signal's frame is, once for this process and those that are forked from it: in a guarded container the signal
+/// would be a ptrace stop, which takes longer than everything else there. The slot is one that nobody can be using: an enclave's first
+/// process attaches before any thread enters.
+fn measure_frames(slot: u32) -> Result<(), Error> {
+    let Some(shared) = shared() else { return Ok(()) };
+    let Some(record) = shared.record(slot.into()) else { return Err(Error::Entry { tcs: slot, why: "there is no such TCS" }) };
+    let old = use_signal_stack(slot)?;
+    // The handler loads it, as it finds itself on the slot's stack.
+    record.host_fs.store(signals::fs_base(), Relaxed);
+    let measured = signals::frame_address(host_area::slot(slot) + host_area::SLOT_SIGNAL_STACK_TOP);
+    // SAFETY: what `use_signal_stack` found there; nothing runs on the slot's stack now.
+    unsafe { libc::sigaltstack(&old, std::ptr::null_mut()) };
+    measured.map(|_| ())
+}
+
+/// Makes a slot's signal stack that of the calling thread; gives the one that it had.
+fn use_signal_stack(slot: u32) -> Result<libc::stack_t, Error> {
+    let stack = libc::stack_t {
+        ss_sp: (host_area::slot(slot) + host_area::SLOT_SIGNAL_STACK) as *mut _,
+        ss_flags: 0,
+        ss_size: (host_area::SLOT_SIGNAL_STACK_TOP - host_area::SLOT_SIGNAL_STACK) as usize,
+    };
+    let mut old = libc::stack_t { ss_sp: std::ptr::null_mut(), ss_flags: 0, ss_size: 0 };
+    // SAFETY: the slot's signal stack is mapped for good, and this thread alone uses it (see the callers).
+    if unsafe { libc::sigaltstack(&stack, &mut old) } != 0 {
+        return Err(system("sigaltstack", "the frame of this processor's registers may be larger than 64 KiB"));
+    }
+    Ok(old)
 }
 
 pub(super) fn read_identity(state: &OwnedFd) -> Result<shared::Identity, Error> {
@@ -217,20 +247,48 @@ impl Drop for MappingLock {
 }
 
 /// Gives a chunk's pages the protection that the EPCM says, run by run.
+///
+/// Not so the blocks of the TCSs: a process needs those that its threads enter with ([`map_block`]), and hundreds of them would be two
+/// mappings each, which every clone copies and every exit tears down. They only lose rights here.
 fn remap_chunk(shared: &Shared, chunk: u64) {
     let first = chunk * CHUNK_PAGES;
     let end = (first + CHUNK_PAGES).min(shared.page_count());
-    let mut page = first;
-    while page < end {
-        let rights = rights_of(shared, page);
+    let blocks = blocks(shared);
+    let wanted = |page: u64| Some(rights_of(shared, page)).filter(|&rights| rights == 0 || !blocks.contains(&page));
+    remap(first..end, wanted);
+}
+
+/// Maps the pages of a TCS's block as the EPCM says.
+fn map_block(shared: &Shared, tcs: u32) {
+    let first = blocks(shared).start + u64::from(tcs) * BLOCK_PAGES;
+    let _lock = lock_mapping();
+    remap(first..first + BLOCK_PAGES, |page| Some(rights_of(shared, page)));
+}
+
+/// Pages of the blocks of all TCSs.
+fn blocks(shared: &Shared) -> std::ops::Range<u64> {
+    let identity = shared.identity();
+    let first = (identity.tcs_start - ELRANGE_BASE) / PAGE_SIZE;
+    first..first + identity.tcs_count * BLOCK_PAGES
+}
+
+/// Runs of pages that shall have the same rights become one call; those without an opinion stay as they are.
+fn remap(pages: std::ops::Range<u64>, wanted: impl Fn(u64) -> Option<u8>) {
+    let mut page = pages.start;
+    while page < pages.end {
+        let rights = wanted(page);
         let mut next = page + 1;
-        while next < end && rights_of(shared, next) == rights {
+        while next < pages.end && wanted(next) == rights {
             next += 1;
         }
-        protect(page, next - page, rights);
+        if let Some(rights) = rights {
+            protect(page, next - page, rights);
+        }
         page = next;
     }
 }
+
+const BLOCK_PAGES: u64 = tcs_block::STRIDE / PAGE_SIZE;
 
 fn rights_of(shared: &Shared, page: u64) -> u8 {
     shared.word(page).map_or(0, |word| Word(word.load(SeqCst)).usable())
@@ -357,17 +415,10 @@ impl Thread {
             return Err(Error::Entry { tcs: index, why: "there is no such TCS" });
         };
         claim_entry(&shared)?;
+        with_signals_blocked(|| map_block(&shared, index));
         let slot = host_area::slot(index);
-        let stack = libc::stack_t {
-            ss_sp: (slot + host_area::SLOT_SIGNAL_STACK) as *mut _,
-            ss_flags: 0,
-            ss_size: (host_area::SLOT_SIGNAL_STACK_TOP - host_area::SLOT_SIGNAL_STACK) as usize,
-        };
-        let mut old_stack = libc::stack_t { ss_sp: std::ptr::null_mut(), ss_flags: 0, ss_size: 0 };
-        // SAFETY: the slot's signal stack is mapped for good and this TCS is leased to this thread alone.
-        if unsafe { libc::sigaltstack(&stack, &mut old_stack) } != 0 {
-            return Err(system("sigaltstack", "the frame of this processor's registers may be larger than 64 KiB"));
-        }
+        // The TCS is leased to this thread alone.
+        let old_stack = use_signal_stack(index)?;
         record.host_fs.store(signals::fs_base(), Relaxed);
         let old_gs = signals::gs_base();
         // SAFETY: neither Rust nor libc uses GS on x86-64.

@@ -185,7 +185,8 @@ pub const GREGS: [i32; 16] = [
 
 /// General registers, RFLAGS and RIP of a signal's frame. FS and GS are not in it.
 pub fn context_of(gregs: &[i64; 23]) -> Context {
-    let mut context = Context { rflags: gregs[libc::REG_EFL as usize] as u64, rip: gregs[libc::REG_RIP as usize] as u64, ..Default::default() };
+    let mut context =
+        Context { rflags: gregs[libc::REG_EFL as usize] as u64, rip: gregs[libc::REG_RIP as usize] as u64, ..Default::default() };
     for (to, from) in context.gpr.iter_mut().zip(GREGS) {
         *to = gregs[from as usize] as u64;
     }
@@ -214,13 +215,7 @@ impl Registers<'_> {
 }
 
 /// What a signal means.
-extern "C" fn on_signal(
-    signal: i32,
-    info: *mut libc::siginfo_t,
-    context: *mut libc::ucontext_t,
-    record: *const Record,
-    bases: *mut Bases,
-) {
+extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::ucontext_t, record: *const Record, bases: *mut Bases) {
     // SAFETY: the kernel's own arguments, and what the naked handler pushed; nobody else has references to them.
     let (mut registers, bases) = unsafe { (Registers(&mut *context), &mut *bases) };
     if signal == shootdown_signal() {

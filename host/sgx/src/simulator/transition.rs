@@ -587,12 +587,8 @@ pub fn leaf_context(record: &Record, gate: u64, live: &Context) -> Context {
 }
 
 fn saved(record: &Record, live: &Context) -> Context {
-    let mut context = Context {
-        rflags: live.rflags,
-        fs: record.saved_fs.load(Relaxed),
-        gs: record.saved_gs.load(Relaxed),
-        ..Context::default()
-    };
+    let mut context =
+        Context { rflags: live.rflags, fs: record.saved_fs.load(Relaxed), gs: record.saved_gs.load(Relaxed), ..Context::default() };
     for (to, from) in context.gpr.iter_mut().zip(&record.regs) {
         *to = from.load(Relaxed);
     }

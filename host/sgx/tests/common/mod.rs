@@ -301,10 +301,14 @@ pub fn wait(pid: i32) -> i32 {
 
 /// `work` in a child; panics unless it succeeds.
 pub fn in_child(work: impl FnOnce()) {
-    assert_eq!(wait(spawn(|| {
-        work();
-        0
-    })), 0, "the child failed");
+    assert_eq!(
+        wait(spawn(|| {
+            work();
+            0
+        })),
+        0,
+        "the child failed"
+    );
 }
 
 /// A child that the guard has seized before it starts to `work`.
