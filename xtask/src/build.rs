@@ -71,7 +71,18 @@ fn measured(steps: &mut Steps, built: &Artifacts) -> Result<()> {
     steps.step("JavaScript engine", || engine(built))?;
     steps.step("payload", || payload(built))?;
     steps.step("LibOS", || libos(built))?;
-    steps.step("image", || image(built))
+    steps.step("image", || image(built))?;
+    steps.step("test payload", || test_payload(built))
+}
+
+/// The payload that checks the LibOS from inside, and its image.
+fn test_payload(built: &Artifacts) -> Result<()> {
+    let mut command = with_flags("payload", STATIC_PIE, true)?;
+    command.args(["build", "--locked", "--profile", "payload", "--target", TARGET, "--package", "teemate-test-payload"]);
+    step::run(&mut command)?;
+    let payload = built.program("teemate-test-payload");
+    keep(&paths::target("payload").join(TARGET).join("payload/teemate-test-payload"), &payload)?;
+    sign(built, &payload, &root().join("xtask/test-image.toml"), &built.directory().join("test-payload.teemate"))
 }
 
 fn host(built: &Artifacts) -> Result<()> {
@@ -164,14 +175,19 @@ fn image(built: &Artifacts) -> Result<()> {
     if !key.is_file() {
         step::run(Command::new(&teemate).args(["image", "keygen"]).arg(&key))?;
     }
-    let (libos, payload) = (built.directory().join("teemate-libos"), built.program("teemate-functions"));
-    let config = root().join("xtask/functions-image.toml");
-    if is_newer(&built.image(), &[&libos, &payload, &config, &key, &teemate]) {
+    sign(built, &built.program("teemate-functions"), &root().join("xtask/functions-image.toml"), &built.image())
+}
+
+/// Builds and signs an image of the LibOS and a payload, unless it is newer than all of its parts.
+fn sign(built: &Artifacts, payload: &Path, config: &Path, output: &Path) -> Result<()> {
+    let (teemate, libos, key) =
+        (built.program("teemate"), built.directory().join("teemate-libos"), built.directory().join("signing-key.pem"));
+    if is_newer(output, &[&libos, payload, config, &key, &teemate]) {
         return Ok(());
     }
     let mut command = Command::new(&teemate);
-    command.args(["image", "build", "--libos"]).arg(&libos).arg("--payload").arg(&payload).arg("--config").arg(&config);
-    command.arg("--key").arg(&key).arg("--output").arg(built.image());
+    command.args(["image", "build", "--libos"]).arg(&libos).arg("--payload").arg(payload).arg("--config").arg(config);
+    command.arg("--key").arg(&key).arg("--output").arg(output);
     step::run(&mut command)
 }
 

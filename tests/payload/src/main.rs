@@ -8,9 +8,10 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 type Check = Result<(), String>;
+type Named = (&'static str, fn() -> Check);
 
 fn main() {
-    let checks: [(&str, fn() -> Check); 14] = [
+    let checks: [Named; 14] = [
         ("arguments", arguments),
         ("heap", heap),
         ("threads", threads),
