@@ -13,6 +13,8 @@ use teemate_tests::running::{Node, invoke, result};
 use teemate_tests::{full, memory, skip};
 
 const ECHO: &str = "function main(p) { return { n: p.n + 1 }; }";
+/// Takes its time, so that all calls of it overlap.
+const HOLD: &str = "function main() { return new Promise((done) => setTimeout(() => done({}), 1500)); }";
 /// Calls before memory is looked at for the first time: pools fill.
 const WARM: u64 = 130;
 /// How much memory may differ afterwards, in KiB: what allocators keep.
@@ -45,6 +47,19 @@ fn calls(node: &Node, at_once: u64, each: u64) {
     });
 }
 
+/// So many calls that are all under way at one time: what the enclave keeps for later calls (workers, memories) is then as much as it gets.
+fn hold(node: &Node, callers: usize) {
+    node.deploy_script("hold", HOLD, Limits::default()).unwrap();
+    thread::scope(|scope| {
+        for _ in 0..callers {
+            scope.spawn(|| {
+                let mut connection = node.connect().unwrap();
+                invoke(&mut connection, "hold", json!({}), None).unwrap();
+            });
+        }
+    });
+}
+
 /// What the node and its enclave hold, once nothing runs.
 fn at_rest(node: &Node) -> (EnclaveInfo, u64, usize) {
     let begin = Instant::now();
@@ -63,6 +78,7 @@ fn at_rest(node: &Node) -> (EnclaveInfo, u64, usize) {
 fn memory_is_as_before(node: &Node, work: impl FnOnce()) {
     node.deploy_script("echo", ECHO, Limits::default()).unwrap();
     calls(node, 65, WARM / 65);
+    hold(node, 65);
     let (before, kib_before, processes_before) = at_rest(node);
     work();
     let (after, kib_after, processes_after) = at_rest(node);

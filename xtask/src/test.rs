@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use teemate_tests::artifacts::Artifacts;
+
 use crate::paths::{cargo, root};
 use crate::tally::Tally;
 use crate::{build, lint, step, text};
@@ -22,12 +24,12 @@ pub fn run() -> Result<()> {
     println!("== build");
     let built = build::everything();
     println!("== unit and property tests");
-    cargo_test(&mut tally, &["--workspace", "--exclude", END_TO_END], None)?;
+    cargo_test(&mut tally, &["--workspace", "--exclude", END_TO_END], false, built.as_ref().ok())?;
     match built {
         Ok(built) => {
             tally.check("build", true);
             println!("== end-to-end tests");
-            cargo_test(&mut tally, &["--package", END_TO_END], Some(&built))?;
+            cargo_test(&mut tally, &["--package", END_TO_END], true, Some(&built))?;
         }
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -60,12 +62,17 @@ fn lints(tally: &mut Tally) {
 }
 
 /// Runs test programs, shows what they print, and counts.
-fn cargo_test(tally: &mut Tally, packages: &[&str], built: Option<&teemate_tests::artifacts::Artifacts>) -> Result<()> {
+///
+/// `alone`: one test at a time. Each end-to-end test has a node of its own; together they would measure each other.
+fn cargo_test(tally: &mut Tally, packages: &[&str], alone: bool, built: Option<&Artifacts>) -> Result<()> {
     let mut command = Command::new(cargo());
     command.current_dir(root()).args(["test", "--locked", "--no-fail-fast"]).args(packages).args(["--", "--show-output"]);
     if let Some(built) = built {
         command.env("TEEMATE_ARTIFACTS", built.directory());
-        // Each end-to-end test has a node of its own; together they would measure each other.
+        command.env("TEEMATE_ZYGOTE", built.program("teemate-zygote"));
+        command.env("TEEMATE_NATIVE_PAYLOAD", built.program("teemate-functions"));
+    }
+    if alone {
         command.arg("--test-threads=1");
     }
     let shown = step::show(&command);

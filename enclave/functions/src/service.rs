@@ -175,6 +175,12 @@ pub fn serve(channel: Channel, entrance: Box<dyn Entrance>, containers: bool) ->
     Ok(())
 }
 
+/// Pages that a call may map: its memory twice, since a memory that grows out of its region is copied, and what the engine needs for it.
+fn quota_pages(memory: u64) -> u64 {
+    const ENGINE: u64 = 16 << 20;
+    memory.saturating_mul(2).saturating_add(ENGINE) / crate::image::PAGE as u64
+}
+
 /// Container ids go from a random start upwards, and are never 0.
 fn first_id() -> AtomicU64 {
     let mut start = [0u8; 8];
@@ -439,6 +445,9 @@ impl Service {
                     // An id that the service does not know, or one that was lost: nothing to do in there.
                     let Some(mut job) = job else { continue };
                     job.marks.push(entered);
+                    // What the enclave itself enforces, whatever becomes of the limits above it. Natively there are no quotas, and the
+                    // call says so by failing.
+                    let _ = teemate_containers::set_quota(quota_pages(job.function.spec.limits.memory));
                     self.run(job);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

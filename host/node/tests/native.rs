@@ -33,8 +33,17 @@ fn programs() -> Result<(PathBuf, PathBuf), String> {
         let places = named.into_iter().chain([node.with_file_name(name), artifacts.join(name)]);
         places.into_iter().find(|path| path.is_file()).ok_or(format!("{name} is not built; run `cargo xtask build`, or set {variable}"))
     };
-    Ok((find("teemate-zygote", "TEEMATE_ZYGOTE")?, find("teemate-functions", "TEEMATE_NATIVE_PAYLOAD")?))
+    let payload = find("teemate-functions", "TEEMATE_NATIVE_PAYLOAD")?;
+    // A container's root is empty: no program with an interpreter runs in it. Cargo puts such a one beside the node.
+    let bytes = std::fs::read(&payload).map_err(|error| error.to_string())?;
+    if bytes.windows(INTERPRETER.len()).any(|window| window == INTERPRETER) {
+        return Err(format!("{} is not static; `cargo xtask build` makes one, TEEMATE_NATIVE_PAYLOAD names it", payload.display()));
+    }
+    Ok((find("teemate-zygote", "TEEMATE_ZYGOTE")?, payload))
 }
+
+/// What a dynamic program's PT_INTERP names.
+const INTERPRETER: &[u8] = b"/lib64/ld-linux-x86-64.so.2\0";
 
 impl Daemon {
     fn start(directory: &Path, zygote: &Path, payload: &Path) -> Daemon {

@@ -221,5 +221,5 @@ fn native(slot: u32, args: Vec<String>, env: Vec<String>, broker: bool, id: u64,
     let payload = command.to_payload().map_err(|error| error.to_string())?;
     board.stamp(slot, Stamp::Entered);
     drop(board);
-    Ok(Command::execute(Start { id, payload, descriptors: [channel, program].into_iter().chain(broker).collect() }))
+    Ok(Command::execute(Start { id, payload, descriptors: [Some(channel), broker, Some(program)].into_iter().flatten().collect() }))
 }
