@@ -100,8 +100,8 @@ fn head(run: &Run) -> String {
     );
     if device == "simulator" {
         text += "**The enclave is simulated.** The same image, library OS and host code run as would on SGX; the processor's part is played by\n\
-            software. What differs from hardware, as far as is known: building an enclave costs about half (no EEXTEND microcode; published:\n\
-            7.2 us a page), so *exclusive* looks better here; entering and leaving cost about 0.1 us instead of 2.5 to 4.5 us, and a call does so\n\
+            software. What differs from hardware, as far as is known: building an enclave costs about 5 us a page (published for hardware:\n\
+            7.2), so *exclusive* looks better here; entering and leaving cost about 0.1 us instead of 2.5 to 4.5 us, and a call does so\n\
             about six times, so add 15 to 30 us to both enclave modes; memory is not encrypted, so memory-bound\n\
             functions look better in both enclave modes; paging of EPC does not exist. Compare ratios of one run, not numbers of two.\n\n";
     }
