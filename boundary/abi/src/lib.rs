@@ -9,6 +9,7 @@
 pub mod host_area;
 pub mod layout;
 pub mod ocall;
+pub mod own_calls;
 pub mod transition;
 
 /// Version of everything in this crate. Part of the measured [`layout::EnclaveInfo`] and of the host area's header: they must agree.

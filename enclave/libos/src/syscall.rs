@@ -2,22 +2,11 @@
 
 use alloc::vec::Vec;
 
+use teemate_abi::own_calls as own;
+
 use crate::entry::{Frame, teemate_trapped};
 use crate::thread::{self, Thread};
 use crate::{SysResult, clock, container, enclu, end, files, futex, memory, ocall, random, user};
-
-/// Numbers that only this LibOS knows: `enclave/containers` asks by them.
-mod own {
-    pub const PRESENT: i64 = 0x7EE_0000;
-    pub const NEXT_CONTAINER: i64 = 0x7EE_0001;
-    pub const VERIFIED_FILE: i64 = 0x7EE_0002;
-    pub const CONNECT: i64 = 0x7EE_0003;
-    pub const REPORT: i64 = 0x7EE_0004;
-    pub const KEY: i64 = 0x7EE_0005;
-    pub const PREFAULT: i64 = 0x7EE_0006;
-    pub const CHARGED_PAGES: i64 = 0x7EE_0007;
-    pub const SET_QUOTA: i64 = 0x7EE_0008;
-}
 
 /// Called by the entry code with the payload's registers; puts the answer into RAX.
 pub extern "C" fn dispatch(frame: &mut Frame) {
