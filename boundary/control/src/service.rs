@@ -61,8 +61,79 @@ pub enum ToService {
         /// Number of the request.
         request: u64,
     },
+    /// Answer to [`FromService::Ask`].
+    Reply {
+        /// Number of the question.
+        question: u64,
+        /// What the host says. Untrusted, as everything from there.
+        reply: Reply,
+    },
     /// Finish what runs, then exit.
     Shutdown,
+}
+
+/// What the service asks of the host beside containers. Everything that the host gets to keep is sealed before it leaves the enclave.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Ask {
+    /// TARGETINFO (512 bytes) of the machine's quoting enclave.
+    QuoteTarget,
+    /// A quote of this REPORT (432 bytes), which was made for that target.
+    Quote {
+        /// The REPORT.
+        report: Vec<u8>,
+    },
+    /// The active generation of the sealed journal from this byte on, in pieces of at most [`JOURNAL_PIECE`]; empty at its end.
+    Journal {
+        /// Bytes read already.
+        offset: u64,
+    },
+    /// Append to a generation of the journal, durably: the active one, or one that is being written to take its place.
+    Append {
+        /// Generation; the active one's number is the first eight bytes that `Journal` gives, little-endian.
+        generation: u64,
+        /// Where in it: appending twice at one place writes once.
+        offset: u64,
+        /// Sealed entries.
+        bytes: Vec<u8>,
+    },
+    /// Make a generation the active one, atomically, and forget all others.
+    Activate {
+        /// Generation.
+        generation: u64,
+    },
+    /// Keep a sealed blob under this id, durably.
+    PutBlob {
+        /// Chosen at random by the enclave.
+        id: [u8; 32],
+        /// Sealed bytes.
+        bytes: Vec<u8>,
+    },
+    /// The blob of this id.
+    Blob {
+        /// Its id.
+        id: [u8; 32],
+    },
+    /// Forget a blob.
+    DropBlob {
+        /// Its id.
+        id: [u8; 32],
+    },
+}
+
+/// Most bytes of one answer to [`Ask::Journal`].
+pub const JOURNAL_PIECE: usize = 4 << 20;
+
+/// The host's answer to an [`Ask`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Reply {
+    /// Done.
+    Done,
+    /// What was asked for.
+    Bytes(Vec<u8>),
+    /// There is no such thing: no journal yet, no such blob.
+    Missing,
+    /// It could not be done, and why.
+    Failed(String),
 }
 
 /// What the service sends.
@@ -119,6 +190,13 @@ pub enum FromService {
         idle_workers: u64,
         /// Calls answered since the start.
         answered: u64,
+    },
+    /// The service wants something of the host.
+    Ask {
+        /// Number of the question; the reply carries the same.
+        question: u64,
+        /// What.
+        ask: Ask,
     },
     /// A request failed as a whole.
     Failed {
