@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::function::{Failure, FunctionSpec, Mark, Outcome};
+use crate::service::OwnerInfo;
 
 /// How calls and enclaves relate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +70,18 @@ pub enum Request {
         /// Id of the container.
         container: u64,
     },
+    /// Invite somebody to own a namespace.
+    Invite {
+        /// Name of the namespace.
+        namespace: String,
+    },
+    /// All owners.
+    Owners,
+    /// Forget an owner and everything that it has.
+    RemoveOwner {
+        /// Its namespace.
+        namespace: String,
+    },
     /// Finish the calls under way, take everything down, exit.
     Stop,
 }
@@ -103,7 +116,21 @@ pub enum Response {
         /// Prometheus text exposition.
         text: String,
     },
-    /// To Delete, Kill, Stop.
+    /// To Invite.
+    Invitation {
+        /// Works once; whoever shows it first becomes the owner.
+        token: String,
+        /// Seconds since 1970 until when it works.
+        expires: u64,
+        /// Where to show it: `host:port` of the gateway.
+        endpoint: String,
+    },
+    /// To Owners.
+    Owners {
+        /// Sorted by namespace.
+        owners: Vec<OwnerInfo>,
+    },
+    /// To Delete, Kill, RemoveOwner, Stop.
     Ok,
     /// Anything that failed.
     Failed(Failure),
@@ -126,6 +153,8 @@ pub struct Status {
     pub sharing: Sharing,
     /// MRENCLAVE of the image, hexadecimal.
     pub mrenclave: String,
+    /// `host:port` at which the enclave itself answers by attested TLS, if it does.
+    pub endpoint: Option<String>,
     /// Calls answered.
     pub calls: u64,
     /// Calls under way.

@@ -68,8 +68,64 @@ pub enum ToService {
         /// What the host says. Untrusted, as everything from there.
         reply: Reply,
     },
+    /// What the node's administrator wants of the gateway.
+    Administer {
+        /// Number of the request.
+        request: u64,
+        /// What.
+        order: Order,
+    },
     /// Finish what runs, then exit.
     Shutdown,
+}
+
+/// What the node's administrator can want of the gateway. None of it shows him an owner's data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Order {
+    /// Open the sealed store and answer at the listening socket ([`LISTEN_FD`]). Only one service at a time may have the store open.
+    Serve,
+    /// Accept nothing more, answer what is under way, and close the store. Connections that nobody accepted stay with the socket.
+    Drain {
+        /// Milliseconds after which connections are cut.
+        within_ms: u64,
+    },
+    /// Make a token with which somebody can become the owner of a namespace.
+    Invite {
+        /// Name of the namespace.
+        namespace: String,
+    },
+    /// All owners.
+    Owners,
+    /// Forget an owner and everything that it has.
+    RemoveOwner {
+        /// Its namespace.
+        namespace: String,
+    },
+}
+
+/// Answer to an [`Order`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum OrderDone {
+    /// To Serve, Drain, RemoveOwner.
+    Done,
+    /// To Invite.
+    Claim {
+        /// Works once.
+        token: String,
+        /// Seconds since 1970 until when it works.
+        expires: u64,
+    },
+    /// To Owners.
+    Owners(Vec<OwnerInfo>),
+}
+
+/// An owner, as the administrator may see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnerInfo {
+    /// Namespace.
+    pub namespace: String,
+    /// Whether somebody has claimed it.
+    pub claimed: bool,
 }
 
 /// What the service asks of the host beside containers. Everything that the host gets to keep is sealed before it leaves the enclave.
@@ -190,6 +246,13 @@ pub enum FromService {
         idle_workers: u64,
         /// Calls answered since the start.
         answered: u64,
+    },
+    /// Answer to Administer.
+    Administered {
+        /// Number of the request.
+        request: u64,
+        /// What came of it.
+        done: OrderDone,
     },
     /// The service wants something of the host.
     Ask {

@@ -47,6 +47,9 @@ pub enum Command {
     /// Deploy, call and look at functions.
     #[command(subcommand)]
     Function(Function),
+    /// Invite the owners of namespaces, and look at them (the node's administrator).
+    #[command(subcommand)]
+    Owner(Owner),
     /// Enclaves, containers, TCSs and pages.
     Ps,
     /// Counters of the node, as Prometheus reads them.
@@ -105,12 +108,33 @@ pub struct NodeStart {
     /// How calls and enclaves relate.
     #[arg(long, default_value = "shared")]
     pub sharing: SharingName,
+    /// Where the enclave answers its clients by attested TLS: `ADDRESS:PORT`, or `none` [default: 127.0.0.1:8443].
+    #[arg(long, env = "TEEMATE_LISTEN", value_name = "ADDRESS")]
+    pub listen: Option<String>,
     /// How long the start may take.
     #[arg(long, default_value = "120s", value_parser = value::milliseconds, value_name = "TIME")]
     pub timeout: u64,
     /// Further arguments for teemate-node, after `--`.
     #[arg(last = true)]
     pub arguments: Vec<OsString>,
+}
+
+/// `teemate owner`.
+#[derive(Debug, Subcommand)]
+pub enum Owner {
+    /// Make a token with which somebody becomes the owner of a new namespace. It works once; the key that it gives is made in the
+    /// enclave and is never shown to the node.
+    Invite {
+        /// Name of the namespace.
+        namespace: String,
+    },
+    /// All owners.
+    List,
+    /// Forget an owner, with its functions and everything else that it has.
+    Remove {
+        /// Its namespace.
+        namespace: String,
+    },
 }
 
 /// `teemate function`.

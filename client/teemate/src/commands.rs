@@ -7,6 +7,7 @@ mod function;
 mod image;
 mod node;
 mod observe;
+mod owner;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -25,6 +26,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<ExitCode, Failure> 
     match &arguments.command {
         Command::Node(command) => node::run(command, &arguments.socket(), output),
         Command::Function(command) => function::run(command, &arguments.socket(), output),
+        Command::Owner(command) => owner::run(command, &arguments.socket(), output),
         Command::Ps => observe::ps(&arguments.socket(), output),
         Command::Metrics => observe::metrics(&arguments.socket(), output),
         Command::Kill { container } => observe::kill(*container, &arguments.socket(), output),

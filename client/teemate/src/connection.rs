@@ -206,6 +206,7 @@ mod tests {
             device: "simulator".into(),
             sharing: Default::default(),
             mrenclave: String::new(),
+            endpoint: None,
             calls: 0,
             running: 0,
         };

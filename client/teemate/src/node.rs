@@ -30,6 +30,8 @@ pub struct Options {
     pub image: Option<PathBuf>,
     /// How calls and enclaves relate.
     pub sharing: Sharing,
+    /// Where the enclave answers its clients: `ADDRESS:PORT` or `none`; `None`: the node's own choice.
+    pub listen: Option<String>,
     /// Further arguments for `teemate-node`.
     pub arguments: Vec<OsString>,
     /// How long it may take until it answers.
@@ -45,6 +47,7 @@ impl Options {
             state: None,
             image: None,
             sharing: Sharing::Shared,
+            listen: None,
             arguments: Vec::new(),
             patience: Duration::from_secs(120),
         }
@@ -113,6 +116,9 @@ pub fn command(options: &Options) -> Result<Command, StartError> {
         Some(image) => _ = command.arg("--image").arg(image),
         None if options.sharing == Sharing::Native => {}
         None => return Err(StartError::NoImage),
+    }
+    if let Some(listen) = &options.listen {
+        command.arg("--listen").arg(listen);
     }
     command.arg("--sharing").arg(sharing_name(options.sharing)).args(&options.arguments);
     Ok(command)

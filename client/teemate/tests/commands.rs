@@ -92,6 +92,7 @@ fn status() -> Status {
         device: "simulator".into(),
         sharing: Sharing::Shared,
         mrenclave: "ab".repeat(32),
+        endpoint: Some("127.0.0.1:8443".into()),
         calls: 7,
         running: 1,
     }

@@ -233,6 +233,12 @@ impl Service {
                 let idle_workers = self.idle.load(SeqCst) as u64;
                 self.outbox.post_here(FromService::Stats { request, functions, running, idle_workers, answered });
             }
+            // It has asked nothing.
+            ToService::Reply { .. } => {}
+            ToService::Administer { request, .. } => {
+                let failure = Failure::new(FailureKind::Invalid, "this service has no gateway");
+                self.outbox.post_here(FromService::Failed { request, failure });
+            }
             ToService::Shutdown => {
                 self.finishing.store(true, SeqCst);
                 return self.finished();

@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use teemate_control::PROTOCOL;
 use teemate_control::function::{Failure, FailureKind, FunctionSpec, Outcome};
 use teemate_control::packet::{Joiner, MAX_PACKET, cut};
-use teemate_control::service::{FromService, ToService};
+use teemate_control::service::{Ask, FromService, Order, OrderDone, ToService};
 use teemate_runner::board::now_ns;
 
 use crate::error::{Error, Result};
@@ -39,9 +39,19 @@ pub struct Wish {
     pub at_ns: u64,
 }
 
+/// What a service wants of its node without having been asked.
+#[derive(Debug)]
+pub enum Demand {
+    /// A container.
+    Container(Wish),
+    /// Something of the host, to be answered by [`ToService::Reply`].
+    Question(u64, Ask),
+}
+
 /// Answer to a request.
 #[derive(Debug)]
 enum Answer {
+    Administered(OrderDone),
     Deployed { digest: [u8; 32], precompiled: Option<Vec<u8>> },
     Deleted,
     Done { outcome: Box<Outcome>, at_ns: u64 },
@@ -122,8 +132,8 @@ impl Channel {
         }
     }
 
-    /// Reads what the service sends until it is gone, then fails whoever waits. Wishes for containers go to `on_wish`.
-    pub fn pump(&self, mut on_wish: impl FnMut(Wish)) {
+    /// Reads what the service sends until it is gone, then fails whoever waits. What it wants goes to `on_demand`.
+    pub fn pump(&self, mut on_demand: impl FnMut(Demand)) {
         let mut joiner = Joiner::default();
         let mut buffer = vec![0; MAX_PACKET];
         loop {
@@ -138,7 +148,7 @@ impl Channel {
             let at_ns = now_ns();
             match joiner.take::<FromService>(buffer.get(..length).unwrap_or_default()) {
                 Ok(None) => {}
-                Ok(Some(message)) => self.dispatch(message, at_ns, &mut on_wish),
+                Ok(Some(message)) => self.dispatch(message, at_ns, &mut on_demand),
                 Err(error) => {
                     tracing::error!(%error, "the function service sent what is no message; its channel is closed");
                     break;
@@ -148,11 +158,13 @@ impl Channel {
         self.close();
     }
 
-    fn dispatch(&self, message: FromService, at_ns: u64, on_wish: &mut impl FnMut(Wish)) {
+    fn dispatch(&self, message: FromService, at_ns: u64, on_demand: &mut impl FnMut(Demand)) {
         match message {
             FromService::NeedContainer { container, memory, cpu_milli, egress, function } => {
-                on_wish(Wish { container, memory, cpu_milli, egress, function, at_ns });
+                on_demand(Demand::Container(Wish { container, memory, cpu_milli, egress, function, at_ns }));
             }
+            FromService::Ask { question, ask } => on_demand(Demand::Question(question, ask)),
+            FromService::Administered { request, done } => self.answer(request, Answer::Administered(done)),
             FromService::Done { request, outcome } => self.answer(request, Answer::Done { outcome: Box::new(outcome), at_ns }),
             FromService::Deployed { request, digest, precompiled } => self.answer(request, Answer::Deployed { digest, precompiled }),
             FromService::Deleted { request } => self.answer(request, Answer::Deleted),
@@ -255,6 +267,14 @@ impl Channel {
         let message = |request| ToService::Invoke { request, name: name.to_owned(), params, inline };
         match self.ask(limit, given_up, message)?.1 {
             Answer::Done { outcome, at_ns } => Ok((*outcome, at_ns)),
+            _ => Err(mixed_up()),
+        }
+    }
+
+    /// Has the gateway do something for the administrator.
+    pub fn administer(&self, order: Order, limit: Duration) -> std::result::Result<OrderDone, Failure> {
+        match self.ask(limit, &|| false, |request| ToService::Administer { request, order })?.1 {
+            Answer::Administered(done) => Ok(done),
             _ => Err(mixed_up()),
         }
     }
@@ -367,7 +387,13 @@ mod tests {
         let pump = Arc::clone(&channel);
         let wishes = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&wishes);
-        let pump = std::thread::spawn(move || pump.pump(|wish| seen.locked().push(wish.container)));
+        let pump = std::thread::spawn(move || {
+            pump.pump(|demand| {
+                if let Demand::Container(wish) = demand {
+                    seen.locked().push(wish.container);
+                }
+            });
+        });
         let call = |name: &str, params: &[u8], limit: u64, given_up: bool| {
             channel.invoke(name, params.to_vec(), false, Duration::from_millis(limit), &|| given_up).map(|(outcome, _)| outcome.result)
         };

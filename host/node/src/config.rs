@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use teemate_control::node::Sharing;
 
+use crate::gateway::{self, Listen};
+
 /// Which device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DeviceChoice {
@@ -40,6 +42,9 @@ pub struct Config {
     /// Where the node listens.
     #[arg(long, env = "TEEMATE_SOCKET", default_value_os_t = default_socket())]
     pub socket: PathBuf,
+    /// Where the enclave answers its clients by attested TLS, or `none`. Only in shared mode.
+    #[arg(long, env = "TEEMATE_LISTEN", value_parser = gateway::address, default_value = "none")]
+    pub listen: Listen,
     /// The enclave's image; not needed in native mode.
     #[arg(long, env = "TEEMATE_IMAGE")]
     pub image: Option<PathBuf>,
@@ -167,7 +172,7 @@ mod tests {
         assert!(seconds("0.5").is_ok() && seconds("nan").is_err() && seconds("-1").is_err());
         let parse = |arguments: &[&str]| Config::try_parse_from([&["teemate-node"], arguments].concat());
         assert!(parse(&["--sharing", "native"]).is_ok());
-        for bad in [["--sharing", "x"], ["--max-containers", "0"], ["--ready-fd", "1"], ["--service-threads", "0"]] {
+        for bad in [["--sharing", "x"], ["--max-containers", "0"], ["--ready-fd", "1"], ["--service-threads", "0"], ["--listen", "x"]] {
             assert!(parse(&bad).is_err(), "{bad:?}");
         }
     }

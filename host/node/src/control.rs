@@ -15,8 +15,10 @@ use rustix::event::{PollFd, PollFlags, poll};
 use teemate_control::function::{Failure, FailureKind, FunctionSpec};
 use teemate_control::node::{Request, Response};
 use teemate_control::packet::MAX_MESSAGE;
+use teemate_control::service::{Order, OrderDone};
 
 use crate::error::{Error, Result};
+use crate::gateway;
 use crate::node::Node;
 
 /// Longest request: the code of the largest function and its files, in base64.
@@ -188,12 +190,32 @@ fn answer(node: &Arc<Node>, request: Request, received_ns: u64, stream: &UnixStr
         Request::Ps => Response::Ps(node.ps()),
         Request::Metrics => Response::Metrics { text: node.metrics() },
         Request::Kill { container } => node.kill(container).map_or_else(failed, |()| Response::Ok),
+        Request::Invite { namespace } => match node.administer(Order::Invite { namespace }) {
+            Ok(OrderDone::Claim { token, expires }) => {
+                Response::Invitation { token, expires, endpoint: node.endpoint().unwrap_or_default() }
+            }
+            Ok(_) => mixed_up(),
+            Err(failure) => Response::Failed(failure),
+        },
+        Request::Owners => match node.administer(Order::Owners) {
+            Ok(OrderDone::Owners(owners)) => Response::Owners { owners },
+            Ok(_) => mixed_up(),
+            Err(failure) => Response::Failed(failure),
+        },
+        Request::RemoveOwner { namespace } => {
+            let removed = node.administer(Order::RemoveOwner { namespace }).and_then(gateway::expect_done);
+            removed.map_or_else(Response::Failed, |()| Response::Ok)
+        }
         Request::Stop => {
             node.stop();
             Response::Ok
         }
     };
     (response, None)
+}
+
+fn mixed_up() -> Response {
+    Response::Failed(Failure::new(FailureKind::Internal, "the gateway gave another kind of answer than was asked for"))
 }
 
 fn deploy(node: &Arc<Node>, spec: FunctionSpec, code: &str, files: &[String]) -> std::result::Result<Response, Failure> {

@@ -8,12 +8,15 @@
 //! * [`store`], [`history`]: functions, and their last calls;
 //! * [`shared`], [`solo`]: the modes;
 //! * [`channel`]: the node's end of a function service;
+//! * [`answers`], [`sealed`]: what the service asks of the host;
+//! * [`gateway`]: the socket at which the enclave answers its own clients;
 //! * [`containers`]: every process that the node started;
 //! * [`lease`]: who may enter with which TCS;
 //! * [`broker`]: connections for containers;
 //! * [`metrics`], [`names`]: what is counted;
 //! * [`signals`]: SIGTERM and SIGINT (unsafe).
 
+pub mod answers;
 pub mod broker;
 pub mod channel;
 pub mod config;
@@ -21,11 +24,13 @@ pub mod containers;
 pub mod control;
 pub mod device;
 pub mod error;
+pub mod gateway;
 pub mod history;
 pub mod lease;
 pub mod metrics;
 pub mod names;
 pub mod node;
+pub mod sealed;
 pub mod shared;
 pub mod signals;
 pub mod solo;

@@ -92,7 +92,7 @@ fn run(config: Config) -> Result<()> {
     let sharing = config.sharing;
     let socket = config.socket.clone();
     let processes = std::sync::Arc::clone(&containers);
-    let node = Node::new(Shop::new(config, store, containers, enclaves)).inspect_err(|_| {
+    let node = Shop::new(config, store, containers, enclaves).and_then(Node::new).inspect_err(|_| {
         processes.kill_all("the node ends", Duration::from_secs(5), |_| true);
         processes.stop();
     })?;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use teemate_control::PROTOCOL;
 use teemate_control::function::{Failure, FailureKind, FunctionSpec, Mark, Outcome, Phase};
 use teemate_control::node::{CallLog, EnclaveInfo, FunctionInfo, Ps, Response, Sharing, Status};
+use teemate_control::service::{Ask, Order, OrderDone, Reply};
 use teemate_image::Image;
 use teemate_runner::board::{Board, OCALL_KINDS, now_ns};
 use teemate_sgx::{BuildOptions, Counters, Device, Enclave};
@@ -16,8 +17,10 @@ use crate::config::Config;
 use crate::containers::{Containers, Kind, Nursery};
 use crate::control::Rest;
 use crate::error::{Error, Result};
+use crate::gateway::{self, Listener};
 use crate::history::History;
 use crate::metrics::Metrics;
+use crate::sealed::Sealed;
 use crate::shared::SharedEnclave;
 use crate::solo::{DEPLOY_LIMIT, Solo};
 use crate::store::{Function, Store};
@@ -25,6 +28,8 @@ use crate::util::{Lock, hex, wait};
 
 /// Beyond a function's own time limit and the wait for a thread: how long until a call is given up.
 const CALL_MARGIN: Duration = Duration::from_secs(5);
+/// How long the gateway may take to open its store, and for whatever an administrator wants.
+const GATEWAY_LIMIT: Duration = Duration::from_secs(60);
 /// Compiled functions kept for native mode.
 const PRECOMPILED_MAX: usize = 256;
 /// Ids that the node gives its own processes start here, far from those that an enclave counts up.
@@ -42,6 +47,10 @@ pub struct Shop {
     pub containers: Arc<Containers>,
     /// What is counted.
     pub metrics: Metrics,
+    /// Sealed bytes of the enclave.
+    pub sealed: Mutex<Sealed>,
+    /// Where the enclave's own clients connect.
+    pub listener: Option<Listener>,
     device: Option<(Box<dyn Device>, Image)>,
     enclaves: AtomicU64,
     ids: AtomicU64,
@@ -54,8 +63,14 @@ pub struct Shop {
 
 impl Shop {
     /// With what there is. `device` may be missing in native mode.
-    pub fn new(config: Config, store: Store, containers: Arc<Containers>, device: Option<(Box<dyn Device>, Image)>) -> Shop {
-        Shop {
+    ///
+    /// # Errors
+    /// When the sealed bytes can't be reached, or the address for clients is taken.
+    pub fn new(config: Config, store: Store, containers: Arc<Containers>, device: Option<(Box<dyn Device>, Image)>) -> Result<Shop> {
+        let listen = config.listen.0.filter(|_| config.sharing == Sharing::Shared);
+        Ok(Shop {
+            sealed: Mutex::new(Sealed::open(&config.state)?),
+            listener: listen.map(Listener::open).transpose()?,
             config,
             store,
             containers,
@@ -68,7 +83,7 @@ impl Shop {
             solos: Mutex::new(HashMap::new()),
             past: Mutex::new((Counters::default(), [0; OCALL_KINDS])),
             alarm: (Mutex::new(false), Condvar::new()),
-        }
+        })
     }
 
     /// Builds an enclave from the image.
@@ -115,6 +130,12 @@ impl Shop {
         for (total, count) in past.1.iter_mut().zip(board.ocalls()) {
             *total += count;
         }
+    }
+
+    /// Answers a question about quotes.
+    pub fn quote(&self, ask: &Ask) -> Reply {
+        let _ = ask;
+        Reply::Failed("this node has no quoting service".to_owned())
     }
 
     /// Tells the keeper to look after the shared enclave.
@@ -229,6 +250,10 @@ impl Node {
             return Err(stopping());
         }
         let shared = SharedEnclave::start(&self.shop)?;
+        if let Err(failure) = self.open_gateway(&shared) {
+            shared.down();
+            return Err(Error::Service(failure.message));
+        }
         let _no_deployment = self.deploying.locked();
         for function in self.shop.store.all() {
             if let Err(reason) = give(&shared, &function) {
@@ -237,6 +262,28 @@ impl Node {
         }
         *self.shared.locked() = Some(Arc::clone(&shared));
         Ok(shared)
+    }
+
+    /// Lets an enclave answer at the listening socket.
+    fn open_gateway(&self, shared: &SharedEnclave) -> std::result::Result<(), Failure> {
+        let Some(listener) = &self.shop.listener else { return Ok(()) };
+        gateway::expect_done(shared.channel().administer(Order::Serve, GATEWAY_LIMIT)?)?;
+        tracing::info!(endpoint = %listener.address(), "the enclave answers its clients");
+        Ok(())
+    }
+
+    /// Has the gateway do something for the administrator.
+    pub fn administer(&self, order: Order) -> std::result::Result<OrderDone, Failure> {
+        if self.shop.listener.is_none() {
+            let text = "this node has no gateway, and so no owners: start it in shared mode, with --listen ADDRESS";
+            return Err(Failure::new(FailureKind::Invalid, text));
+        }
+        self.shared_enclave().map_err(|error| error.failure())?.channel().administer(order, GATEWAY_LIMIT)
+    }
+
+    /// Where the enclave's own clients connect, as `host:port`.
+    pub fn endpoint(&self) -> Option<String> {
+        self.shop.listener.as_ref().map(|listener| listener.address().to_string())
     }
 
     /// The zygote of containers that have no part in the shared enclave.
@@ -416,6 +463,7 @@ impl Node {
             uptime_s: self.begun.elapsed().as_secs(),
             device: kind.unwrap_or("none").to_owned(),
             sharing: self.shop.config.sharing,
+            endpoint: self.endpoint(),
             mrenclave: self.current().map(|shared| hex(&shared.enclave.mrenclave())).unwrap_or_default(),
             calls: self.calls.load(Ordering::Relaxed),
             running: *self.running.0.locked(),
@@ -499,6 +547,12 @@ impl Node {
         let _no_builder = self.building.locked();
         let shared = self.shared.locked().take();
         if let Some(shared) = shared {
+            if self.shop.listener.is_some() && shared.broken().is_none() {
+                let limit = Duration::from_millis(gateway::DRAIN_MS) + CALL_MARGIN;
+                if let Err(failure) = shared.channel().administer(gateway::drain(), limit) {
+                    tracing::warn!(reason = failure.message, "the gateway did not end in order");
+                }
+            }
             shared.down();
         }
         self.shop.containers.kill_all("the node stops", Duration::from_secs(10), |_| true);

@@ -24,7 +24,8 @@ use teemate_runner::reaper::{Command, Found, Report, decode, encode};
 use teemate_runner::role::{self, DeviceName, Role, descriptor};
 use teemate_sgx::{Enclave, Error as DeviceError};
 
-use crate::channel::{Channel, Wish};
+use crate::answers::Answers;
+use crate::channel::{Channel, Demand, Wish};
 use crate::containers::{Ended, Kind, Nursery, Order, Process};
 use crate::error::{Error, Result};
 use crate::lease::{Count, Lease, Leases};
@@ -77,6 +78,7 @@ pub struct SharedEnclave {
     /// Shared with its processes.
     pub board: Arc<Board>,
     channel: Arc<Channel>,
+    answers: Answers,
     nursery: Nursery,
     shop: Arc<Shop>,
     leases: Mutex<Leases<u64>>,
@@ -114,12 +116,14 @@ impl SharedEnclave {
         let (reaper, reapers_end) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(Error::system("make the reaper's socket"))?;
         let (channel, service_end) = Channel::pair()?;
+        let answers = Answers::start(shop, &channel)?;
         let (sender, troubles) = std::sync::mpsc::channel();
         let this = Arc::new(SharedEnclave {
             id: shop.next_enclave(),
             enclave,
             board,
             channel,
+            answers,
             nursery,
             shop: Arc::clone(shop),
             leases: Mutex::new(Leases::new(service_tcs..total)),
@@ -166,7 +170,10 @@ impl SharedEnclave {
         self.channel.open(BOOT_LIMIT).map_err(|error| not_up(&service, error))?;
         self.thread("service", |this| {
             let on = Arc::clone(&this);
-            this.channel.pump(|wish| on.on_wish(wish));
+            this.channel.pump(|demand| match demand {
+                Demand::Container(wish) => on.on_wish(wish),
+                Demand::Question(question, ask) => on.answers.leave(&on.channel, question, ask),
+            });
             this.fail("the function service closed its channel");
         })
     }

@@ -9,11 +9,12 @@ use std::time::Duration;
 use teemate_container::Filter;
 use teemate_control::function::{Failure, FailureKind, Mark, Outcome, Phase};
 use teemate_control::node::EnclaveInfo;
+use teemate_control::service::{Reply, ToService};
 use teemate_runner::board::{Board, now_ns};
 use teemate_runner::role::Role;
 use teemate_sgx::Enclave;
 
-use crate::channel::{Channel, Wish};
+use crate::channel::{Channel, Demand};
 use crate::containers::{Kind, Nursery, Order, Process};
 use crate::error::{Error, Result};
 use crate::node::{Shop, add_phases};
@@ -121,8 +122,14 @@ impl Solo {
         solo.channel.open(BOOT_LIMIT).map_err(|error| not_up(&solo.process, error))?;
         let channel = Arc::clone(&solo.channel);
         solo.thread("service", move || {
-            channel.pump(|wish: Wish| {
-                tracing::warn!(container = wish.container, "a payload of its own asked for a container; it gets none");
+            channel.pump(|demand| match demand {
+                Demand::Container(wish) => {
+                    tracing::warn!(container = wish.container, "a payload of its own asked for a container; it gets none");
+                }
+                Demand::Question(question, _) => {
+                    let reply = Reply::Failed("a payload of its own has no sealed store and no quotes".to_owned());
+                    let _ = channel.send(&ToService::Reply { question, reply });
+                }
             });
         })?;
         Ok(solo)

@@ -30,6 +30,7 @@ fn options(start: &NodeStart, socket: &Path) -> Options {
         state: start.state.clone(),
         image: start.image.clone(),
         sharing: start.sharing.into(),
+        listen: start.listen.clone(),
         arguments: start.arguments.clone(),
         patience: Duration::from_millis(start.timeout),
     }
@@ -78,7 +79,7 @@ fn status(socket: &Path, output: &Output) -> Result<ExitCode, Failure> {
 fn describe(status: &Status) -> String {
     let note = if status.device == "simulator" { " (protects nothing: for tests and development)" } else { "" };
     harmless(&format!(
-        "node        {} (protocol {}), pid {}, up {}\ndevice      {}{note}\nsharing     {}\nMRENCLAVE   {}\ncalls       {} answered, {} under way",
+        "node        {} (protocol {}), pid {}, up {}\ndevice      {}{note}\nsharing     {}\nMRENCLAVE   {}\nendpoint    {}\ncalls       {} answered, {} under way",
         status.version,
         status.protocol,
         status.pid,
@@ -86,6 +87,7 @@ fn describe(status: &Status) -> String {
         status.device,
         node::sharing_name(status.sharing),
         if status.mrenclave.is_empty() { "-" } else { &status.mrenclave },
+        status.endpoint.as_ref().map_or_else(|| "-".to_owned(), |endpoint| format!("https://{endpoint}")),
         status.calls,
         status.running,
     ))
