@@ -82,6 +82,11 @@ pub enum Request {
         /// Its namespace.
         namespace: String,
     },
+    /// Replace the shared enclave by one of another image; no call is lost.
+    Upgrade {
+        /// The image, on the node's machine.
+        image: std::path::PathBuf,
+    },
     /// Finish the calls under way, take everything down, exit.
     Stop,
 }
@@ -124,6 +129,11 @@ pub enum Response {
         expires: u64,
         /// Where to show it: `host:port` of the gateway.
         endpoint: String,
+    },
+    /// To Upgrade.
+    Upgraded {
+        /// MRENCLAVE of the new enclave, hexadecimal.
+        mrenclave: String,
     },
     /// To Owners.
     Owners {

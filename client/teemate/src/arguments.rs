@@ -91,6 +91,12 @@ pub enum Node {
     },
     /// Tell whether a node runs, and what it is.
     Status,
+    /// Replace the shared enclave by one of another image of the same signer, without losing a call.
+    Upgrade {
+        /// The image, on the node's machine.
+        #[arg(value_hint = ValueHint::FilePath)]
+        image: PathBuf,
+    },
 }
 
 /// `teemate node start`.

@@ -206,6 +206,7 @@ fn answer(node: &Arc<Node>, request: Request, received_ns: u64, stream: &UnixStr
             let removed = node.administer(Order::RemoveOwner { namespace }).and_then(gateway::expect_done);
             removed.map_or_else(Response::Failed, |()| Response::Ok)
         }
+        Request::Upgrade { image } => node.upgrade(&image).map_or_else(Response::Failed, |mrenclave| Response::Upgraded { mrenclave }),
         Request::Stop => {
             node.stop();
             Response::Ok

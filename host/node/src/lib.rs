@@ -7,6 +7,7 @@
 //! * [`control`]: the socket that clients ask at;
 //! * [`store`], [`history`]: functions, and their last calls;
 //! * [`shared`], [`solo`]: the modes;
+//! * [`upgrade`]: from one image to another;
 //! * [`channel`]: the node's end of a function service;
 //! * [`answers`], [`sealed`]: what the service asks of the host;
 //! * [`gateway`]: the socket at which the enclave answers its own clients;
@@ -35,6 +36,7 @@ pub mod shared;
 pub mod signals;
 pub mod solo;
 pub mod store;
+pub mod upgrade;
 mod util;
 
 pub use config::Config;

@@ -35,6 +35,9 @@ const PRECOMPILED_MAX: usize = 256;
 /// Ids that the node gives its own processes start here, far from those that an enclave counts up.
 const OWN_IDS: u64 = 1 << 62;
 
+/// The device, and the image of the next enclave.
+type Builder = (Box<dyn Device>, Mutex<Arc<Image>>);
+
 /// What all modes work with.
 pub struct Shop {
     /// What the operator decided.
@@ -51,7 +54,7 @@ pub struct Shop {
     pub sealed: Mutex<Sealed>,
     /// Where the enclave's own clients connect.
     pub listener: Option<Listener>,
-    device: Option<(Box<dyn Device>, Image)>,
+    device: Option<Builder>,
     enclaves: AtomicU64,
     ids: AtomicU64,
     precompiled: Mutex<HashMap<[u8; 32], Vec<u8>>>,
@@ -74,7 +77,7 @@ impl Shop {
             config,
             store,
             containers,
-            device,
+            device: device.map(|(device, image)| (device, Mutex::new(Arc::new(image)))),
             history: History::default(),
             metrics: Metrics::new(),
             enclaves: AtomicU64::new(1),
@@ -92,7 +95,19 @@ impl Shop {
             .device
             .as_ref()
             .ok_or_else(|| Error::Missing("this node was started without --image, so only native calls are possible".to_owned()))?;
-        Ok(device.build(image, &BuildOptions { epc_limit_pages: self.config.epc_limit / teemate_abi::layout::PAGE_SIZE })?)
+        let image = Arc::clone(&image.locked());
+        Ok(device.build(&image, &BuildOptions { epc_limit_pages: self.config.epc_limit / teemate_abi::layout::PAGE_SIZE })?)
+    }
+
+    /// Takes another image for the enclaves to come; gives the one before.
+    pub fn replace_image(&self, image: Image) -> Result<Arc<Image>> {
+        self.replace_image_shared(Arc::new(image))
+    }
+
+    /// As [`Shop::replace_image`], with one that was here before.
+    pub fn replace_image_shared(&self, image: Arc<Image>) -> Result<Arc<Image>> {
+        let (_, slot) = self.device.as_ref().ok_or_else(|| Error::Missing("this node was started without --image".to_owned()))?;
+        Ok(std::mem::replace(&mut *slot.locked(), image))
     }
 
     /// A number for an enclave.
@@ -171,11 +186,11 @@ pub fn sum(a: Counters, b: Counters) -> Counters {
 /// The node.
 pub struct Node {
     shop: Arc<Shop>,
-    shared: Mutex<Option<Arc<SharedEnclave>>>,
+    pub(crate) shared: Mutex<Option<Arc<SharedEnclave>>>,
     /// Held while the shared enclave is being built.
-    building: Mutex<()>,
+    pub(crate) building: Mutex<()>,
     base: Mutex<Option<Arc<Nursery>>>,
-    deploying: Mutex<()>,
+    pub(crate) deploying: Mutex<()>,
     begun: Instant,
     calls: AtomicU64,
     running: (Mutex<u64>, Condvar),
@@ -183,7 +198,7 @@ pub struct Node {
 }
 
 /// A call under way.
-struct Running<'a>(&'a Node);
+pub(crate) struct Running<'a>(&'a Node);
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
@@ -229,7 +244,7 @@ impl Node {
     }
 
     /// The shared enclave; built if this is the first call that wants it.
-    fn shared_enclave(&self) -> Result<Arc<SharedEnclave>> {
+    pub(crate) fn shared_enclave(&self) -> Result<Arc<SharedEnclave>> {
         let there = |node: &Node| -> Result<Option<Arc<SharedEnclave>>> {
             match node.current() {
                 Some(shared) => match shared.broken() {
@@ -265,7 +280,7 @@ impl Node {
     }
 
     /// Lets an enclave answer at the listening socket.
-    fn open_gateway(&self, shared: &SharedEnclave) -> std::result::Result<(), Failure> {
+    pub(crate) fn open_gateway(&self, shared: &SharedEnclave) -> std::result::Result<(), Failure> {
         let Some(listener) = &self.shop.listener else { return Ok(()) };
         gateway::expect_done(shared.channel().administer(Order::Serve, GATEWAY_LIMIT)?)?;
         tracing::info!(endpoint = %listener.address(), "the enclave answers its clients");
@@ -299,7 +314,7 @@ impl Node {
         }
     }
 
-    fn enter(&self) -> Result<Running<'_>> {
+    pub(crate) fn enter(&self) -> Result<Running<'_>> {
         let mut running = self.running.0.locked();
         if self.stopping.load(Ordering::Acquire) {
             return Err(stopping());
@@ -573,7 +588,7 @@ fn stopping() -> Error {
 }
 
 /// Deploys a function to the shared enclave.
-fn give(shared: &SharedEnclave, function: &Function) -> std::result::Result<(), Failure> {
+pub(crate) fn give(shared: &SharedEnclave, function: &Function) -> std::result::Result<(), Failure> {
     let code = function.code().map_err(|error| error.failure())?;
     let (digest, _) = shared.channel().deploy(&function.spec, code, None, DEPLOY_LIMIT)?;
     if digest == function.digest {

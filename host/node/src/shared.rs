@@ -95,6 +95,8 @@ pub struct SharedEnclave {
     /// Why it can't go on, once it can't.
     broken: Mutex<Option<String>>,
     adopted: [AtomicU64; 3],
+    /// Calls of [`SharedEnclave::invoke`].
+    invoking: AtomicU64,
 }
 
 impl SharedEnclave {
@@ -137,6 +139,7 @@ impl SharedEnclave {
             stopping: AtomicBool::new(false),
             broken: Mutex::new(None),
             adopted: Default::default(),
+            invoking: AtomicU64::new(0),
         });
         match this.bring_up(&service_end, &reapers_end, troubles) {
             Ok(()) => {
@@ -229,6 +232,11 @@ impl SharedEnclave {
         self.adopted.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
+    /// Calls of [`SharedEnclave::invoke`] that are under way.
+    pub fn under_way(&self) -> u64 {
+        self.invoking.load(Ordering::Acquire)
+    }
+
     /// Containers that wait for a TCS.
     pub fn queued(&self) -> usize {
         self.queue.0.locked().len()
@@ -244,7 +252,8 @@ impl SharedEnclave {
         self.broken.locked().clone()
     }
 
-    fn fail(&self, why: &str) {
+    /// Notes that it can't go on, and why; the node builds another.
+    pub fn fail(&self, why: &str) {
         if self.stopping.load(Ordering::Acquire) {
             return;
         }
@@ -268,7 +277,10 @@ impl SharedEnclave {
         limit: Duration,
         given_up: &dyn Fn() -> bool,
     ) -> std::result::Result<Outcome, Failure> {
-        let (mut outcome, returned_ns) = self.channel.invoke(name, params, false, limit, given_up)?;
+        self.invoking.fetch_add(1, Ordering::AcqRel);
+        let invoked = self.channel.invoke(name, params, false, limit, given_up);
+        self.invoking.fetch_sub(1, Ordering::AcqRel);
+        let (mut outcome, returned_ns) = invoked?;
         let (process, refused) = {
             let mut calls = self.calls.locked();
             (calls.by_container.get(&outcome.container).cloned(), calls.refused.remove(&outcome.container))

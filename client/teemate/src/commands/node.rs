@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::json;
+use teemate_client::Connection;
 use teemate_client::node::{self, Options};
-use teemate_control::node::Status;
+use teemate_control::node::{Request, Response, Status};
 
 use super::connect;
 use crate::arguments::{Node, NodeStart};
@@ -20,6 +21,7 @@ pub fn run(command: &Node, socket: &Path, output: &Output) -> Result<ExitCode, F
         Node::Start(start) => background(start, socket, output),
         Node::Stop { timeout } => stop(socket, Duration::from_millis(*timeout), output),
         Node::Status => status(socket, output),
+        Node::Upgrade { image } => upgrade(image, socket, output),
     }
 }
 
@@ -66,6 +68,21 @@ fn stop(socket: &Path, patience: Duration, output: &Output) -> Result<ExitCode, 
     progress.finish_and_clear();
     stopped?;
     output.result(&json!({ "stopped": true }), || "the node has stopped".to_owned())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn upgrade(image: &Path, socket: &Path, output: &Output) -> Result<ExitCode, Failure> {
+    // The node has its own directory.
+    let image = std::path::absolute(image)?;
+    let mut connection = Connection::open(socket)?;
+    let progress = output.progress("building the new enclave; the old one serves until it stands");
+    let answer = connection.ask(&Request::Upgrade { image });
+    progress.finish_and_clear();
+    let mrenclave = match answer? {
+        Response::Upgraded { mrenclave } => mrenclave,
+        other => return Err(connection.unexpected(&other).into()),
+    };
+    output.result(&json!({ "mrenclave": mrenclave }), || format!("the node runs MRENCLAVE {} now", harmless(&mrenclave)))?;
     Ok(ExitCode::SUCCESS)
 }
 
