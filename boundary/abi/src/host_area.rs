@@ -64,6 +64,8 @@ pub struct Header {
     pub spawn: AtomicU32,
     /// Bumped and woken when a slot asks the node for something ([`crate::ocall::EDMM`]).
     pub node: AtomicU32,
+    /// Bumped and woken by [`crate::ocall::KICK`] in a process other than the service's (which waits here).
+    pub kick: AtomicU32,
 }
 
 /// Bytes of data that a mailbox carries.

@@ -34,6 +34,33 @@ pub const EDMM: u32 = 14;
 pub const PREFAULT: u32 = 15;
 /// `(fd, level, name, value length)` + data: setsockopt of the few options that sockets need.
 pub const SETSOCKOPT: u32 = 16;
+/// `(fd, wait: 0 or 1)`: accept a connection of the listener. `ret`: its descriptor; data: the peer's address, [`ADDRESS`] bytes. Repeatable:
+/// a connection that was accepted by a process that is gone is gone too.
+pub const ACCEPT: u32 = 17;
+/// `()`: an epoll instance, which [`KICK`] wakes with the index [`KICKED`]. `ret`: its descriptor. Repeatable.
+pub const EPOLL_CREATE: u32 = 18;
+/// `(epoll, operation, fd, events, index)`: epoll_ctl; `index` is what comes back with an event. ESTALE when there is no such `epoll` (any more).
+pub const EPOLL_CTL: u32 = 19;
+/// `(epoll, most events, timeout ms or -1)`: epoll_wait. `ret`: events; data: [`EPOLL_EVENT`] bytes each, events (4) and index (8). ESTALE
+/// as in [`EPOLL_CTL`].
+pub const EPOLL_WAIT: u32 = 20;
+/// `()`: ends the present or the next [`EPOLL_WAIT`] of each epoll instance of the service's process. Any process may ask. Repeatable.
+pub const KICK: u32 = 21;
+/// `(fd)`: getsockname. Data: [`ADDRESS`] bytes. Repeatable.
+pub const SOCKET_NAME: u32 = 22;
+/// `(fd)`: SO_ERROR. `ret`: the errno itself, which the socket then forgets.
+pub const SOCKET_ERROR: u32 = 23;
+
+/// Numbers of descriptors that the host makes on demand (CONNECT, ACCEPT, EPOLL_CREATE) are at least this; below are those that it gave.
+pub const DESCRIPTOR_FIRST: i32 = 64;
+/// Bytes of an address in a reply: a `struct sockaddr_in` or `sockaddr_in6`, zeroes behind it; all zeroes for another family.
+pub const ADDRESS: usize = 28;
+/// Bytes of one event in the reply to [`EPOLL_WAIT`]: Linux's packed `struct epoll_event`.
+pub const EPOLL_EVENT: usize = 12;
+/// Most events of one [`EPOLL_WAIT`].
+pub const EPOLL_EVENTS_MAX: usize = 1024;
+/// The index of no descriptor: somebody called [`KICK`].
+pub const KICKED: u64 = u64::MAX;
 
 /// Operations of [`EDMM`].
 pub mod edmm {

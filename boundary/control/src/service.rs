@@ -6,6 +6,9 @@ use crate::function::{Failure, FunctionSpec, Outcome};
 
 /// The payload's file descriptor that carries this protocol.
 pub const SERVICE_FD: i32 = 3;
+/// The payload's file descriptor of the listening socket, where the node gives it one. Only the payload's own threads have it, never a
+/// container.
+pub const LISTEN_FD: i32 = 4;
 
 /// What the node sends. `request` numbers are the node's; the answer carries the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -3,171 +3,396 @@
 //! A container's files are on the host's disk. The LibOS reads one whole, checks its length and SHA-256 against what the function's owner
 //! deployed, and serves the copy that it checked; a file that differs is EBADMSG, and the payload names it.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::BTreeSet;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use sha2::{Digest, Sha256};
+use teemate_abi::ocall::DESCRIPTOR_FIRST;
 
 use crate::lock::Spin;
-use crate::{SysResult, container, memory, ocall, user};
+use crate::sockets::Address;
+use crate::{SysResult, container, epoll, memory, ocall, user};
 
-/// First number of a descriptor that the LibOS made; those below are the host's own 0 to 3, passed through.
-const FIRST: i32 = 16;
+/// The listening socket: the payload's own threads have it, containers do not.
+pub const LISTEN_FD: i32 = 4;
+/// Descriptors below this one are the host's own, passed through.
+const STANDARD: i32 = LISTEN_FD + 1;
+/// First number of a descriptor that the LibOS made.
+const FIRST: usize = 16;
 /// Descriptors that there may be at one time.
-const MAX: usize = 4096;
+const MAX: usize = 16384;
 /// Largest verified file.
 const MAX_FILE: u64 = 64 << 20;
+/// Most pieces of readv(2) and writev(2).
+const MAX_PIECES: u64 = 1024;
 
-enum File {
-    /// Of the host, in the process of this container.
-    Host { fd: i32, owner: u64 },
-    /// Content in the enclave, mapped in the payload's arena.
-    Content { start: u64, length: u64, position: u64, owner: u64 },
+/// What is behind a descriptor; several may share it.
+pub struct File {
+    /// Never used twice. Those below [`STANDARD`] stand for the descriptors with that number.
+    pub id: u64,
+    /// Container that made it: only that one may use it, because only its process holds the host's part. 0: the payload's own threads.
+    owner: u64,
+    nonblocking: AtomicBool,
+    /// The host's part went with its process.
+    abandoned: AtomicBool,
+    /// What it is.
+    pub kind: Kind,
 }
 
-static TABLE: Spin<BTreeMap<i32, File>> = Spin::new(BTreeMap::new());
+/// Kinds of [`File`].
+pub enum Kind {
+    /// A connection.
+    Socket {
+        /// The host's number.
+        fd: i32,
+        /// The other end, by the host's word.
+        peer: Address,
+    },
+    /// Content in the enclave, mapped in the payload's arena.
+    Content {
+        /// Where.
+        start: u64,
+        /// Bytes.
+        length: u64,
+        /// The next byte to read.
+        position: Spin<u64>,
+    },
+    /// An instance of [`epoll`].
+    Epoll,
+    /// A counter of eventfd(2). Any thread may use it: it is inside.
+    Event,
+}
 
-fn insert(file: File) -> Result<i32, i32> {
+impl File {
+    /// A file of the running thread's container.
+    pub fn new(kind: Kind, nonblocking: bool) -> File {
+        static NEXT: AtomicU64 = AtomicU64::new(FIRST as u64);
+        File {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            owner: container::current(),
+            nonblocking: AtomicBool::new(nonblocking),
+            abandoned: AtomicBool::new(false),
+            kind,
+        }
+    }
+
+    fn usable(&self) -> bool {
+        matches!(self.kind, Kind::Event) || self.owner == container::current()
+    }
+}
+
+/// Never under the lock of the table: it may ask the host.
+impl Drop for File {
+    fn drop(&mut self) {
+        match &self.kind {
+            Kind::Socket { fd, .. } => {
+                epoll::closed(self.id);
+                release(*fd);
+                if !self.abandoned.load(Ordering::Relaxed) {
+                    ocall::close(*fd);
+                }
+            }
+            Kind::Content { start, length, .. } => {
+                let _ = memory::munmap(*start, (*length).max(1));
+            }
+            Kind::Epoll => epoll::destroy(self.id),
+            Kind::Event => epoll::closed(self.id),
+        }
+    }
+}
+
+struct Table {
+    /// By number, less [`FIRST`].
+    files: Vec<Option<Arc<File>>>,
+    /// No number below this one is free.
+    lowest: usize,
+    open: usize,
+    /// The host's numbers in use: one that it gives twice is a lie.
+    of_host: BTreeSet<i32>,
+}
+
+static TABLE: Spin<Table> = Spin::new(Table { files: Vec::new(), lowest: 0, open: 0, of_host: BTreeSet::new() });
+/// Whether each standard descriptor was made non-blocking.
+static NONBLOCKING: [AtomicBool; STANDARD as usize] = [const { AtomicBool::new(false) }; STANDARD as usize];
+
+/// Notes a number that the host gave for something new; EIO when it can't be new.
+pub fn claim(host: i32) -> Result<(), i32> {
+    if host >= DESCRIPTOR_FIRST && TABLE.lock().of_host.insert(host) { Ok(()) } else { Err(libc::EIO) }
+}
+
+/// Forgets it, before the host may give it again.
+pub fn release(host: i32) {
+    TABLE.lock().of_host.remove(&host);
+}
+
+/// Gives a file a number.
+pub fn insert(file: File) -> SysResult {
+    share(Arc::new(file))
+}
+
+fn share(file: Arc<File>) -> SysResult {
+    // A file that finds no room is dropped after the lock is free again.
     let mut table = TABLE.lock();
-    if table.len() >= MAX {
+    let Table { files, lowest, open, .. } = &mut *table;
+    if *open >= MAX {
         return Err(libc::EMFILE);
     }
-    let mut fd = FIRST;
-    while table.contains_key(&fd) {
-        fd += 1;
+    while files.get(*lowest).is_some_and(Option::is_some) {
+        *lowest += 1;
     }
-    table.insert(fd, file);
-    Ok(fd)
+    if *lowest == files.len() {
+        files.push(None);
+    }
+    files[*lowest] = Some(file);
+    *open += 1;
+    Ok((FIRST + *lowest) as u64)
 }
 
-/// The host's descriptor behind `fd`, if it is one that this thread's container may use.
-fn host(fd: u64) -> Result<i32, i32> {
-    let fd = fd as i32;
-    match TABLE.lock().get(&fd) {
-        _ if (0..4).contains(&fd) => Ok(fd),
-        Some(File::Host { fd, owner }) if *owner == container::current() => Ok(*fd),
+/// What a number stands for.
+pub enum Target {
+    /// One of the host's own, passed through.
+    Standard(i32),
+    /// What the LibOS knows of.
+    File(Arc<File>),
+}
+
+/// What `fd` stands for, if the running thread may use it.
+pub fn get(fd: u64) -> Result<Target, i32> {
+    let number = fd as u32 as usize;
+    if number < STANDARD as usize {
+        let foreign = number == LISTEN_FD as usize && container::current() != 0;
+        return if foreign { Err(libc::EBADF) } else { Ok(Target::Standard(number as i32)) };
+    }
+    let slot = number.checked_sub(FIRST).ok_or(libc::EBADF)?;
+    match TABLE.lock().files.get(slot) {
+        Some(Some(file)) if file.usable() => Ok(Target::File(Arc::clone(file))),
         _ => Err(libc::EBADF),
+    }
+}
+
+impl Target {
+    /// The host's descriptor.
+    pub fn host(&self) -> Result<i32, i32> {
+        match self {
+            Target::Standard(fd) => Ok(*fd),
+            Target::File(file) => match file.kind {
+                Kind::Socket { fd, .. } => Ok(fd),
+                _ => Err(libc::EBADF),
+            },
+        }
+    }
+
+    fn flag(&self) -> &AtomicBool {
+        match self {
+            Target::Standard(fd) => &NONBLOCKING[*fd as usize],
+            Target::File(file) => &file.nonblocking,
+        }
+    }
+
+    /// O_NONBLOCK. The host is not told: each call says whether it may wait.
+    pub fn nonblocking(&self) -> bool {
+        self.flag().load(Ordering::Relaxed)
+    }
+
+    /// Flags for a transfer with these: a socket that is not to wait says so with each. 0 to 2 are no sockets, and say nothing.
+    fn flags(&self, flags: Option<u64>) -> Option<u64> {
+        match self {
+            Target::Standard(0..3) => flags,
+            _ if self.nonblocking() => Some(flags.unwrap_or(0) | libc::MSG_DONTWAIT as u64),
+            _ => flags,
+        }
     }
 }
 
 /// read(2), and recvfrom(2) with flags.
 pub fn read(fd: u64, address: u64, length: u64, flags: Option<u64>) -> SysResult {
+    let target = get(fd)?;
     let length = length.min(1 << 30);
-    if let Some(File::Content { start, length: size, position, .. }) = TABLE.lock().get_mut(&(fd as i32)) {
-        let count = length.min(*size - *position);
-        let into = user::bytes_mut(address, count)?;
-        into.copy_from_slice(user::bytes(*start + *position, count)?);
-        *position += count;
-        return Ok(count);
+    if let Target::File(file) = &target {
+        match &file.kind {
+            Kind::Content { start, length: size, position } => {
+                let mut position = position.lock();
+                let count = length.min(*size - *position);
+                let into = user::bytes_mut(address, count)?;
+                into.copy_from_slice(user::bytes(*start + *position, count)?);
+                *position += count;
+                return Ok(count);
+            }
+            Kind::Event => return epoll::read_event(file.id, address, length),
+            Kind::Epoll => return Err(libc::EINVAL),
+            Kind::Socket { .. } => {}
+        }
     }
-    let fd = host(fd)?;
-    if fd == 0 {
-        return Ok(0);
-    }
-    let into = user::bytes_mut(address, length.min(ocall::MAX_DATA as u64))?;
-    ocall::receive(fd, into, flags).map(|n| n as u64)
+    transfer(&target, &[[address, length]], flags, false)
 }
 
 /// write(2), and sendto(2) with flags.
 pub fn write(fd: u64, address: u64, length: u64, flags: Option<u64>) -> SysResult {
-    let fd = host(fd)?;
-    let data = user::bytes(address, length.min(ocall::MAX_DATA as u64))?;
-    ocall::send(fd, data, flags).map(|n| n as u64)
+    let target = get(fd)?;
+    match &target {
+        Target::File(file) if matches!(file.kind, Kind::Event) => epoll::write_event(file.id, address, length),
+        _ => transfer(&target, &[[address, length]], flags, true),
+    }
 }
 
-/// writev(2) and readv(2): the pieces in order, until one is short.
+/// writev(2) and readv(2).
 pub fn vectored(fd: u64, vector: u64, count: u64, writes: bool) -> SysResult {
-    if count > 1024 {
+    if count > MAX_PIECES {
         return Err(libc::EINVAL);
     }
-    let mut total = 0;
+    let mut pieces = Vec::with_capacity(count as usize);
     for i in 0..count {
-        let [base, length] = user::read::<[u64; 2]>(vector.checked_add(i * 16).ok_or(libc::EFAULT)?)?;
-        if length == 0 {
-            continue;
-        }
-        match if writes { write(fd, base, length, None) } else { read(fd, base, length, None) } {
-            Ok(n) => {
-                total += n;
-                if n < length {
-                    break;
-                }
-            }
-            Err(error) if total == 0 => return Err(error),
-            Err(_) => break,
-        }
+        pieces.push(user::read::<[u64; 2]>(vector.checked_add(i * 16).ok_or(libc::EFAULT)?)?);
     }
-    Ok(total)
+    let target = get(fd)?;
+    if target.host().is_ok() {
+        return transfer(&target, &pieces, None, writes);
+    }
+    // What is inside takes and gives all that there is with the first piece.
+    match pieces.iter().find(|piece| piece[1] > 0) {
+        Some([base, length]) if writes => write(fd, *base, *length, None),
+        Some([base, length]) => read(fd, *base, *length, None),
+        None => Ok(0),
+    }
+}
+
+/// One call of the host for all pieces, as far as a mailbox reaches.
+fn transfer(target: &Target, pieces: &[[u64; 2]], flags: Option<u64>, writes: bool) -> SysResult {
+    let fd = target.host()?;
+    let flags = target.flags(flags);
+    let mut left = ocall::MAX_DATA as u64;
+    let cut = pieces.iter().map(|[base, length]| {
+        let length = (*length).min(left);
+        left -= length;
+        [*base, length]
+    });
+    let pieces: Vec<[u64; 2]> = cut.collect();
+    if writes {
+        let bytes = pieces.iter().map(|[base, length]| user::bytes(*base, *length)).collect::<Result<Vec<_>, _>>()?;
+        return ocall::send(fd, &bytes, flags).map(|n| n as u64);
+    }
+    if fd == 0 {
+        return Ok(0);
+    }
+    for [base, length] in &pieces {
+        user::check(*base, *length, true)?;
+    }
+    let got = ocall::receive(fd, (ocall::MAX_DATA as u64 - left) as usize, flags)?;
+    let mut at = 0;
+    for [base, length] in &pieces {
+        let count = (got - at).min(*length as usize);
+        ocall::take(at, user::bytes_mut(*base, count as u64)?);
+        at += count;
+    }
+    Ok(got as u64)
 }
 
 /// lseek(2) on content.
 pub fn seek(fd: u64, offset: i64, whence: u64) -> SysResult {
-    match TABLE.lock().get_mut(&(fd as i32)) {
-        Some(File::Content { length, position, .. }) => {
-            let base = match whence as i32 {
-                libc::SEEK_SET => 0,
-                libc::SEEK_CUR => *position,
-                libc::SEEK_END => *length,
-                _ => return Err(libc::EINVAL),
-            };
-            let to = base.checked_add_signed(offset).ok_or(libc::EINVAL)?;
-            *position = to.min(*length);
-            Ok(*position)
-        }
-        Some(File::Host { .. }) => Err(libc::ESPIPE),
-        None => Err(if (0..4).contains(&(fd as i32)) { libc::ESPIPE } else { libc::EBADF }),
+    match get(fd)? {
+        Target::File(file) => match &file.kind {
+            Kind::Content { length, position, .. } => {
+                let mut position = position.lock();
+                let base = match whence as i32 {
+                    libc::SEEK_SET => 0,
+                    libc::SEEK_CUR => *position,
+                    libc::SEEK_END => *length,
+                    _ => return Err(libc::EINVAL),
+                };
+                let to = base.checked_add_signed(offset).ok_or(libc::EINVAL)?;
+                *position = to.min(*length);
+                Ok(*position)
+            }
+            _ => Err(libc::ESPIPE),
+        },
+        Target::Standard(_) => Err(libc::ESPIPE),
     }
 }
 
 /// close(2).
 pub fn close(fd: u64) -> SysResult {
-    let file = TABLE.lock().remove(&(fd as i32));
-    match file {
-        Some(file) => {
-            drop_file(file);
+    let Target::File(file) = get(fd)? else { return Ok(0) };
+    let removed = {
+        let slot = fd as u32 as usize - FIRST;
+        let mut table = TABLE.lock();
+        match table.files.get_mut(slot) {
+            // Not another one that came to the number meanwhile.
+            Some(place) if place.as_ref().is_some_and(|there| there.id == file.id) => {
+                let removed = place.take();
+                table.lowest = table.lowest.min(slot);
+                table.open -= 1;
+                removed
+            }
+            _ => None,
+        }
+    };
+    // The last owner closes what is behind it: this one, or a call of another thread that still works with it.
+    removed.map(|_| 0).ok_or(libc::EBADF)
+}
+
+/// fcntl(2).
+pub fn control(fd: u64, command: u64, argument: u64) -> SysResult {
+    let target = get(fd)?;
+    match command as i32 {
+        libc::F_GETFL => Ok((libc::O_RDWR | if target.nonblocking() { libc::O_NONBLOCK } else { 0 }) as u64),
+        libc::F_SETFL => {
+            target.flag().store(argument as i32 & libc::O_NONBLOCK != 0, Ordering::Relaxed);
             Ok(0)
         }
-        None if (0..4).contains(&(fd as i32)) => Ok(0),
-        None => Err(libc::EBADF),
+        libc::F_GETFD => Ok(libc::FD_CLOEXEC as u64),
+        libc::F_SETFD => Ok(0),
+        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => match target {
+            Target::File(file) => share(file),
+            Target::Standard(_) => Err(libc::EINVAL),
+        },
+        _ => Err(libc::EINVAL),
     }
 }
 
-fn drop_file(file: File) {
-    match file {
-        File::Host { fd, .. } => ocall::close(fd),
-        File::Content { start, length, .. } => {
-            let _ = memory::munmap(start, length.max(1));
+/// ioctl(2): FIONBIO is how std makes a socket non-blocking. Nothing is a terminal.
+pub fn ioctl(fd: u64, request: u64, argument: u64) -> SysResult {
+    let target = get(fd)?;
+    match request {
+        libc::FIONBIO => {
+            target.flag().store(user::read::<u32>(argument)? != 0, Ordering::Relaxed);
+            Ok(0)
         }
+        libc::FIOCLEX | libc::FIONCLEX => Ok(0),
+        _ => Err(libc::ENOTTY),
     }
 }
 
 /// Drops what a container left open. Its process is about to end, so the host's side closes by itself.
 pub fn close_all_of(container: u64) {
-    loop {
-        let file = {
-            let mut table = TABLE.lock();
-            let Some(fd) = table.iter().find_map(|(&fd, file)| match file {
-                File::Host { owner, .. } | File::Content { owner, .. } if *owner == container => Some(fd),
-                _ => None,
-            }) else {
-                return;
-            };
-            table.remove(&fd)
-        };
-        if let Some(File::Content { start, length, .. }) = file {
-            let _ = memory::munmap(start, length.max(1));
-        }
-    }
+    let left: Vec<Arc<File>> = {
+        let mut table = TABLE.lock();
+        let Table { files, lowest, open, .. } = &mut *table;
+        let of_it = files.iter_mut().enumerate().filter(|(_, file)| file.as_ref().is_some_and(|file| file.owner == container));
+        of_it
+            .filter_map(|(slot, file)| {
+                *lowest = (*lowest).min(slot);
+                *open -= 1;
+                file.take()
+            })
+            .collect()
+    };
+    left.iter().for_each(|file| file.abandoned.store(true, Ordering::Relaxed));
 }
 
-/// Length of content, and whether `fd` is a descriptor at all, for fstat(2).
-pub fn length(fd: u64) -> Result<Option<u64>, i32> {
-    match TABLE.lock().get(&(fd as i32)) {
-        Some(File::Content { length, .. }) => Ok(Some(*length)),
-        Some(File::Host { .. }) => Ok(None),
-        None if (0..4).contains(&(fd as i32)) => Ok(None),
-        None => Err(libc::EBADF),
-    }
+/// For fstat(2): the type, and the length of content.
+pub fn status(fd: u64) -> Result<(u32, u64), i32> {
+    Ok(match get(fd)? {
+        Target::Standard(0..3) => (libc::S_IFIFO | 0o600, 0),
+        Target::Standard(_) => (libc::S_IFSOCK | 0o600, 0),
+        Target::File(file) => match file.kind {
+            Kind::Content { length, .. } => (libc::S_IFREG | 0o444, length),
+            Kind::Socket { .. } => (libc::S_IFSOCK | 0o600, 0),
+            // As Linux has it: of no type.
+            Kind::Epoll | Kind::Event => (0o600, 0),
+        },
+    })
 }
 
 /// The syscall VERIFIED_FILE.
@@ -178,14 +403,12 @@ pub fn verified(path: u64, path_length: u64, sha256: u64, size: u64) -> SysResul
     // The path is copied: the payload's buffer must not change between the host's reading and ours.
     let path = Vec::from(user::bytes(path, path_length)?);
     let expected = user::read::<[u8; 32]>(sha256)?;
-    let owner = container::current();
     let anonymous = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
     let start = memory::mmap(0, size.max(1), (libc::PROT_READ | libc::PROT_WRITE) as u64, anonymous, -1)?;
-    let answer = fill(&path, start, size, &expected).and_then(|()| insert(File::Content { start, length: size, position: 0, owner }));
-    if answer.is_err() {
-        memory::munmap(start, size.max(1))?;
-    }
-    answer.map(|fd| fd as u64)
+    // Dropped, and so unmapped, when it is not what it should be.
+    let file = File::new(Kind::Content { start, length: size, position: Spin::new(0) }, false);
+    fill(&path, start, size, &expected)?;
+    insert(file)
 }
 
 fn fill(path: &[u8], start: u64, size: u64, expected: &[u8; 32]) -> Result<(), i32> {
@@ -203,54 +426,4 @@ fn fill(path: &[u8], start: u64, size: u64, expected: &[u8; 32]) -> Result<(), i
         return Err(libc::EBADMSG);
     }
     Ok(())
-}
-
-/// The syscall CONNECT.
-pub fn connect(address: u64, length: u64) -> SysResult {
-    if length > 512 {
-        return Err(libc::EINVAL);
-    }
-    let address = Vec::from(user::bytes(address, length)?);
-    let fd = ocall::connect(&address)?;
-    insert(File::Host { fd, owner: container::current() }).map(|fd| fd as u64)
-}
-
-/// shutdown(2).
-pub fn shutdown(fd: u64, how: u64) -> SysResult {
-    ocall::shutdown(host(fd)?, how).map(|()| 0)
-}
-
-/// setsockopt(2): the timeouts and TCP_NODELAY that std sets.
-pub fn set_option(fd: u64, level: u64, name: u64, value: u64, length: u64) -> SysResult {
-    if length > 64 {
-        return Err(libc::EINVAL);
-    }
-    let fd = host(fd)?;
-    ocall::set_option(fd, level, name, user::bytes(value, length)?).map(|()| 0)
-}
-
-/// poll(2) on descriptors of the host.
-pub fn poll(address: u64, count: u64, timeout_ms: u64) -> SysResult {
-    if count > 64 {
-        return Err(libc::EINVAL);
-    }
-    let entries = user::bytes_mut(address, count * 8)?;
-    let mut copy = [0u8; 8 * 64];
-    let copy = &mut copy[..entries.len()];
-    copy.copy_from_slice(entries);
-    // std asks at its start whether 0, 1 and 2 are open: no need to leave for that.
-    if timeout_ms == 0 {
-        entries.chunks_exact_mut(8).for_each(|e| e[6..8].fill(0));
-        return Ok(0);
-    }
-    for entry in copy.chunks_exact_mut(8) {
-        let fd = i32::from_ne_bytes([entry[0], entry[1], entry[2], entry[3]]);
-        let fd = host(fd as u64).unwrap_or(-1);
-        entry[..4].copy_from_slice(&fd.to_ne_bytes());
-    }
-    let ready = ocall::poll(copy, timeout_ms)?;
-    for (mine, answer) in entries.chunks_exact_mut(8).zip(copy.chunks_exact(8)) {
-        mine[6..8].copy_from_slice(&answer[6..8]);
-    }
-    Ok(ready as u64)
 }

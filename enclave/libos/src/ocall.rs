@@ -13,18 +13,22 @@ pub struct Lost;
 /// Most bytes of data that one call carries.
 pub const MAX_DATA: usize = MAILBOX_DATA;
 
-/// One call. `send` is copied out; after it the host's `ret`, unchecked: each caller below says what it may be.
-fn once(call: u32, args: [u64; 6], send: &[u8]) -> Result<i64, Lost> {
+/// One call. The pieces of `send` are copied out; after it the host's `ret`, unchecked: each caller below says what it may be.
+fn once(call: u32, args: [u64; 6], send: &[&[u8]]) -> Result<i64, Lost> {
     let local = Local::current();
     let mailbox = local.mailbox();
     let Some(thread) = local.thread() else { crate::end::stop() };
     // SAFETY: the mailbox is outside ELRANGE at a constant place and `send` fits (callers cut to MAX_DATA). The thread's XSTATE page is
     // its own. `switch_ocall` comes back on this stack when the host has answered.
     let outcome = unsafe {
-        debug_assert!(send.len() <= MAX_DATA);
+        debug_assert!(send.iter().map(|piece| piece.len()).sum::<usize>() <= MAX_DATA);
         (&raw mut (*mailbox).call).write_volatile(call);
         (&raw mut (*mailbox).args).write_volatile(args);
-        core::ptr::copy_nonoverlapping(send.as_ptr(), (&raw mut (*mailbox).data).cast(), send.len());
+        let mut to: *mut u8 = (&raw mut (*mailbox).data).cast();
+        for piece in send {
+            core::ptr::copy_nonoverlapping(piece.as_ptr(), to, piece.len());
+            to = to.add(piece.len());
+        }
         entry::save_xstate(thread.xstate);
         let outcome = entry::switch_ocall();
         entry::restore_xstate(thread.xstate);
@@ -38,7 +42,7 @@ fn once(call: u32, args: [u64; 6], send: &[u8]) -> Result<i64, Lost> {
 }
 
 /// A call that may be made again until somebody answers.
-fn again(call: u32, args: [u64; 6], send: &[u8]) -> i64 {
+fn again(call: u32, args: [u64; 6], send: &[&[u8]]) -> i64 {
     loop {
         if let Ok(ret) = once(call, args, send) {
             return ret;
@@ -55,12 +59,15 @@ fn count(ret: i64, max: usize) -> Result<usize, i32> {
     }
 }
 
-/// Copies data of the reply in.
-fn take(into: &mut [u8]) {
+/// Copies data of the reply in, from `offset` on: until this thread's next call they are there.
+pub fn take(offset: usize, into: &mut [u8]) {
     let mailbox = Local::current().mailbox();
-    // SAFETY: `into` is no longer than what was asked for, at most MAX_DATA; the host may write meanwhile, which can only garble bytes
-    // that it chose anyway.
-    unsafe { core::ptr::copy_nonoverlapping((&raw const (*mailbox).data).cast(), into.as_mut_ptr(), into.len()) }
+    if offset.checked_add(into.len()).is_none_or(|end| end > MAX_DATA) {
+        crate::end::panic(format_args!("a reply is read beyond its end"));
+    }
+    // SAFETY: the range lies in the mailbox's data, as was just checked; the host may write meanwhile, which can only garble bytes that it
+    // chose anyway.
+    unsafe { core::ptr::copy_nonoverlapping((&raw const (*mailbox).data).cast::<u8>().add(offset), into.as_mut_ptr(), into.len()) }
 }
 
 /// Waits until the park word `index` differs from `expected`, for at most `timeout_ns`. Returns early whenever the host likes.
@@ -84,23 +91,21 @@ pub fn clock(id: u64) -> u64 {
     again(number::CLOCK, [id, 0, 0, 0, 0, 0], &[]).max(0) as u64
 }
 
-/// write(2) or send(2) on a descriptor of the host.
-pub fn send(fd: i32, data: &[u8], flags: Option<u64>) -> Result<usize, i32> {
-    let data = &data[..data.len().min(MAX_DATA)];
+/// write(2) or send(2) of these pieces, at most [`MAX_DATA`] bytes, on a descriptor of the host.
+pub fn send(fd: i32, pieces: &[&[u8]], flags: Option<u64>) -> Result<usize, i32> {
+    let length = pieces.iter().map(|piece| piece.len()).sum();
     let call = if flags.is_some() { number::SEND } else { number::WRITE };
-    let ret = once(call, [fd as u64, data.len() as u64, flags.unwrap_or(0), 0, 0, 0], data).map_err(|Lost| libc::EPIPE)?;
-    count(ret, data.len())
+    let ret = once(call, [fd as u64, length as u64, flags.unwrap_or(0), 0, 0, 0], pieces).map_err(|Lost| libc::EPIPE)?;
+    count(ret, length)
 }
 
-/// read(2) or recv(2) on a descriptor of the host. What comes is the host's word.
-pub fn receive(fd: i32, into: &mut [u8], flags: Option<u64>) -> Result<usize, i32> {
-    let length = into.len().min(MAX_DATA);
+/// read(2) or recv(2) of at most `length` bytes on a descriptor of the host; [`take`] has them. What comes is the host's word.
+pub fn receive(fd: i32, length: usize, flags: Option<u64>) -> Result<usize, i32> {
+    let length = length.min(MAX_DATA);
     let call = if flags.is_some() { number::RECV } else { number::READ };
     // A receive that is lost with its process took nothing that anybody knows of: ask the new process, whose channel is a new one.
     let ret = again(call, [fd as u64, length as u64, flags.unwrap_or(0), 0, 0, 0], &[]);
-    let got = count(ret, length)?;
-    take(&mut into[..got]);
-    Ok(got)
+    count(ret, length)
 }
 
 /// close(2), shutdown(2).
@@ -115,17 +120,17 @@ pub fn shutdown(fd: i32, how: u64) -> Result<(), i32> {
 
 /// setsockopt(2).
 pub fn set_option(fd: i32, level: u64, name: u64, value: &[u8]) -> Result<(), i32> {
-    let ret = once(number::SETSOCKOPT, [fd as u64, level, name, value.len() as u64, 0, 0], value).map_err(|Lost| libc::EBADF)?;
+    let ret = once(number::SETSOCKOPT, [fd as u64, level, name, value.len() as u64, 0, 0], &[value]).map_err(|Lost| libc::EBADF)?;
     count(ret, 0).map(|_| ())
 }
 
 /// poll(2) on an array of struct pollfd; `revents` come back in it.
 pub fn poll(fds: &mut [u8], timeout_ms: u64) -> Result<usize, i32> {
-    let ret = again(number::POLL, [(fds.len() / 8) as u64, timeout_ms, 0, 0, 0, 0], fds);
+    let ret = again(number::POLL, [(fds.len() / 8) as u64, timeout_ms, 0, 0, 0, 0], &[&*fds]);
     let ready = count(ret, fds.len() / 8)?;
     let mut answer = [0u8; 8 * 64];
     let answer = &mut answer[..fds.len()];
-    take(answer);
+    take(0, answer);
     for (mine, theirs) in fds.chunks_exact_mut(8).zip(answer.chunks_exact(8)) {
         mine[6..8].copy_from_slice(&theirs[6..8]);
     }
@@ -134,16 +139,69 @@ pub fn poll(fds: &mut [u8], timeout_ms: u64) -> Result<usize, i32> {
 
 /// A connection that the node makes. The host's descriptor.
 pub fn connect(address: &[u8]) -> Result<i32, i32> {
-    let ret = once(number::CONNECT, [address.len() as u64, 0, 0, 0, 0, 0], address).map_err(|Lost| libc::ECONNREFUSED)?;
+    let ret = once(number::CONNECT, [address.len() as u64, 0, 0, 0, 0, 0], &[address]).map_err(|Lost| libc::ECONNREFUSED)?;
     count(ret, i32::MAX as usize).map(|fd| fd as i32)
+}
+
+/// A connection of the listener, and the other end's address. `wait`: until there is one. EIO for a number that is no descriptor's.
+pub fn accept(fd: i32, wait: bool) -> Result<(i32, [u8; number::ADDRESS]), i32> {
+    let ret = again(number::ACCEPT, [fd as u64, u64::from(wait), 0, 0, 0, 0], &[]);
+    let accepted = count(ret, i32::MAX as usize)? as i32;
+    let mut address = [0; number::ADDRESS];
+    take(0, &mut address);
+    Ok((accepted, address))
+}
+
+/// getsockname(2).
+pub fn socket_name(fd: i32) -> Result<[u8; number::ADDRESS], i32> {
+    count(again(number::SOCKET_NAME, [fd as u64, 0, 0, 0, 0, 0], &[]), 0)?;
+    let mut address = [0; number::ADDRESS];
+    take(0, &mut address);
+    Ok(address)
+}
+
+/// SO_ERROR.
+pub fn socket_error(fd: i32) -> Result<i32, i32> {
+    let ret = once(number::SOCKET_ERROR, [fd as u64, 0, 0, 0, 0, 0], &[]).map_err(|Lost| libc::EBADF)?;
+    count(ret, 4095).map(|error| error as i32)
+}
+
+/// An epoll instance of the host.
+pub fn epoll_create() -> Result<i32, i32> {
+    count(again(number::EPOLL_CREATE, [0; 6], &[]), i32::MAX as usize).map(|fd| fd as i32)
+}
+
+/// epoll_ctl(2), with `index` for what the payload wants to be told. ESTALE when the instance went with its process.
+pub fn epoll_control(epoll: i32, operation: i32, fd: i32, events: u32, index: u64) -> Result<(), i32> {
+    let args = [epoll as u64, operation as u64, fd as u64, u64::from(events), index, 0];
+    count(once(number::EPOLL_CTL, args, &[]).map_err(|Lost| libc::ESTALE)?, 0).map(|_| ())
+}
+
+/// epoll_wait(2): how many events came; [`epoll_event`] has them. ESTALE as in [`epoll_control`].
+pub fn epoll_wait(epoll: i32, most: usize, timeout_ms: i64) -> Result<usize, i32> {
+    let most = most.min(number::EPOLL_EVENTS_MAX);
+    let ret = once(number::EPOLL_WAIT, [epoll as u64, most as u64, timeout_ms as u64, 0, 0, 0], &[]).map_err(|Lost| libc::ESTALE)?;
+    count(ret, most)
+}
+
+/// Event `n` of the last [`epoll_wait`] of this thread: an allegation, index and all.
+pub fn epoll_event(n: usize) -> [u8; number::EPOLL_EVENT] {
+    let mut event = [0; number::EPOLL_EVENT];
+    take(n * number::EPOLL_EVENT, &mut event);
+    event
+}
+
+/// Ends the epoll_wait of the service's threads.
+pub fn kick() {
+    again(number::KICK, [0; 6], &[]);
 }
 
 /// Bytes of a file of the container, from `offset`.
 pub fn read_file(path: &[u8], offset: u64, into: &mut [u8]) -> Result<usize, i32> {
     let length = into.len().min(MAX_DATA);
-    let ret = again(number::READ_FILE, [path.len() as u64, offset, length as u64, 0, 0, 0], path);
+    let ret = again(number::READ_FILE, [path.len() as u64, offset, length as u64, 0, 0, 0], &[path]);
     let got = count(ret, length)?;
-    take(&mut into[..got]);
+    take(0, &mut into[..got]);
     Ok(got)
 }
 

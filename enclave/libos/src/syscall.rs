@@ -6,7 +6,7 @@ use teemate_abi::own_calls as own;
 
 use crate::entry::{Frame, teemate_trapped};
 use crate::thread::{self, Thread};
-use crate::{SysResult, clock, container, enclu, end, files, futex, memory, ocall, random, user};
+use crate::{SysResult, clock, container, enclu, end, epoll, files, futex, memory, ocall, random, sockets, user};
 
 /// Called by the entry code with the payload's registers; puts the answer into RAX.
 pub extern "C" fn dispatch(frame: &mut Frame) {
@@ -78,18 +78,27 @@ fn serve(frame: &mut Frame) -> SysResult {
         libc::SYS_sendto => files::write(a, b, c, Some(d)),
         libc::SYS_lseek => files::seek(a, b as i64, c),
         libc::SYS_close => files::close(a),
-        libc::SYS_shutdown => files::shutdown(a, b),
-        libc::SYS_setsockopt => files::set_option(a, b, c, d, e),
-        libc::SYS_poll => files::poll(a, b, c),
+        libc::SYS_poll => sockets::poll(a, b, c),
+        libc::SYS_epoll_create1 => epoll::create(a),
+        libc::SYS_epoll_ctl => epoll::control(a, b, c, d),
+        libc::SYS_epoll_wait => epoll::wait(a, b, c, d),
+        // No signal is ever delivered: a mask changes nothing.
+        libc::SYS_epoll_pwait => epoll::wait(a, b, c, d),
+        libc::SYS_eventfd2 => epoll::event(a, b),
+
+        // Sockets.
+        libc::SYS_accept => sockets::accept(a, b, c, 0),
+        libc::SYS_accept4 => sockets::accept(a, b, c, d),
+        libc::SYS_shutdown => sockets::shutdown(a, b),
+        libc::SYS_getpeername => sockets::peer_name(a, b, c),
+        libc::SYS_getsockname => sockets::name(a, b, c),
+        libc::SYS_setsockopt => sockets::set_option(a, b, c, d, e),
+        libc::SYS_getsockopt => sockets::option(a, b, c, d, e),
         libc::SYS_fstat => fstat(a, b),
         libc::SYS_newfstatat if user::string(b).is_ok_and(<[u8]>::is_empty) => fstat(a, c),
         libc::SYS_newfstatat | libc::SYS_openat | libc::SYS_open | libc::SYS_access | libc::SYS_statx => Err(libc::ENOENT),
-        libc::SYS_fcntl => match b as i32 {
-            libc::F_GETFL => Ok(libc::O_RDWR as u64),
-            libc::F_GETFD | libc::F_SETFD | libc::F_SETFL => Ok(0),
-            _ => Err(libc::EINVAL),
-        },
-        libc::SYS_ioctl => Err(libc::ENOTTY),
+        libc::SYS_fcntl => files::control(a, b, c),
+        libc::SYS_ioctl => files::ioctl(a, b, c),
         libc::SYS_readlink => readlink(a, b, c),
 
         // Signals: none is ever delivered; handlers are accepted and forgotten.
@@ -127,7 +136,7 @@ fn serve(frame: &mut Frame) -> SysResult {
         own::PRESENT => Ok(1),
         own::NEXT_CONTAINER => container::next(a),
         own::VERIFIED_FILE => files::verified(a, b, c, d),
-        own::CONNECT => files::connect(a, b),
+        own::CONNECT => sockets::connect(a, b),
         own::REPORT => {
             let target = if a == 0 { [0; 512] } else { user::read::<[u8; 512]>(a)? };
             user::write(c, enclu::ereport(&target, &user::read::<[u8; 64]>(b)?))?;
@@ -236,12 +245,11 @@ fn sleep(deadline: u64) -> SysResult {
 }
 
 fn fstat(fd: u64, address: u64) -> SysResult {
-    let length = files::length(fd)?;
+    let (mode, length) = files::status(fd)?;
     let mut stat = [0u64; 18];
-    let mode = if length.is_some() { libc::S_IFREG | 0o444 } else { libc::S_IFIFO | 0o600 };
     stat[2] = 1; // st_nlink
     stat[3] = u64::from(mode); // st_mode, st_uid
-    stat[6] = length.unwrap_or(0);
+    stat[6] = length;
     stat[7] = 4096;
     user::write(address, stat)?;
     Ok(0)

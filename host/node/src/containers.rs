@@ -16,6 +16,7 @@ use teemate_container::{Container, ContainerSpec, Exit, Fds, Filter, Zygote, Zyg
 use teemate_control::function::{Mark, Phase};
 use teemate_control::node::ContainerInfo;
 use teemate_runner::board::{Board, Stamp, now_ns};
+use teemate_runner::descriptors;
 use teemate_runner::role::Role;
 
 use crate::error::{Error, Result};
@@ -328,6 +329,9 @@ impl Containers {
         spec.hostname = hostname(order.kind, order.id);
         spec.filter = order.filter;
         spec.payload = order.role.encode();
+        if order.kind == Kind::Service {
+            spec.rlimits.open_files = descriptors::MAX as u64;
+        }
         let group = match &*self.cgroups.read_lock() {
             Some(cgroups) => cgroups.acquire(&order.limits)?,
             None => return Err(Error::Busy("the node is stopping; it takes no more calls".to_owned())),

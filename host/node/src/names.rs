@@ -52,6 +52,13 @@ pub fn ocall(number: usize) -> &'static str {
         ocall::EDMM => "edmm",
         ocall::PREFAULT => "prefault",
         ocall::SETSOCKOPT => "setsockopt",
+        ocall::ACCEPT => "accept",
+        ocall::EPOLL_CREATE => "epoll_create",
+        ocall::EPOLL_CTL => "epoll_ctl",
+        ocall::EPOLL_WAIT => "epoll_wait",
+        ocall::KICK => "kick",
+        ocall::SOCKET_NAME => "socket_name",
+        ocall::SOCKET_ERROR => "socket_error",
         _ => "unknown",
     }
 }

@@ -168,7 +168,8 @@ impl SharedEnclave {
         self.long_lived(Kind::Reaper, Role::Reaper, reapers_end)?;
         self.thread("reaper", |this| this.reports_loop())?;
         let tcs = (0..self.service_tcs).collect();
-        let service = self.long_lived(Kind::Service, Role::Service { tcs, attach: None, broker: false }, service_end)?;
+        let service =
+            self.long_lived(Kind::Service, Role::Service { tcs, attach: None, broker: false, listener: false, life: 0 }, service_end)?;
         // What a service process does not survive is no orphan: the whole enclave goes.
         self.channel.open(BOOT_LIMIT).map_err(|error| not_up(&service, error))?;
         self.thread("service", |this| {

@@ -48,8 +48,13 @@ impl Solo {
         let enclave: Arc<dyn Enclave> = Arc::from(shop.build()?);
         let board = Board::create().map_err(Error::system("make the memory shared with the container"))?;
         let descriptors = enclave.share()?;
-        let role =
-            Role::Service { tcs: (0..enclave.tcs_count()).collect(), attach: Some(device_name(&*enclave)), broker: has_egress(function) };
+        let role = Role::Service {
+            tcs: (0..enclave.tcs_count()).collect(),
+            attach: Some(device_name(&*enclave)),
+            broker: has_egress(function),
+            listener: false,
+            life: 0,
+        };
         let marks = [marks, vec![requested, Mark { phase: Phase::EnclaveReady, at_ns: now_ns() }]].concat();
         Solo::start(shop, nursery, function, role, Some(enclave), board, &descriptors, marks)
     }
@@ -65,7 +70,13 @@ impl Solo {
             ))
         })?;
         let board = Board::create().map_err(Error::system("make the memory shared with the container"))?;
-        let role = Role::Native { slot: 0, args: vec!["teemate-functions".to_owned()], env: Vec::new(), broker: has_egress(function) };
+        let role = Role::Native {
+            slot: 0,
+            args: vec!["teemate-functions".to_owned()],
+            env: Vec::new(),
+            broker: has_egress(function),
+            listener: false,
+        };
         let marks = [marks, vec![requested]].concat();
         Solo::start(shop, nursery, function, role, None, board, &[program.into()], marks)
     }

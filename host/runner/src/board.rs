@@ -16,7 +16,7 @@ use teemate_abi::layout::TCS_MAX;
 /// Slots: one for each TCS that an image may have.
 pub const SLOTS: u32 = TCS_MAX;
 /// Kinds of OCALL that are counted; numbers beyond count as kind 0.
-pub const OCALL_KINDS: usize = 24;
+pub const OCALL_KINDS: usize = 32;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"TMBOARD1");
 

@@ -9,7 +9,8 @@ use teemate_container::zygote::{Body, Start};
 use teemate_sgx::{Attachment, DeviceKind, Exit, Thread};
 
 use crate::board::{Board, Stamp};
-use crate::calls::{Calls, Descriptors};
+use crate::calls::Calls;
+use crate::descriptors::{Descriptors, Service};
 use crate::drive::{self, End, Left, Transition};
 use crate::host::HostArea;
 use crate::role::{self, DeviceName, Role, descriptor};
@@ -129,12 +130,15 @@ impl Body for Runner {
             (Role::Function { tcs, container, number, broker }, Some(mapped)) => {
                 return function(mapped, tcs, container, number, broker, &start);
             }
-            (Role::Service { tcs, attach: None, .. }, Some(mapped)) => {
-                first(start.descriptors).map(|(fd, _)| service::serve(mapped, &tcs, &fd, None))
+            (Role::Service { tcs, attach: None, listener, life, .. }, Some(mapped)) => service_of(start.descriptors, listener)
+                .map(|(service, _)| service::serve(mapped, &tcs, &Descriptors::of_service(service, life), None, true)),
+            (Role::Service { tcs, attach: Some(device), broker, listener, .. }, _) => {
+                own_enclave(device, &tcs, broker, listener, start.descriptors)
             }
-            (Role::Service { tcs, attach: Some(device), broker }, _) => own_enclave(device, &tcs, broker, start.descriptors),
             (Role::Reaper, Some(mapped)) => first(start.descriptors).map(|(fd, _)| reaper::serve(mapped, &fd)),
-            (Role::Native { slot, args, env, broker }, _) => native(slot, args, env, broker, start.id, start.descriptors),
+            (Role::Native { slot, args, env, broker, listener }, _) => {
+                native(slot, args, env, broker, listener, start.id, start.descriptors)
+            }
             _ => Err("this zygote has no enclave".to_owned()),
         };
         result.unwrap_or_else(|message| {
@@ -149,12 +153,20 @@ fn first(descriptors: Vec<OwnedFd>) -> Result<(OwnedFd, std::vec::IntoIter<Owned
     Ok((descriptors.next().ok_or("a descriptor is missing")?, descriptors))
 }
 
+/// The descriptors that the payload's own process begins with; then the others.
+fn service_of(descriptors: Vec<OwnedFd>, listener: bool) -> Result<(Service, std::vec::IntoIter<OwnedFd>), String> {
+    let (channel, mut rest) = first(descriptors)?;
+    let listener = if listener { Some(rest.next().ok_or("the listening socket is missing")?) } else { None };
+    let service = Service::new(channel, listener).map_err(|error| format!("the payload's process can't be set up: {error}"))?;
+    Ok((service, rest))
+}
+
 /// The cold path: every instruction here is part of a call's start.
 fn function(mapped: &Mapped, tcs: u32, container: u64, number: u32, broker: bool, start: &Start) -> i32 {
     mapped.attachment.sync();
     mapped.board.stamp(tcs, Stamp::EnclaveMapped);
     let Some(mailbox) = mapped.host.mailbox(tcs) else { return role::EXIT_SETUP };
-    let descriptors = Descriptors::new(None);
+    let descriptors = Descriptors::none();
     let broker = start.descriptors.first().filter(|_| broker).map(AsFd::as_fd);
     let calls = Calls { board: &mapped.board, host: mapped.host, descriptors: &descriptors, broker };
     let mut thread = match mapped.attachment.thread(tcs) {
@@ -182,9 +194,9 @@ fn function(mapped: &Mapped, tcs: u32, container: u64, number: u32, broker: bool
     end.status()
 }
 
-fn own_enclave(device: DeviceName, tcs: &[u32], broker: bool, mut descriptors: Vec<OwnedFd>) -> Result<i32, String> {
+fn own_enclave(device: DeviceName, tcs: &[u32], broker: bool, listener: bool, mut descriptors: Vec<OwnedFd>) -> Result<i32, String> {
     let broker = if broker { descriptors.pop() } else { None };
-    let (channel, mut rest) = first(descriptors)?;
+    let (service, mut rest) = service_of(descriptors, listener)?;
     let board = rest.next().ok_or("the board's descriptor is missing")?;
     let kind = match device {
         DeviceName::Sgx => DeviceKind::Sgx,
@@ -194,12 +206,21 @@ fn own_enclave(device: DeviceName, tcs: &[u32], broker: bool, mut descriptors: V
     let mapped = Mapped::new(kind, tcs_count, board, rest.collect())?;
     mapped.board.stamp(0, Stamp::EnclaveMapped);
     mapped.board.stamp(0, Stamp::Entered);
-    Ok(service::serve(&mapped, tcs, &channel, broker.as_ref().map(AsFd::as_fd)))
+    Ok(service::serve(&mapped, tcs, &Descriptors::of_service(service, 0), broker.as_ref().map(AsFd::as_fd), false))
 }
 
-fn native(slot: u32, args: Vec<String>, env: Vec<String>, broker: bool, id: u64, mut descriptors: Vec<OwnedFd>) -> Result<i32, String> {
+fn native(
+    slot: u32,
+    args: Vec<String>,
+    env: Vec<String>,
+    broker: bool,
+    listener: bool,
+    id: u64,
+    mut descriptors: Vec<OwnedFd>,
+) -> Result<i32, String> {
     let broker = if broker { descriptors.pop() } else { None };
     let (channel, mut rest) = first(descriptors)?;
+    let listener = if listener { Some(rest.next().ok_or("the listening socket is missing")?) } else { None };
     let board = rest.next().ok_or("the board's descriptor is missing")?;
     let program = rest.next().ok_or("the program's descriptor is missing")?;
     let board = Board::open(board).map_err(|error| format!("the board can't be mapped: {error}"))?;
@@ -208,6 +229,9 @@ fn native(slot: u32, args: Vec<String>, env: Vec<String>, broker: bool, id: u64,
         env.iter().filter_map(|entry| entry.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     // Descriptor 3 may be the program's: the payload is told the channel's own number instead.
     environment.push(("TEEMATE_SERVICE_FD".to_owned(), channel.as_raw_fd().to_string()));
+    if let Some(listener) = &listener {
+        environment.push(("TEEMATE_LISTEN_FD".to_owned(), listener.as_raw_fd().to_string()));
+    }
     if let Some(broker) = &broker {
         environment.push(("TEEMATE_BROKER_FD".to_owned(), broker.as_raw_fd().to_string()));
     }
@@ -221,5 +245,9 @@ fn native(slot: u32, args: Vec<String>, env: Vec<String>, broker: bool, id: u64,
     let payload = command.to_payload().map_err(|error| error.to_string())?;
     board.stamp(slot, Stamp::Entered);
     drop(board);
-    Ok(Command::execute(Start { id, payload, descriptors: [Some(channel), broker, Some(program)].into_iter().flatten().collect() }))
+    Ok(Command::execute(Start {
+        id,
+        payload,
+        descriptors: [Some(channel), listener, broker, Some(program)].into_iter().flatten().collect(),
+    }))
 }

@@ -159,7 +159,7 @@ pub fn sanitised(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use crate::board::Board;
-    use crate::calls::Descriptors;
+    use crate::descriptors::Descriptors;
     use crate::host::HostArea;
     use std::collections::VecDeque;
 
@@ -189,7 +189,7 @@ mod tests {
     }
 
     fn with(cssa: Option<u32>, steps: &[(&'static str, Left)], act: impl FnOnce(&mut Script, &Calls<'_>, MailboxRef)) {
-        let (board, host, descriptors) = (Board::create().unwrap(), HostArea::stand_in(1), Descriptors::new(None));
+        let (board, host, descriptors) = (Board::create().unwrap(), HostArea::stand_in(1), Descriptors::none());
         let calls = Calls { board: &board, host, descriptors: &descriptors, broker: None };
         let mut script = Script { steps: steps.iter().copied().collect(), cssa };
         act(&mut script, &calls, host.mailbox(0).unwrap());

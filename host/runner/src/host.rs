@@ -62,6 +62,11 @@ impl HostArea {
         self.word(std::mem::offset_of!(host_area::Header, spawn) as u64)
     }
 
+    /// The word that is bumped when another process wants the service's waiting threads awake.
+    pub fn kick_word(&self) -> &AtomicU32 {
+        self.word(std::mem::offset_of!(host_area::Header, kick) as u64)
+    }
+
     /// The mailbox of a slot.
     pub fn mailbox(&self, slot: u32) -> Option<MailboxRef> {
         let offset = host_area::slot(slot) - host_area::BASE + host_area::SLOT_MAILBOX;
@@ -165,7 +170,7 @@ impl MailboxRef {
 }
 
 /// What a libc function gave: itself, or minus errno.
-fn value_or_errno(value: i64) -> Reply {
+pub fn value_or_errno(value: i64) -> Reply {
     if value < 0 { errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)) } else { value }
 }
 
@@ -192,7 +197,7 @@ pub fn shutdown(fd: RawFd, how: i32) -> Reply {
     value_or_errno(i64::from(unsafe { libc::shutdown(fd, how) }))
 }
 
-/// close(2) of a descriptor that [`crate::calls::Descriptors`] handed over: nobody else in this process owns it.
+/// close(2) of a descriptor that [`crate::descriptors::Descriptors`] handed over: nobody else in this process owns it.
 pub fn close(fd: RawFd) -> Reply {
     // SAFETY: no memory is involved; the caller took the descriptor out of the set, so it is closed once.
     value_or_errno(i64::from(unsafe { libc::close(fd) }))

@@ -7,7 +7,8 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use serde::{Deserialize, Serialize};
 
 use crate::body::{Entering, Mapped};
-use crate::calls::{Calls, Descriptors};
+use crate::calls::Calls;
+use crate::descriptors::Descriptors;
 use crate::drive::{self, End};
 use crate::role;
 
@@ -108,7 +109,7 @@ fn report(socket: &OwnedFd, report: Report) -> rustix::io::Result<()> {
 fn adopt(mapped: &Mapped, tcs: u32) -> Report {
     mapped.attachment.sync();
     // Nothing of the dead container's is open here: calls on its descriptors fail, as they would after its death.
-    let descriptors = Descriptors::new(None);
+    let descriptors = Descriptors::none();
     let calls = Calls { board: &mapped.board, host: mapped.host, descriptors: &descriptors, broker: None };
     let (Some(mailbox), Ok(thread)) = (mapped.host.mailbox(tcs), mapped.attachment.thread(tcs)) else {
         return Report::Stuck { tcs, status: role::EXIT_SETUP };

@@ -48,7 +48,8 @@ pub enum Role {
         /// Whether it may ask for connections.
         broker: bool,
     },
-    /// Run the payload's own threads. The descriptors beside it: the service's channel; then, if `attach`, the board and the enclave's.
+    /// Run the payload's own threads. The descriptors beside it: the service's channel; the listening socket if `listener`; then, if
+    /// `attach`, the board and the enclave's.
     Service {
         /// TCSs for them; the first boots the payload.
         tcs: Vec<u32>,
@@ -56,10 +57,15 @@ pub enum Role {
         attach: Option<DeviceName>,
         /// Whether it may ask for connections: the last descriptor is the broker's socket.
         broker: bool,
+        /// Whether it has a listening socket.
+        listener: bool,
+        /// How many processes had this role for this enclave before.
+        life: u32,
     },
     /// Adopt the threads of killed processes. The descriptor beside it: commands ([`crate::reaper`]).
     Reaper,
-    /// No enclave: become this program. The descriptors beside it: the service's channel, then the program.
+    /// No enclave: become this program. The descriptors beside it: the service's channel, the listening socket if `listener`, the board,
+    /// the program.
     Native {
         /// Slot of the board for its time stamps.
         slot: u32,
@@ -69,6 +75,8 @@ pub enum Role {
         env: Vec<String>,
         /// Whether it may ask for connections: the last descriptor is the broker's socket.
         broker: bool,
+        /// Whether it has a listening socket.
+        listener: bool,
     },
 }
 
@@ -95,9 +103,9 @@ mod tests {
         fn a_role_survives(tcs: u32, container: u64, number: u32, broker: bool, list: Vec<u32>) {
             for role in [
                 Role::Function { tcs, container, number, broker },
-                Role::Service { tcs: list.clone(), attach: Some(DeviceName::Simulator), broker },
+                Role::Service { tcs: list.clone(), attach: Some(DeviceName::Simulator), broker, listener: broker, life: number },
                 Role::Reaper,
-                Role::Native { slot: tcs, args: vec!["a".to_owned()], env: vec![], broker },
+                Role::Native { slot: tcs, args: vec!["a".to_owned()], env: vec![], broker, listener: broker },
             ] {
                 prop_assert_eq!(Role::decode(&role.encode()), Some(role));
             }

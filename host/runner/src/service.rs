@@ -1,6 +1,6 @@
 //! The payload's own threads: a host thread, with a TCS of its own, for each LibOS thread that is ready to run.
 
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -8,20 +8,25 @@ use rustix::thread::futex;
 use teemate_abi::transition::{enter, refused};
 
 use crate::body::Mapped;
-use crate::calls::Descriptors;
+use crate::descriptors::Descriptors;
 use crate::drive::End;
 use crate::role;
+use crate::sockets;
 
-/// Runs the payload until it ends. Gives the process's exit status.
-pub fn serve(mapped: &Mapped, tcs: &[u32], channel: &OwnedFd, broker: Option<BorrowedFd<'_>>) -> i32 {
-    let descriptors = Descriptors::new(Some(channel.as_raw_fd()));
+/// Runs the payload until it ends. `shared`: containers in processes of their own work for it. Gives the process's exit status.
+pub fn serve(mapped: &Mapped, tcs: &[u32], descriptors: &Descriptors, broker: Option<BorrowedFd<'_>>, shared: bool) -> i32 {
     let mut free: Vec<u32> = tcs.iter().rev().copied().collect();
     let Some(first) = free.pop() else { return role::EXIT_SETUP };
-    let service = Service { mapped, descriptors: &descriptors, broker, free: Mutex::new(free) };
+    let service = Service { mapped, descriptors, broker, free: Mutex::new(free) };
     std::thread::scope(|scope| {
         let word = mapped.host.spawn_word();
         let mut seen = word.load(Ordering::Acquire);
         let service = &service;
+        let kicks = std::thread::Builder::new().name("kick".to_owned());
+        if shared && let Err(error) = kicks.spawn_scoped(scope, || pass_kicks_on(mapped, descriptors)) {
+            eprintln!("nobody can pass on what wakes the payload's threads: {error}");
+            std::process::exit(role::EXIT_SETUP);
+        }
         let spawned = std::thread::Builder::new().name("main".to_owned()).spawn_scoped(scope, move || service.work(first));
         if let Err(error) = spawned {
             eprintln!("the payload's first thread can't be started: {error}");
@@ -44,6 +49,23 @@ pub fn serve(mapped: &Mapped, tcs: &[u32], channel: &OwnedFd, broker: Option<Bor
             let _ = futex::wait(word, futex::Flags::empty(), seen, None);
         }
     })
+}
+
+/// Other processes share memory with this one and no descriptors: what they want awake is asked for by a word, and waits on a descriptor.
+fn pass_kicks_on(mapped: &Mapped, descriptors: &Descriptors) {
+    let Some(service) = descriptors.service() else { return };
+    let word = mapped.host.kick_word();
+    // As if it had just changed: what was asked of an earlier process counts for this one.
+    let mut seen = word.load(Ordering::Acquire).wrapping_sub(1);
+    loop {
+        let now = word.load(Ordering::Acquire);
+        if now != seen {
+            seen = now;
+            sockets::ring(service.kick());
+        } else {
+            let _ = futex::wait(word, futex::Flags::empty(), seen, None);
+        }
+    }
 }
 
 struct Service<'a> {
