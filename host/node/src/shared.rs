@@ -5,7 +5,7 @@
 //! not end well; one thread reads the reaper's reports; one carries out requests for dynamic memory.
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex};
@@ -28,6 +28,7 @@ use crate::answers::Answers;
 use crate::channel::{Channel, Demand, Wish};
 use crate::containers::{Ended, Kind, Nursery, Order, Process};
 use crate::error::{Error, Result};
+use crate::gateway::Listener;
 use crate::lease::{Count, Lease, Leases};
 use crate::node::{Shop, add_phases};
 use crate::util::{Lock, wait};
@@ -165,11 +166,12 @@ impl SharedEnclave {
         self.thread("janitor", move |this| this.janitor_loop(&troubles))?;
         self.thread("starter", |this| this.starter_loop())?;
         // Adoptions need nothing of the service, and the service's death must not end the reaper.
-        self.long_lived(Kind::Reaper, Role::Reaper, reapers_end)?;
+        self.long_lived(Kind::Reaper, Role::Reaper, vec![reapers_end.as_fd()])?;
         self.thread("reaper", |this| this.reports_loop())?;
         let tcs = (0..self.service_tcs).collect();
-        let service =
-            self.long_lived(Kind::Service, Role::Service { tcs, attach: None, broker: false, listener: false, life: 0 }, service_end)?;
+        let listener = self.shop.listener.as_ref().map(Listener::fd);
+        let role = Role::Service { tcs, attach: None, broker: false, listener: listener.is_some(), life: 0 };
+        let service = self.long_lived(Kind::Service, role, [Some(service_end.as_fd()), listener].into_iter().flatten().collect())?;
         // What a service process does not survive is no orphan: the whole enclave goes.
         self.channel.open(BOOT_LIMIT).map_err(|error| not_up(&service, error))?;
         self.thread("service", |this| {
@@ -188,7 +190,7 @@ impl SharedEnclave {
         spawned.map(|_| ()).map_err(Error::system(format!("start the thread {name:?}")))
     }
 
-    fn long_lived(self: &Arc<Self>, kind: Kind, role: Role, end: &OwnedFd) -> Result<Arc<Process>> {
+    fn long_lived(self: &Arc<Self>, kind: Kind, role: Role, body: Vec<BorrowedFd<'_>>) -> Result<Arc<Process>> {
         let order = Order {
             id: self.shop.next_id(),
             kind,
@@ -200,7 +202,7 @@ impl SharedEnclave {
             filter: Filter::None,
             root: None,
             lifetime: None,
-            body: vec![end.as_fd()],
+            body,
             board: None,
             marks: Vec::new(),
         };
