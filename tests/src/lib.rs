@@ -1,5 +1,5 @@
 //! What end-to-end tests, the demo and the benchmark have in common: where the artifacts are, a node in a directory of its own, an object
-//! store, and what a process has in memory.
+//! store, what a host can see, and what a process has in memory.
 #![forbid(unsafe_code)]
 
 pub mod artifacts;
@@ -7,6 +7,7 @@ pub mod manifest;
 pub mod memory;
 pub mod object_store;
 pub mod running;
+pub mod witness;
 
 /// Says why a test did not run. `cargo xtask test` finds the line and counts the test as skipped.
 pub fn skip(reason: impl std::fmt::Display) {
