@@ -8,7 +8,7 @@ use std::process::Command;
 use serde::Deserialize;
 use serde_json::Value;
 use teemate_client::deployment::Deployment;
-use teemate_control::function::{FailureKind, Kind, Limits, Outcome};
+use teemate_control::function::{FailureKind, Kind, Limits, Outcome, Reuse};
 
 use crate::object_store::ObjectStore;
 use crate::running::result;
@@ -65,6 +65,8 @@ pub struct Entry {
     env: BTreeMap<String, String>,
     #[serde(default)]
     limits: Limits,
+    #[serde(default)]
+    reuse: Reuse,
     #[serde(default)]
     min_ms: u64,
     #[serde(default)]
@@ -143,6 +145,7 @@ impl Manifest {
             egress: entry.egress.iter().map(fill).collect(),
             files: entry.files.iter().map(|file| (self.directory.join(&file.source), file.path.clone())).collect(),
             env: entry.env.iter().map(|(name, value)| (name.clone(), fill(value))).collect(),
+            reuse: entry.reuse,
         })
     }
 

@@ -28,13 +28,29 @@ pub struct Limits {
     pub result: u64,
     /// CPU of the container in thousandths of a core, for the cgroup. 0: no limit.
     pub cpu_milli: u32,
+    /// How long a container waits for the next call of its function before it goes, in milliseconds (1 ..= 3,600,000). Only for functions
+    /// whose containers are used again.
+    pub idle_ms: u64,
 }
 
 impl Default for Limits {
-    /// OpenWhisk's defaults: 60 s, 256 MB, 10 MB of log, 1 MB of result.
+    /// OpenWhisk's defaults: 60 s, 256 MB, 10 MB of log, 1 MB of result. An idle container goes after a minute.
     fn default() -> Self {
-        Limits { timeout_ms: 60_000, memory: 256 << 20, fuel: None, log: 10 << 20, result: 1 << 20, cpu_milli: 0 }
+        Limits { timeout_ms: 60_000, memory: 256 << 20, fuel: None, log: 10 << 20, result: 1 << 20, cpu_milli: 0, idle_ms: 60_000 }
     }
+}
+
+/// What a later call of a function may find of an earlier one. A container and an instance never change their function, nor its owner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reuse {
+    /// Nothing: each call has a new container, and in it a new instance.
+    #[default]
+    Fresh,
+    /// The container. The instance is put back to what it was after its initialisation, so that no call sees another's data.
+    Rewind,
+    /// Container and instance, as OpenWhisk's warm containers: what a call leaves in global variables, the next one finds.
+    Keep,
 }
 
 /// A file of the container that the function may read, with the digest that it must have.
@@ -66,6 +82,9 @@ pub struct FunctionSpec {
     pub files: Vec<VerifiedFile>,
     /// Environment variables.
     pub env: Vec<(String, String)>,
+    /// What calls of it share.
+    #[serde(default)]
+    pub reuse: Reuse,
 }
 
 /// Points in time of one call, in the order in which they happen.

@@ -15,4 +15,4 @@ pub mod packet;
 pub mod service;
 
 /// Version of both protocols. The two ends refuse each other when it differs.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;

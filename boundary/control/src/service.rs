@@ -64,6 +64,11 @@ pub enum ToService {
         /// Number of the request.
         request: u64,
     },
+    /// Containers are short: those that wait for further calls of their function shall go, the one that waits longest first.
+    Reclaim {
+        /// How many are wanted now, in all.
+        wanted: u32,
+    },
     /// Answer to [`FromService::Ask`].
     Reply {
         /// Number of the question.
@@ -181,6 +186,12 @@ pub enum Ask {
 
 /// Most bytes of one answer to [`Ask::Journal`].
 pub const JOURNAL_PIECE: usize = 4 << 20;
+/// Most bytes of a sealed blob: OpenWhisk's 48 MB of code, and some room.
+pub const BLOB_LIMIT: usize = 64 << 20;
+/// Most bytes of a quote.
+pub const QUOTE_LIMIT: usize = 64 << 10;
+/// The longest for which a container may be kept, from the last [`FromService::KeepContainer`] on.
+pub const KEEP_LIMIT_MS: u64 = 4_800_000;
 
 /// The host's answer to an [`Ask`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -213,8 +224,22 @@ pub enum FromService {
         cpu_milli: u32,
         /// `host:port` that the node may connect for it.
         egress: Vec<String>,
-        /// Name of the function, so that the node can find its files.
+        /// Name of the function, so that the node can find its files. A function that the node did not deploy is an opaque id to it.
         function: String,
+        /// Time limit of the call in milliseconds: what outlives it by much may be killed.
+        timeout_ms: u64,
+    },
+    /// A container that was asked for is not needed any more: its call was answered otherwise. If it comes all the same, it leaves again.
+    Unneeded {
+        /// Its id.
+        container: u64,
+    },
+    /// A container waits for further calls of its function: it may live for so long from now.
+    KeepContainer {
+        /// Its id.
+        container: u64,
+        /// Milliseconds.
+        for_ms: u64,
     },
     /// Answer to Deploy: digest of the code, and in native mode the compiled code.
     Deployed {

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
-use teemate_control::function::Kind;
+use teemate_control::function::{Kind, Reuse};
 use teemate_control::node::Sharing;
 
 use crate::value;
@@ -216,6 +216,12 @@ pub struct Deploy {
     /// An environment variable; repeatable.
     #[arg(long, short, value_parser = value::pair, value_name = "NAME=VALUE")]
     pub env: Vec<(String, String)>,
+    /// What calls of it share.
+    #[arg(long, default_value = "fresh")]
+    pub reuse: ReuseName,
+    /// How long a container waits for the next call, if it is used again.
+    #[arg(long, default_value = "60s", value_parser = value::milliseconds, value_name = "TIME")]
+    pub idle: u64,
 }
 
 /// `teemate function invoke`.
@@ -322,6 +328,27 @@ impl From<SharingName> for Sharing {
             SharingName::Native => Sharing::Native,
             SharingName::Exclusive => Sharing::Exclusive,
             SharingName::Shared => Sharing::Shared,
+        }
+    }
+}
+
+/// Names of [`Reuse`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReuseName {
+    /// Nothing: each call has a new container and a new instance.
+    Fresh,
+    /// The container; the instance is put back to what it was after its initialisation.
+    Rewind,
+    /// Container and instance: what a call leaves in global variables, the next one finds.
+    Keep,
+}
+
+impl From<ReuseName> for Reuse {
+    fn from(name: ReuseName) -> Self {
+        match name {
+            ReuseName::Fresh => Reuse::Fresh,
+            ReuseName::Rewind => Reuse::Rewind,
+            ReuseName::Keep => Reuse::Keep,
         }
     }
 }

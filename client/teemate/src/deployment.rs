@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
-use teemate_control::function::{FunctionSpec, Kind, Limits, VerifiedFile};
+use teemate_control::function::{FunctionSpec, Kind, Limits, Reuse, VerifiedFile};
 use teemate_control::node::Request;
 
 /// Most code that a node takes: OpenWhisk's limit.
@@ -32,6 +32,8 @@ pub struct Deployment {
     pub files: Vec<(PathBuf, String)>,
     /// Environment.
     pub env: Vec<(String, String)>,
+    /// What calls of it share.
+    pub reuse: Reuse,
 }
 
 /// Why something can't be deployed.
@@ -106,6 +108,7 @@ impl Deployment {
                 egress: self.egress.clone(),
                 files,
                 env: self.env.clone(),
+                reuse: self.reuse,
             },
             code: STANDARD.encode(code),
             files: contents,

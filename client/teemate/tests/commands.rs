@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
 
 use serde_json::{Value, json};
-use teemate_control::function::{Failure, FailureKind, FunctionSpec, Kind, Limits, Mark, Outcome, Phase, Usage};
+use teemate_control::function::{Failure, FailureKind, FunctionSpec, Kind, Limits, Mark, Outcome, Phase, Reuse, Usage};
 use teemate_control::node::{ContainerInfo, EnclaveInfo, FunctionInfo, Ps, Request, Response, Sharing, Status};
 
 /// A node that answers every request by `answer`, and tells what it was asked.
@@ -111,6 +111,7 @@ fn spec(name: &str) -> FunctionSpec {
         egress: vec!["localhost:9".into()],
         files: vec![],
         env: vec![("A".into(), "B".into())],
+        reuse: Reuse::Fresh,
     }
 }
 
@@ -222,13 +223,21 @@ fn deploy_sends_what_the_command_line_says() {
         "K=V=W",
         "--cpu",
         "500m",
+        "--reuse",
+        "rewind",
+        "--idle",
+        "5s",
         "--json",
     ]);
     assert_eq!(run.code, Some(0), "{}", run.err);
     assert_eq!(run.json()["spec"]["name"], "f");
     let Request::Deploy { spec, code, files } = node.asked() else { panic!() };
     assert_eq!(spec.kind, Kind::JavaScript);
-    assert_eq!(spec.limits, Limits { timeout_ms: 5000, memory: 64 << 20, fuel: Some(100), cpu_milli: 500, ..Limits::default() });
+    assert_eq!(
+        spec.limits,
+        Limits { timeout_ms: 5000, memory: 64 << 20, fuel: Some(100), cpu_milli: 500, idle_ms: 5000, ..Limits::default() }
+    );
+    assert_eq!(spec.reuse, Reuse::Rewind);
     assert_eq!(spec.egress, ["127.0.0.1:80"]);
     assert_eq!(spec.env, [("K".to_owned(), "V=W".to_owned())]);
     assert_eq!((spec.files[0].path.as_str(), spec.files[0].length), ("/data", 3));

@@ -8,9 +8,19 @@ use teemate_control::function::{FunctionSpec, Kind, Limits};
 use teemate_functions::call;
 use teemate_functions::control::Control;
 use teemate_functions::function::{Engines, Function};
+use teemate_functions::jobs::Input;
 
 fn spec(kind: Kind) -> FunctionSpec {
-    FunctionSpec { name: "f".into(), kind, main: "main".into(), limits: Limits::default(), egress: vec![], files: vec![], env: vec![] }
+    FunctionSpec {
+        name: "f".into(),
+        kind,
+        main: "main".into(),
+        limits: Limits::default(),
+        egress: vec![],
+        files: vec![],
+        env: vec![],
+        reuse: Default::default(),
+    }
 }
 
 fn main() {
@@ -52,7 +62,7 @@ fn measure(engines: &Engines, name: &str, kind: Kind, code: &[u8], rounds: usize
     for _ in 0..rounds {
         let start = teemate_functions::clock::monotonic_ns();
         let control = Arc::new(Control::default());
-        let finished = call::run(&function, &control, b"{}".to_vec(), 0, Vec::new());
+        let finished = call::run(&function, &control, Input { params: b"{}".to_vec(), env: Vec::new() }, 0, Vec::new());
         let marks: Vec<u64> = finished.outcome.marks.iter().map(|mark| mark.at_ns).collect();
         if let Err(failure) = &finished.outcome.result {
             return println!("{name}: {failure}\n{}", finished.outcome.logs);

@@ -10,6 +10,7 @@ use crate::clock::{self, mark};
 use crate::control::Control;
 use crate::engine::WASM_STACK;
 use crate::function::{Code, Function};
+use crate::jobs::Input;
 use crate::{javascript, wasi};
 
 /// Entries of a table that an instance may have. Function tables of large modules hold some ten thousand.
@@ -27,6 +28,8 @@ pub struct State {
     pub input: Vec<u8>,
     /// How much of them it has read.
     pub input_read: usize,
+    /// Variables of this call, beside those of the function.
+    pub env: Vec<(String, String)>,
     /// Result, as it writes it to stdout.
     pub output: Vec<u8>,
     /// Log, as it writes it to stderr.
@@ -161,14 +164,15 @@ pub struct Finished {
 }
 
 /// A store for one call of this function.
-pub fn store(function: &Arc<Function>, control: &Arc<Control>, input: Vec<u8>, began_ns: u64) -> wasmtime::Result<Store<State>> {
+pub fn store(function: &Arc<Function>, control: &Arc<Control>, input: Input, began_ns: u64) -> wasmtime::Result<Store<State>> {
     let Limits { memory, fuel, .. } = function.spec.limits;
     let state = State {
         function: function.clone(),
         control: control.clone(),
         meter: Meter { limit: memory, peak: 0, refused: None },
-        input,
+        input: input.params,
         input_read: 0,
+        env: input.env,
         output: Vec::new(),
         log: Vec::new(),
         files: wasi::Files::default(),
@@ -189,9 +193,9 @@ pub fn store(function: &Arc<Function>, control: &Arc<Control>, input: Vec<u8>, b
 }
 
 /// Runs a call to its end. Never panics.
-pub fn run(function: &Arc<Function>, control: &Arc<Control>, params: Vec<u8>, container: u64, mut marks: Vec<Mark>) -> Finished {
+pub fn run(function: &Arc<Function>, control: &Arc<Control>, input: Input, container: u64, mut marks: Vec<Mark>) -> Finished {
     let begun = marks.len();
-    let attempt = std::panic::catch_unwind(AssertUnwindSafe(|| run_inner(function, control, params, container, &mut marks)));
+    let attempt = std::panic::catch_unwind(AssertUnwindSafe(|| run_inner(function, control, input, container, &mut marks)));
     attempt.unwrap_or_else(|_| {
         marks.truncate(begun);
         let failure = Failure::new(
@@ -202,12 +206,12 @@ pub fn run(function: &Arc<Function>, control: &Arc<Control>, params: Vec<u8>, co
     })
 }
 
-fn run_inner(function: &Arc<Function>, control: &Arc<Control>, params: Vec<u8>, container: u64, marks: &mut Vec<Mark>) -> Finished {
+fn run_inner(function: &Arc<Function>, control: &Arc<Control>, input: Input, container: u64, marks: &mut Vec<Mark>) -> Finished {
     // A worker has just looked at the clock; in an enclave that is a call out, so not again.
     let began_ns = marks.last().map_or_else(clock::monotonic_ns, |last| last.at_ns);
     control.start(began_ns, function.spec.limits.timeout_ms);
     let fuel = function.spec.limits.fuel.unwrap_or(u64::MAX);
-    let mut store = match store(function, control, params, began_ns) {
+    let mut store = match store(function, control, input, began_ns) {
         Ok(store) => Box::new(store),
         Err(error) => {
             let failure = Failure::new(FailureKind::Internal, format!("no store for '{}': {error}", function.spec.name));

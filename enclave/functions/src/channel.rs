@@ -1,7 +1,8 @@
 //! Packets over the payload's socket, and the queue of messages to the node.
 //!
 //! A worker runs in another container, whose process does not have the socket: it leaves its message in the [`Outbox`], and the sender
-//! thread of the service writes it. The reading thread writes its own, small messages itself, which saves a hop.
+//! thread of the service writes it. The reading thread writes its own, small messages itself, which saves a hop. What this process itself
+//! wants to hear of a worker takes the same way, for the same reason.
 #![allow(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -9,7 +10,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::{Condvar, Mutex};
 
-use teemate_control::function::Phase;
+use teemate_control::function::{Outcome, Phase};
 use teemate_control::packet::{self, MAX_PACKET};
 use teemate_control::service::FromService;
 
@@ -57,7 +58,15 @@ impl Channel {
     }
 }
 
-/// Messages on their way to the node.
+/// Something that the sender does in its turn. It must not wait for anything: the messages behind it would wait too.
+pub type Errand = Box<dyn FnOnce() + Send>;
+
+enum Item {
+    Message(FromService),
+    Errand(Errand),
+}
+
+/// Messages on their way to the node, and errands in this process.
 pub struct Outbox {
     channel: Channel,
     queue: Mutex<Queue>,
@@ -66,7 +75,7 @@ pub struct Outbox {
 
 #[derive(Default)]
 struct Queue {
-    messages: VecDeque<FromService>,
+    items: VecDeque<Item>,
     /// The sender has taken a message and not yet written it all.
     sending: bool,
     next_id: u64,
@@ -81,7 +90,13 @@ impl Outbox {
 
     /// Leaves a message for the sender.
     pub fn post(&self, message: FromService) {
-        lock(&self.queue).messages.push_back(message);
+        lock(&self.queue).items.push_back(Item::Message(message));
+        self.filled.notify_one();
+    }
+
+    /// Leaves an errand for the sender.
+    pub fn send_out(&self, errand: Errand) {
+        lock(&self.queue).items.push_back(Item::Errand(errand));
         self.filled.notify_one();
     }
 
@@ -89,7 +104,7 @@ impl Outbox {
     /// the socket.
     pub fn post_here(&self, mut message: FromService) {
         let mut queue = lock(&self.queue);
-        if queue.messages.is_empty() && !queue.sending {
+        if queue.items.is_empty() && !queue.sending {
             answered(&mut message);
             queue.next_id += 1;
             if let Ok(packets) = packet::cut(queue.next_id, &message)
@@ -99,7 +114,7 @@ impl Outbox {
                 return;
             }
         }
-        queue.messages.push_back(message);
+        queue.items.push_back(Item::Message(message));
         drop(queue);
         self.filled.notify_one();
     }
@@ -113,19 +128,28 @@ impl Outbox {
     /// The sender: writes messages until closed, or until the node is gone.
     pub fn run(&self) {
         loop {
-            let (mut message, id) = {
+            let (item, id) = {
                 let mut queue = lock(&self.queue);
                 loop {
                     queue.sending = false;
-                    if let Some(message) = queue.messages.pop_front() {
+                    if let Some(item) = queue.items.pop_front() {
                         queue.sending = true;
                         queue.next_id += 1;
-                        break (message, queue.next_id);
+                        break (item, queue.next_id);
                     }
                     if queue.close {
                         return;
                     }
                     queue = self.filled.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner);
+                }
+            };
+            let mut message = match item {
+                Item::Message(message) => message,
+                Item::Errand(errand) => {
+                    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(errand)).is_err() {
+                        eprintln!("teemate-functions: an errand within the service failed");
+                    }
+                    continue;
                 }
             };
             answered(&mut message);
@@ -150,9 +174,14 @@ impl Outbox {
 
 /// The answer leaves now.
 fn answered(message: &mut FromService) {
-    if let FromService::Done { outcome, .. } = message
-        && outcome.marks.last().is_none_or(|last| last.phase != Phase::Answered)
-    {
+    if let FromService::Done { outcome, .. } = message {
+        leaves(outcome);
+    }
+}
+
+/// The outcome leaves the service now.
+pub fn leaves(outcome: &mut Outcome) {
+    if outcome.marks.last().is_none_or(|last| last.phase != Phase::Answered) {
         outcome.marks.push(mark(Phase::Answered));
     }
 }

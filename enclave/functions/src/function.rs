@@ -75,8 +75,14 @@ pub struct Function {
     pub digest: [u8; 32],
     /// The code, ready to run.
     pub code: Code,
-    /// Environment as JSON, for scripts.
+    /// Its environment as JSON, for scripts.
     pub environment: String,
+}
+
+/// Environment variables as a script gets them.
+pub fn environment_json<'a>(variables: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let object: serde_json::Map<_, _> = variables.map(|(name, value)| (name.to_owned(), value.into())).collect();
+    if object.is_empty() { String::new() } else { serde_json::Value::from(object).to_string() }
 }
 
 /// Code, ready to run.
@@ -146,9 +152,7 @@ impl Function {
                     Some(blob) => blob.to_vec(),
                     None => javascript::compile(script, source, &spec.name)?,
                 };
-                let environment: serde_json::Map<_, _> = spec.env.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
-                let environment = if environment.is_empty() { String::new() } else { serde_json::Value::from(environment).to_string() };
-                (environment, Code::Script { bytecode, script: script.clone() })
+                (environment_json(spec::environment(&spec.env, &[])), Code::Script { bytecode, script: script.clone() })
             }
         };
         Ok(Function { spec, digest, code, environment })

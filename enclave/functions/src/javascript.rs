@@ -1,6 +1,7 @@
 //! JavaScript: QuickJS-ng, itself a WebAssembly module, in an instance that begins as the engine's frozen, initialised memory.
 #![allow(unsafe_code)]
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +11,11 @@ use wasmtime::{Caller, Engine, Instance, InstancePre, Linker, Memory, Module, St
 
 use crate::call::{self, State, not_a_dictionary, stop};
 use crate::control::Control;
-use crate::function::{Code, Function};
+use crate::function::{Code, Function, environment_json};
 use crate::image::Image;
+use crate::jobs::Input;
 use crate::memory::Pool;
-use crate::{clock, egress, engine, files, guest, wasi};
+use crate::{clock, egress, engine, files, guest, spec, wasi};
 
 /// The engine as it was built: module without data, its memory, and the module compiled. `None` when it was not built.
 const BUILT: Option<Built> = include!(concat!(env!("OUT_DIR"), "/js_engine.rs"));
@@ -176,13 +178,14 @@ pub fn compile(script: &Arc<Script>, source: &str, name: &str) -> Result<Vec<u8>
         egress: vec![],
         files: vec![],
         env: vec![],
+        reuse: Default::default(),
     };
     let code = Code::Script { bytecode: Vec::new(), script: script.clone() };
     let function = Arc::new(Function { spec, digest: [0; 32], code, environment: String::new() });
     let control = Arc::new(Control::default());
     control.start(clock::monotonic_ns(), COMPILE_MS);
     let attempt = || -> wasmtime::Result<Result<Vec<u8>, Failure>> {
-        let mut store = call::store(&function, &control, Vec::new(), clock::monotonic_ns())?;
+        let mut store = call::store(&function, &control, Input::default(), clock::monotonic_ns())?;
         let running = Running::new(&mut store, script)?;
         let alloc = running.function(&mut store, &script.exports.alloc)?;
         let file = format!("{name}.js");
@@ -209,9 +212,10 @@ pub fn run(store: &mut Store<State>, script: &Script, bytecode: &[u8], ready: im
     ready();
     let function = store.data().function.clone();
     let params = std::mem::take(&mut store.data_mut().input);
+    let environment = environment(store.data()).into_owned();
+    let environment = environment.as_bytes();
     let entry = if function.spec.main.is_empty() { "main" } else { &function.spec.main };
     let alloc = running.function(store, &script.exports.alloc)?;
-    let environment = function.environment.as_bytes();
     let [code, entry, environment_at, params_at] = running.put(store, &alloc, [bytecode, entry.as_bytes(), environment, &params])?;
     let run = running.function::<(u32, u32, u32, u32, u32, u32, u32), i32>(store, &script.exports.run)?;
     let arguments = (code, bytecode.len() as u32, entry, environment_at, environment.len() as u32, params_at, params.len() as u32);
@@ -222,6 +226,15 @@ pub fn run(store: &mut Store<State>, script: &Script, bytecode: &[u8], ready: im
         return state.answer(&memory[out]).map_err(stop);
     }
     Err(stop(thrown(&memory[out], state)))
+}
+
+/// The environment of the store's call, as JSON.
+fn environment(state: &State) -> Cow<'_, str> {
+    let function = &state.function;
+    match state.env.is_empty() {
+        true => Cow::Borrowed(&function.environment),
+        false => Cow::Owned(environment_json(spec::environment(&function.spec.env, &state.env))),
+    }
 }
 
 /// What `describe` in prelude.js says of an error.

@@ -9,23 +9,29 @@
 //! * *Nothing outlives a call* but compiled code: a fresh instance each time, in memory that holds either zeros or the engine's image.
 //! * *Every call is answered once*, whatever happens to its container: see [`jobs`].
 //!
-//! From the outside in: [`channel`] (packets), [`service`] (who does what), [`jobs`] (which call is where), [`function`] (what is
-//! deployed), [`call`] (one call), [`wasi`] and [`javascript`] (what the code sees), [`memory`] (where it lives).
+//! From the outside in: [`channel`] (packets), [`service`] (who does what), [`handle`] (the service as the gateway in this process sees
+//! it), [`deploy`], [`calls`], [`jobs`] (which call is where), [`registry`] and [`function`] (what is deployed), [`asks`] (questions to the
+//! host), [`call`] (one call), [`wasi`] and [`javascript`] (what the code sees), [`memory`] (where it lives).
 #![deny(unsafe_code)]
 
+pub mod asks;
 pub mod call;
+pub mod calls;
 pub mod channel;
 pub mod clock;
 pub mod control;
+pub mod deploy;
 pub mod egress;
 pub mod engine;
 pub mod files;
 pub mod function;
 pub mod guest;
+pub mod handle;
 pub mod image;
 pub mod javascript;
 pub mod jobs;
 pub mod memory;
+pub mod registry;
 pub mod service;
 pub mod spec;
 pub mod ticker;

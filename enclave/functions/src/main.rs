@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     }
     let fd = std::env::var("TEEMATE_SERVICE_FD").ok().and_then(|text| text.parse().ok()).unwrap_or(SERVICE_FD);
-    match serve(Channel(fd), Box::new(Enclave), inside) {
+    match serve(Channel(fd), Box::new(Enclave), inside, |_| Ok(None)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("teemate-functions: {error}");

@@ -19,7 +19,7 @@ pub fn check(spec: &FunctionSpec) -> Result<(), Failure> {
     if spec.name.is_empty() || spec.name.len() > 256 || !name_fits {
         return refuse(format!("the name {:?} does not do: it takes 1 to 256 characters of A-Z a-z 0-9 _ . @ -", shorten(&spec.name)));
     }
-    let Limits { timeout_ms, memory, fuel, log, result, cpu_milli } = spec.limits;
+    let Limits { timeout_ms, memory, fuel, log, result, cpu_milli, idle_ms } = spec.limits;
     let bounds = [
         ("timeout_ms", timeout_ms, 1, 600_000),
         ("memory", memory, 65_536, 4 << 30),
@@ -27,6 +27,7 @@ pub fn check(spec: &FunctionSpec) -> Result<(), Failure> {
         ("log", log, 0, MAX_OUTPUT),
         ("result", result, 2, MAX_OUTPUT),
         ("cpu_milli", cpu_milli.into(), 0, 1_024_000),
+        ("idle_ms", idle_ms, 1, 3_600_000),
     ];
     for (limit, value, least, most) in bounds {
         if value < least || value > most {
@@ -39,8 +40,8 @@ pub fn check(spec: &FunctionSpec) -> Result<(), Failure> {
             return refuse(format!("the entry point {:?} is no name of a JavaScript function", shorten(&spec.main)));
         }
     }
-    if spec.egress.len() > 64 || spec.files.len() > 256 || spec.env.len() > 256 {
-        return refuse(format!("'{}' lists more than 64 addresses, 256 files or 256 environment variables", spec.name));
+    if spec.egress.len() > 64 || spec.files.len() > 256 {
+        return refuse(format!("'{}' lists more than 64 addresses or 256 files", spec.name));
     }
     for address in &spec.egress {
         let fits = address.rsplit_once(':').is_some_and(|(host, port)| {
@@ -59,13 +60,31 @@ pub fn check(spec: &FunctionSpec) -> Result<(), Failure> {
             return refuse(format!("the file {} is longer than 1 GiB", file.path));
         }
     }
-    for (name, value) in &spec.env {
+    check_env(&spec.env, &spec.name)
+}
+
+/// Checks environment variables. `whose` is for the message.
+///
+/// # Errors
+/// The bound that they pass.
+pub fn check_env(env: &[(String, String)], whose: &str) -> Result<(), Failure> {
+    let refuse = |message: String| Err(Failure::new(FailureKind::Invalid, message));
+    if env.len() > 256 {
+        return refuse(format!("'{}' lists more than 256 environment variables", shorten(whose)));
+    }
+    for (name, value) in env {
         let fits = !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0');
         if !fits || name.len() + value.len() > 65_536 {
             return refuse(format!("the environment variable {:?} must have a name without '=', and at most 64 KiB", shorten(name)));
         }
     }
     Ok(())
+}
+
+/// The environment of a call: its own variables before those of its function.
+pub fn environment<'a>(function: &'a [(String, String)], call: &'a [(String, String)]) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let own = move |name: &str| call.iter().any(|(own, _)| own == name);
+    function.iter().filter(move |(name, _)| !own(name)).chain(call).map(|(name, value)| (name.as_str(), value.as_str()))
 }
 
 /// The parameters of a call: a JSON object, within bounds.
@@ -108,6 +127,7 @@ mod tests {
             egress: vec!["localhost:80".into()],
             files: vec![],
             env: vec![],
+            reuse: Default::default(),
         }
     }
 
@@ -139,6 +159,15 @@ mod tests {
             let failure = check(&changed).unwrap_err();
             assert!(failure.message.contains(word), "{word}: {failure}");
         }
+    }
+
+    #[test]
+    fn a_calls_variables_come_before_its_functions() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let (function, call) = ([pair("a", "1"), pair("b", "2")], [pair("b", "3"), pair("c", "4")]);
+        assert_eq!(environment(&function, &call).collect::<Vec<_>>(), [("a", "1"), ("b", "3"), ("c", "4")]);
+        assert!(check_env(&[pair("a=", "")], "x").is_err());
+        assert!(check_env(&vec![pair("a", ""); 257], "x").is_err());
     }
 
     #[test]

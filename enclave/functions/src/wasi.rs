@@ -442,7 +442,7 @@ fn filestat(kind: u8, size: u64) -> [u8; 64] {
 }
 
 fn environment(state: &State) -> Vec<String> {
-    state.function.spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect()
+    crate::spec::environment(&state.function.spec.env, &state.env).map(|(name, value)| format!("{name}={value}")).collect()
 }
 
 fn sizes(memory: &mut [u8], count: u32, size: u32, strings: &[String]) -> Result<(), Errno> {

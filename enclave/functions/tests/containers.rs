@@ -28,7 +28,7 @@ fn start() -> (Node, Sender<u64>) {
     let (ours, theirs) = pair();
     let (enter, entered) = channel();
     let door = Box::new(Door(Arc::new(Mutex::new(entered))));
-    std::thread::spawn(move || serve(Channel(theirs.into_raw_fd()), door, true).unwrap());
+    std::thread::spawn(move || serve(Channel(theirs.into_raw_fd()), door, true, |_| Ok(None)).unwrap());
     let mut node = Node::over(ours);
     assert!(matches!(node.receive(), FromService::Ready { .. }));
     node.send(&ToService::Hello { protocol: teemate_control::PROTOCOL });

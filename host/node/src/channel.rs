@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use teemate_control::PROTOCOL;
 use teemate_control::function::{Failure, FailureKind, FunctionSpec, Outcome};
 use teemate_control::packet::{Joiner, MAX_PACKET, cut};
-use teemate_control::service::{Ask, FromService, Order, OrderDone, ToService};
+use teemate_control::service::{Ask, FromService, KEEP_LIMIT_MS, Order, OrderDone, ToService};
 use teemate_runner::board::now_ns;
 
 use crate::error::{Error, Result};
@@ -35,6 +35,8 @@ pub struct Wish {
     pub egress: Vec<String>,
     /// Function.
     pub function: String,
+    /// Time limit of its call.
+    pub timeout_ms: u64,
     /// When the node read it.
     pub at_ns: u64,
 }
@@ -44,6 +46,10 @@ pub struct Wish {
 pub enum Demand {
     /// A container.
     Container(Wish),
+    /// The container that it asked for under this id no more.
+    Unneeded(u64),
+    /// That a container may live for so long from now.
+    Keep(u64, Duration),
     /// Something of the host, to be answered by [`ToService::Reply`].
     Question(u64, Ask),
 }
@@ -160,8 +166,12 @@ impl Channel {
 
     fn dispatch(&self, message: FromService, at_ns: u64, on_demand: &mut impl FnMut(Demand)) {
         match message {
-            FromService::NeedContainer { container, memory, cpu_milli, egress, function } => {
-                on_demand(Demand::Container(Wish { container, memory, cpu_milli, egress, function, at_ns }));
+            FromService::NeedContainer { container, memory, cpu_milli, egress, function, timeout_ms } => {
+                on_demand(Demand::Container(Wish { container, memory, cpu_milli, egress, function, timeout_ms, at_ns }));
+            }
+            FromService::Unneeded { container } => on_demand(Demand::Unneeded(container)),
+            FromService::KeepContainer { container, for_ms } => {
+                on_demand(Demand::Keep(container, Duration::from_millis(for_ms.min(KEEP_LIMIT_MS))));
             }
             FromService::Ask { question, ask } => on_demand(Demand::Question(question, ask)),
             FromService::Administered { request, done } => self.answer(request, Answer::Administered(done)),
@@ -371,7 +381,8 @@ mod tests {
                 ToService::Hello { protocol } => say(FromService::Ready { protocol }),
                 ToService::Invoke { request, name, params, .. } => match name.as_str() {
                     "echo" => {
-                        say(FromService::NeedContainer { container: 5, memory: 1, cpu_milli: 0, egress: vec![], function: name });
+                        let (egress, function) = (vec![], name);
+                        say(FromService::NeedContainer { container: 5, memory: 1, cpu_milli: 0, egress, function, timeout_ms: 1 });
                         say(FromService::Done { request, outcome: outcome(&params) });
                     }
                     "fail" => say(FromService::Failed { request, failure: Failure::new(FailureKind::Invalid, "no") }),

@@ -111,7 +111,7 @@ pub struct Process {
     /// On the host.
     pub pid: i32,
     begun: Instant,
-    until: Option<Instant>,
+    until: Mutex<Option<Instant>>,
     board: Option<(Arc<Board>, u32)>,
     marks: Mutex<Vec<Mark>>,
     why: Mutex<Option<String>>,
@@ -173,6 +173,12 @@ impl Process {
         {
             tracing::error!(container = self.id, pid = self.pid, %error, "a container can't be killed");
         }
+    }
+
+    /// It may live for so long from now, and at least as long as it might before.
+    pub fn live_for(&self, time: Duration) {
+        let mut until = self.until.locked();
+        *until = until.map(|before| before.max(Instant::now() + time));
     }
 
     /// Why the node killed it, if it did.
@@ -371,7 +377,7 @@ impl Containers {
             lease: order.lease,
             pid: container.pid(),
             begun,
-            until: order.lifetime.map(|lifetime| begun + lifetime),
+            until: Mutex::new(order.lifetime.map(|lifetime| begun + lifetime)),
             board: order.board,
             marks: Mutex::new(order.marks),
             why: Mutex::new(None),
@@ -465,7 +471,7 @@ impl Containers {
     fn sweep(&self) {
         let now = Instant::now();
         for process in self.all() {
-            if process.until.is_some_and(|until| until < now) && process.why().is_none() {
+            if process.until.locked().is_some_and(|until| until < now) && process.why().is_none() {
                 process.kill("its time was over");
             }
             if process.begun.elapsed() > Duration::from_secs(1) {

@@ -39,6 +39,8 @@ const BOOT_LIMIT: Duration = Duration::from_secs(120);
 const ADOPTION_LIMIT: Duration = Duration::from_secs(60);
 /// What a container lives beyond its function's time limit, before it is killed.
 pub const LIFETIME_MARGIN: Duration = Duration::from_secs(10);
+/// The longest time limit of a call.
+const TIMEOUT_MAX_MS: u64 = 600_000;
 /// Containers that ended and whose calls may still ask for their phases.
 const ENDED_KEPT: usize = 1024;
 /// Memory of a container beside its function's: the runner's own, page tables, and what the simulator charges to who touches first.
@@ -178,6 +180,8 @@ impl SharedEnclave {
             let on = Arc::clone(&this);
             this.channel.pump(|demand| match demand {
                 Demand::Container(wish) => on.on_wish(wish),
+                Demand::Unneeded(container) => on.unneeded(container),
+                Demand::Keep(container, time) => on.keep(container, time),
                 Demand::Question(question, ask) => on.answers.leave(&on.channel, question, ask),
             });
             this.fail("the function service closed its channel");
@@ -322,6 +326,19 @@ impl SharedEnclave {
         self.queue.1.notify_one();
     }
 
+    /// Nobody waits for this container any more. One that is started already leaves again by itself.
+    fn unneeded(&self, container: u64) {
+        self.queue.0.locked().retain(|waiting| waiting.wish.container != container);
+    }
+
+    /// A container waits for further calls of its function.
+    fn keep(&self, container: u64, time: Duration) {
+        let process = self.calls.locked().by_container.get(&container).cloned();
+        if let Some(process) = process {
+            process.live_for(time + LIFETIME_MARGIN);
+        }
+    }
+
     fn lease(&self, container: u64) -> Option<Lease> {
         if self.shop.containers.count(Kind::Function) >= self.shop.config.max_containers {
             return None;
@@ -386,8 +403,7 @@ impl SharedEnclave {
         let leased_ns = now_ns();
         self.board.reset(lease.tcs);
         let function = self.shop.store.get(&wish.function).ok();
-        let timeout = function.as_ref().map_or(600_000, |function| function.spec.limits.timeout_ms);
-        let lifetime = Duration::from_millis(timeout) + LIFETIME_MARGIN;
+        let lifetime = Duration::from_millis(wish.timeout_ms.min(TIMEOUT_MAX_MS)) + LIFETIME_MARGIN;
         let broker = (!wish.egress.is_empty()).then(|| crate::broker::serve(wish.egress, lifetime)).transpose()?;
         let order = Order {
             id: wish.container,

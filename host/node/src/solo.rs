@@ -137,6 +137,8 @@ impl Solo {
                 Demand::Container(wish) => {
                     tracing::warn!(container = wish.container, "a payload of its own asked for a container; it gets none");
                 }
+                // It was told to call in its own process, where nothing waits.
+                Demand::Unneeded(_) | Demand::Keep(..) => {}
                 Demand::Question(question, _) => {
                     let reply = Reply::Failed("a payload of its own has no sealed store and no quotes".to_owned());
                     let _ = channel.send(&ToService::Reply { question, reply });

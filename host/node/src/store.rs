@@ -365,6 +365,7 @@ mod tests {
                 })
                 .collect(),
             env: vec![],
+            reuse: Default::default(),
         }
     }
 

@@ -49,10 +49,12 @@ fn deploy(arguments: &Deploy, socket: &Path, output: &Output) -> Result<ExitCode
             log: arguments.log,
             result: arguments.result,
             cpu_milli: arguments.cpu,
+            idle_ms: arguments.idle,
         },
         egress: arguments.egress.clone(),
         files: arguments.files.clone(),
         env: arguments.env.clone(),
+        reuse: arguments.reuse.into(),
     };
     let request = deployment.request()?;
     // Compilation happens in the enclave, and takes as long as it takes.

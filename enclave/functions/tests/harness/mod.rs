@@ -9,7 +9,7 @@ use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 
 use sha2::{Digest, Sha256};
-use teemate_control::function::{Failure, FailureKind, FunctionSpec, Kind, Limits, Outcome, VerifiedFile};
+use teemate_control::function::{Failure, FailureKind, FunctionSpec, Kind, Limits, Outcome, Reuse, VerifiedFile};
 use teemate_control::packet::{Joiner, MAX_PACKET, cut};
 use teemate_control::service::{FromService, ToService};
 
@@ -178,7 +178,16 @@ impl Drop for Node {
 }
 
 pub fn spec(name: &str, kind: Kind) -> FunctionSpec {
-    FunctionSpec { name: name.into(), kind, main: "main".into(), limits: Limits::default(), egress: vec![], files: vec![], env: vec![] }
+    FunctionSpec {
+        name: name.into(),
+        kind,
+        main: "main".into(),
+        limits: Limits::default(),
+        egress: vec![],
+        files: vec![],
+        env: vec![],
+        reuse: Default::default(),
+    }
 }
 
 pub fn text(outcome: &Outcome) -> String {
@@ -218,6 +227,8 @@ pub struct Example {
     pub files: Vec<FileOf>,
     #[serde(default)]
     pub limits: Limits,
+    #[serde(default)]
+    pub reuse: Reuse,
     #[serde(default)]
     pub min_ms: u64,
     #[serde(default)]
@@ -293,7 +304,7 @@ pub fn native(folder: &Path, example: &Example, kind: Kind, store: &str) -> (Fun
         files.push(VerifiedFile { path, sha256: Sha256::digest(&content).into(), length: content.len() as u64 });
     }
     let egress = example.egress.iter().map(|address| address.replace("{store}", store)).collect();
-    (FunctionSpec { limits: example.limits.clone(), egress, files, ..spec(&example.name, kind) }, params)
+    (FunctionSpec { limits: example.limits.clone(), egress, files, reuse: example.reuse, ..spec(&example.name, kind) }, params)
 }
 
 pub fn check(folder: &Path, example: &Example, outcome: &Outcome, took_ms: u128, store: &Store) {

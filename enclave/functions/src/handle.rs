@@ -1,0 +1,96 @@
+//! The service as other parts of this process use it: functions of owners, and questions to the host.
+//!
+//! Callbacks run on the service's own threads and must not wait for anything, least of all for another answer: they leave what they got
+//! and return.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+use teemate_control::function::{FunctionSpec, Outcome};
+use teemate_control::service::{Ask, FromService, Reply};
+
+use crate::asks::Answered;
+use crate::deploy::{Client, Deployed, Deployment};
+use crate::jobs::{Caller, Input};
+use crate::lock;
+use crate::registry::{Name, Space};
+use crate::service::Service;
+
+/// The running service. Clones are the same service.
+#[derive(Clone)]
+pub struct Handle(pub(crate) Arc<Service>);
+
+impl Handle {
+    /// Compiles and keeps a function; replaces one of the same name. Its name is apart from those that the node gives.
+    pub fn deploy(&self, spec: FunctionSpec, code: Vec<u8>, done: Deployed) {
+        self.0.deploy(Deployment { client: Client::Local(done), spec, code, precompiled: None });
+    }
+
+    /// Forgets a function. Calls under way end as they would have.
+    pub fn delete(&self, name: &str) {
+        // One that is not there is gone too.
+        let _ = self.0.delete(&owners(name));
+    }
+
+    /// Calls a function: in a container, or in this process where there are none. `done` gets the outcome, exactly once. Gives a number
+    /// with which the call can be given up.
+    pub fn invoke(&self, function: &str, input: Input, done: Box<dyn FnOnce(Outcome) + Send>) -> u64 {
+        let number = self.0.numbers.fetch_add(1, SeqCst);
+        self.0.invoke(Caller::Local(number), owners(function), input, !self.0.containers, Some(done));
+        number
+    }
+
+    /// Gives up a call. Its outcome comes all the same, soon.
+    pub fn cancel(&self, call: u64) {
+        self.0.cancel(Caller::Local(call));
+    }
+
+    /// Asks the host. `done` gets the reply, exactly once; what does not fit the question is a failure.
+    pub fn ask(&self, ask: Ask, done: Answered) {
+        let _ = self.put(ask, done);
+    }
+
+    /// Asks the host and waits. Not from a callback.
+    ///
+    /// # Errors
+    /// When it does not reply in time, or says why it cannot.
+    pub fn ask_wait(&self, ask: Ask, limit: Duration) -> io::Result<Reply> {
+        let (sender, receiver) = sync_channel(1);
+        let question = self.put(ask, Box::new(move |reply| drop(sender.try_send(reply))));
+        match receiver.recv_timeout(limit) {
+            Ok(Reply::Failed(reason)) => Err(io::Error::other(reason)),
+            Ok(reply) => Ok(reply),
+            Err(_) => {
+                question.inspect(|&question| lock(&self.0.asks).forget(question));
+                Err(io::Error::new(io::ErrorKind::TimedOut, format!("the host did not reply within {} s", limit.as_secs_f32())))
+            }
+        }
+    }
+
+    fn put(&self, ask: Ask, done: Answered) -> Option<u64> {
+        // A binding, for the lock must be free when the callback runs.
+        let opened = lock(&self.0.asks).open(&ask, done);
+        match opened {
+            Ok(question) => {
+                self.0.outbox.post_here(FromService::Ask { question, ask });
+                Some(question)
+            }
+            Err(done) => {
+                done(Reply::Failed("too many questions to the host are open; try again later".to_owned()));
+                None
+            }
+        }
+    }
+
+    /// Whether calls run in containers of an enclave.
+    pub fn has_containers(&self) -> bool {
+        self.0.containers
+    }
+}
+
+fn owners(name: &str) -> Name {
+    Name { space: Space::Owners, name: name.to_owned() }
+}
