@@ -14,10 +14,18 @@
 pub mod api;
 pub mod binding;
 mod canonical;
+mod cbor;
+pub mod certificate;
+mod der;
 pub mod encoding;
 pub mod error;
+pub mod extension;
 pub mod key;
+pub mod quote;
 pub mod receipt;
+#[cfg(feature = "simulation")]
+pub mod simulation;
+pub mod time;
 
 pub use binding::{Binding, Purpose};
 pub use error::Error;
