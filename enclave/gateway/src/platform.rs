@@ -1,0 +1,43 @@
+//! What the gateway needs of the service that it is part of.
+
+use std::io;
+
+use teemate_control::function::{Failure, FunctionSpec, Outcome};
+
+/// Runs functions. Every `done` is called exactly once, on a thread of the service; it must not block.
+pub trait Functions: Send + Sync + 'static {
+    /// Compiles and keeps a function under `spec.name`; gives the SHA-256 of the code.
+    fn deploy(&self, spec: FunctionSpec, code: Vec<u8>, done: Box<dyn FnOnce(Result<[u8; 32], Failure>) + Send>);
+
+    /// Forgets a function. Calls of it that run go on.
+    fn delete(&self, id: &str);
+
+    /// Calls a function; gives the number of the call, for [`Functions::cancel`].
+    fn invoke(&self, call: Call, done: Box<dyn FnOnce(Outcome) + Send>) -> u64;
+
+    /// Gives a call up; its `done` is still called.
+    fn cancel(&self, call: u64);
+}
+
+/// One call of a function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Id under which it was deployed: opaque, made at random by the gateway, for the host sees it.
+    pub function: String,
+    /// JSON object.
+    pub params: Vec<u8>,
+    /// Environment of this call, beside the function's own.
+    pub env: Vec<(String, String)>,
+}
+
+/// Gives quotes of this enclave. Its calls may block for as long as the machine's quoting service takes.
+pub trait Attester: Send + Sync + 'static {
+    /// A quote with this report data.
+    ///
+    /// # Errors
+    /// When the machine's quoting service gives none.
+    fn quote(&self, report_data: [u8; 64]) -> io::Result<Vec<u8>>;
+
+    /// Whether quotes come from a simulator and so prove nothing.
+    fn is_simulation(&self) -> bool;
+}
