@@ -4,6 +4,8 @@ use std::io;
 
 use teemate_control::function::{Failure, FunctionSpec, Outcome};
 
+use crate::router::Owner;
+
 /// Runs functions. Every `done` is called exactly once, on a thread of the service; it must not block.
 pub trait Functions: Send + Sync + 'static {
     /// Compiles and keeps a function under `spec.name`; gives the SHA-256 of the code.
@@ -40,4 +42,40 @@ pub trait Attester: Send + Sync + 'static {
 
     /// Whether quotes come from a simulator and so prove nothing.
     fn is_simulation(&self) -> bool;
+}
+
+/// Who may ask. Calls may block for as long as the store takes.
+pub trait Accounts: Send + Sync + 'static {
+    /// The owner with these credentials, compared in constant time.
+    fn authenticate(&self, uuid: &str, key: &str) -> Option<Owner>;
+
+    /// Turns an invitation into credentials, made here and given to the first who presents it.
+    ///
+    /// # Errors
+    /// [`ClaimError`].
+    fn claim(&self, token: &str) -> Result<Claimed, ClaimError>;
+}
+
+/// Credentials of a new owner. They are shown once.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// Namespace.
+    pub namespace: String,
+    /// First half of the credentials.
+    pub uuid: String,
+    /// Second half: the secret.
+    pub key: String,
+}
+
+/// Why an invitation was not turned into credentials.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimError {
+    /// It is not known, or no longer: who did not use it should ask who did.
+    #[error(
+        "this invitation is unknown, expired or was claimed already. If you did not claim it, somebody else did: tell the administrator"
+    )]
+    Refused,
+    /// The store failed.
+    #[error("{0}")]
+    Failed(String),
 }

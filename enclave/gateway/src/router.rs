@@ -1,7 +1,7 @@
 //! What the transport hands to an API, and what it gets back.
 //!
 //! The transport has read the whole body, within the limit that the API named before, and knows who asks. It has refused bad credentials
-//! itself; whoever is not named is nobody.
+//! itself, except where anybody may ask.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use ring::rand::{SecureRandom, SystemRandom};
 
 /// Who asks, after authentication.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub struct Request {
     pub path: String,
     /// Pairs of the query, decoded, in the order given.
     pub query: Vec<(String, String)>,
-    /// Headers, without the credentials.
+    /// Headers, without the owner's credentials. When there is no owner, `authorization` is somebody else's and stays.
     pub headers: HeaderMap,
     /// Body.
     pub body: Bytes,
@@ -53,6 +54,12 @@ impl Response {
         Response { status, headers: HeaderMap::new(), body: Bytes::new() }
     }
 
+    /// An error as OpenWhisk writes it: a sentence, and a code that names this one answer.
+    pub fn error(status: StatusCode, message: &str) -> Self {
+        let body = serde_json::json!({ "error": message, "code": transaction() });
+        Response::json(status, body.to_string())
+    }
+
     /// An answer whose body is this JSON text.
     pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Self {
         let mut headers = HeaderMap::new();
@@ -61,12 +68,21 @@ impl Response {
     }
 }
 
+/// A name for one request, at random: 32 hexadecimal digits.
+pub fn transaction() -> String {
+    let mut bytes = [0; 16];
+    // Without random numbers there would have been no TLS; and this one is no secret.
+    let _ = SystemRandom::new().fill(&mut bytes);
+    teemate_evidence::encoding::hex(&bytes)
+}
+
 /// What a route takes, known before its body is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodyLimit {
     /// Bytes of body; what has more is answered 413.
     pub bytes: usize,
-    /// Whether it may be asked without credentials (web actions). Otherwise the transport answers 401 before it reads the body.
+    /// Whether it may be asked without credentials, or with those of nobody (web actions). Otherwise the transport answers 401 before it
+    /// reads the body.
     pub anonymous: bool,
 }
 

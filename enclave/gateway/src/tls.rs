@@ -1,0 +1,139 @@
+//! TLS 1.3 with a certificate that carries the enclave's quote.
+//!
+//! The key is made at the start and stays; the certificate is made anew before its quote is old. Connections go on: a certificate is looked
+//! at when they begin.
+
+use std::io;
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::ServerConfig;
+use rustls::crypto::ring as provider;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache};
+use rustls::sign::{CertifiedKey, SigningKey};
+use teemate_evidence::certificate;
+use teemate_evidence::extension::{Claims, Evidence};
+use tokio::time::sleep;
+
+use crate::error::GatewayError;
+use crate::identity::Identity;
+use crate::metrics::Metrics;
+use crate::platform::Attester;
+use crate::receipts::Receipts;
+
+/// Sessions that may be taken up again without a handshake in full.
+const SESSIONS: usize = 1024;
+/// Dates of a certificate, around the host's time: they are there for libraries that want them. What counts is the quote.
+const VALID_BEFORE: u64 = 24 * 3600;
+const VALID_AFTER: u64 = 7 * 24 * 3600;
+/// Pauses between attempts to get a quote.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// The certificate in use.
+pub struct Certificates {
+    key: Arc<dyn SigningKey>,
+    identity: Arc<Identity>,
+    attester: Arc<dyn Attester>,
+    receipts: Arc<Receipts>,
+    names: Vec<String>,
+    metrics: Arc<Metrics>,
+    current: RwLock<Option<Arc<CertifiedKey>>>,
+}
+
+impl std::fmt::Debug for Certificates {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Certificates")
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.current.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+}
+
+impl Certificates {
+    /// None yet.
+    ///
+    /// # Errors
+    /// When the key cannot be used.
+    pub fn new(
+        identity: Arc<Identity>,
+        attester: Arc<dyn Attester>,
+        receipts: Arc<Receipts>,
+        names: Vec<String>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Arc<Self>, GatewayError> {
+        let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(certificate::pkcs8(identity.tls())));
+        let key = provider::sign::any_ecdsa_type(&der)?;
+        Ok(Arc::new(Certificates { key, identity, attester, receipts, names, metrics, current: RwLock::new(None) }))
+    }
+
+    /// Makes a certificate with a fresh quote, and has another vouch for receipts. Blocks.
+    ///
+    /// # Errors
+    /// Those of the attester.
+    pub fn renew(&self) -> io::Result<()> {
+        let claims = Claims::new(&self.identity.tls().public().spki());
+        let voucher = self.identity.voucher();
+        let vouching = self.attester.quote(voucher.report_data())?;
+        let quote = self.attester.quote(claims.report_data())?;
+        let evidence = Evidence { quote, claims: claims.encode() }.encode();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
+        let der = certificate::self_signed(
+            self.identity.tls(),
+            &evidence,
+            &names,
+            now.saturating_sub(VALID_BEFORE),
+            now.saturating_add(VALID_AFTER),
+        );
+        let certified = CertifiedKey::new(vec![CertificateDer::from(der)], self.key.clone());
+        *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::new(certified));
+        self.receipts.vouch(vouching, voucher);
+        self.metrics.certificates.add();
+        Ok(())
+    }
+
+    /// Makes a certificate, and tries again for as long as there is no quote. `failed` hears of each failure.
+    pub async fn renew_until_done(self: &Arc<Self>, failed: impl Fn(&io::Error)) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let this = self.clone();
+            let attempt = tokio::task::spawn_blocking(move || this.renew()).await;
+            match attempt.unwrap_or_else(|_| Err(io::Error::other("the attempt panicked"))) {
+                Ok(()) => return,
+                Err(error) => {
+                    self.metrics.quotes_failed.add();
+                    failed(&error);
+                }
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Makes certificates for ever, one each `age`.
+    pub async fn keep_fresh(self: Arc<Self>, age: Duration, failed: impl Fn(&io::Error)) {
+        loop {
+            sleep(age).await;
+            self.renew_until_done(&failed).await;
+        }
+    }
+}
+
+/// TLS 1.3 only, HTTP/2 before HTTP/1.1, no early data.
+///
+/// # Errors
+/// Those of rustls.
+pub fn config(certificates: Arc<Certificates>) -> Result<Arc<ServerConfig>, GatewayError> {
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_cert_resolver(certificates);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+    Ok(Arc::new(config))
+}
