@@ -25,6 +25,8 @@ pub mod receipts;
 pub mod router;
 pub mod server;
 pub mod service;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod tls;
 
 pub use api::About;
