@@ -25,6 +25,8 @@ const FIRST: usize = 16;
 const MAX: usize = 16384;
 /// Largest verified file.
 const MAX_FILE: u64 = 64 << 20;
+/// Most bytes of one read(2) or write(2), or of one piece.
+const MAX_TRANSFER: u64 = 1 << 30;
 /// Most pieces of readv(2) and writev(2).
 const MAX_PIECES: u64 = 1024;
 
@@ -209,7 +211,7 @@ impl Target {
 /// read(2), and recvfrom(2) with flags.
 pub fn read(fd: u64, address: u64, length: u64, flags: Option<u64>) -> SysResult {
     let target = get(fd)?;
-    let length = length.min(1 << 30);
+    let length = length.min(MAX_TRANSFER);
     if let Target::File(file) = &target {
         match &file.kind {
             Kind::Content { start, length: size, position } => {
@@ -233,7 +235,7 @@ pub fn write(fd: u64, address: u64, length: u64, flags: Option<u64>) -> SysResul
     let target = get(fd)?;
     match &target {
         Target::File(file) if matches!(file.kind, Kind::Event) => epoll::write_event(file.id, address, length),
-        _ => transfer(&target, &[[address, length]], flags, true),
+        _ => transfer(&target, &[[address, length.min(MAX_TRANSFER)]], flags, true),
     }
 }
 
@@ -244,7 +246,8 @@ pub fn vectored(fd: u64, vector: u64, count: u64, writes: bool) -> SysResult {
     }
     let mut pieces = Vec::with_capacity(count as usize);
     for i in 0..count {
-        pieces.push(user::read::<[u64; 2]>(vector.checked_add(i * 16).ok_or(libc::EFAULT)?)?);
+        let [base, length] = user::read::<[u64; 2]>(vector.checked_add(i * 16).ok_or(libc::EFAULT)?)?;
+        pieces.push([base, length.min(MAX_TRANSFER)]);
     }
     let target = get(fd)?;
     if target.host().is_ok() {
@@ -258,30 +261,66 @@ pub fn vectored(fd: u64, vector: u64, count: u64, writes: bool) -> SysResult {
     }
 }
 
-/// One call of the host for all pieces, as far as a mailbox reaches.
+/// As many calls of the host as it takes: who waits by edges (tokio does) takes a short transfer as a sign that the socket is drained, or
+/// full. Only of a stream: what else there is transfers at most one mailbox with a call.
 fn transfer(target: &Target, pieces: &[[u64; 2]], flags: Option<u64>, writes: bool) -> SysResult {
     let fd = target.host()?;
-    let flags = target.flags(flags);
-    let mut left = ocall::MAX_DATA as u64;
-    let cut = pieces.iter().map(|[base, length]| {
-        let length = (*length).min(left);
-        left -= length;
-        [*base, length]
-    });
-    let pieces: Vec<[u64; 2]> = cut.collect();
-    if writes {
-        let bytes = pieces.iter().map(|[base, length]| user::bytes(*base, *length)).collect::<Result<Vec<_>, _>>()?;
-        return ocall::send(fd, &bytes, flags).map(|n| n as u64);
+    let mut flags = target.flags(flags);
+    let once = matches!(target, Target::Standard(_)) || flags.is_some_and(|flags| flags & libc::MSG_PEEK as u64 != 0);
+    let mut total = 0;
+    loop {
+        let part = window(pieces, total, ocall::MAX_DATA as u64);
+        let length: u64 = part.iter().map(|piece| piece[1]).sum();
+        if length == 0 && total > 0 {
+            return Ok(total);
+        }
+        match if writes { send(fd, &part, flags) } else { receive(fd, &part, flags) } {
+            Ok(count) => {
+                total += count;
+                if once || count < length || length == 0 {
+                    return Ok(total);
+                }
+            }
+            Err(error) if total == 0 => return Err(error),
+            Err(_) => return Ok(total),
+        }
+        if !writes {
+            // Something came: the rest is taken if it is there.
+            flags = Some(flags.unwrap_or(0) | libc::MSG_DONTWAIT as u64);
+        }
     }
+}
+
+/// The part of all pieces that begins after `skip` bytes, at most `most` bytes long.
+fn window(pieces: &[[u64; 2]], mut skip: u64, mut most: u64) -> Vec<[u64; 2]> {
+    let mut part = Vec::new();
+    for [base, length] in pieces {
+        let passed = skip.min(*length);
+        let count = (*length - passed).min(most);
+        if count > 0 {
+            part.push([base.wrapping_add(passed), count]);
+        }
+        skip -= passed;
+        most -= count;
+    }
+    part
+}
+
+fn send(fd: i32, part: &[[u64; 2]], flags: Option<u64>) -> SysResult {
+    let bytes = part.iter().map(|[base, length]| user::bytes(*base, *length)).collect::<Result<Vec<_>, _>>()?;
+    ocall::send(fd, &bytes, flags).map(|count| count as u64)
+}
+
+fn receive(fd: i32, part: &[[u64; 2]], flags: Option<u64>) -> SysResult {
     if fd == 0 {
         return Ok(0);
     }
-    for [base, length] in &pieces {
+    for [base, length] in part {
         user::check(*base, *length, true)?;
     }
-    let got = ocall::receive(fd, (ocall::MAX_DATA as u64 - left) as usize, flags)?;
+    let got = ocall::receive(fd, part.iter().map(|piece| piece[1] as usize).sum(), flags)?;
     let mut at = 0;
-    for [base, length] in &pieces {
+    for [base, length] in part {
         let count = (got - at).min(*length as usize);
         ocall::take(at, user::bytes_mut(*base, count as u64)?);
         at += count;
@@ -426,4 +465,44 @@ fn fill(path: &[u8], start: u64, size: u64, expected: &[u8; 32]) -> Result<(), i
         return Err(libc::EBADMSG);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DESCRIPTOR_FIRST, claim, release, window};
+
+    /// The host gives numbers that are no new descriptor's: one of its own, one that is in use.
+    #[test]
+    fn a_lying_descriptor_is_an_error() {
+        for lie in [i32::MIN, -1, 0, 3, DESCRIPTOR_FIRST - 1] {
+            assert_eq!(claim(lie), Err(libc::EIO), "{lie}");
+        }
+        assert_eq!(claim(DESCRIPTOR_FIRST + 7), Ok(()));
+        assert_eq!(claim(DESCRIPTOR_FIRST + 7), Err(libc::EIO), "given twice");
+        release(DESCRIPTOR_FIRST + 7);
+        assert_eq!(claim(DESCRIPTOR_FIRST + 7), Ok(()));
+        release(DESCRIPTOR_FIRST + 7);
+    }
+
+    #[test]
+    fn a_window_moves_over_all_pieces() {
+        let pieces = [[100, 5], [200, 0], [300, 7], [400, 9]];
+        assert_eq!(window(&pieces, 0, 6), [[100, 5], [300, 1]]);
+        assert_eq!(window(&pieces, 6, 100), [[301, 6], [400, 9]]);
+        assert_eq!(window(&pieces, 12, 2), [[400, 2]]);
+        assert!(window(&pieces, 21, 6).is_empty());
+        let mut at = 0;
+        let mut seen = Vec::new();
+        loop {
+            let part = window(&pieces, at, 4);
+            if part.is_empty() {
+                break;
+            }
+            for [base, length] in part {
+                seen.extend(base..base + length);
+                at += length;
+            }
+        }
+        assert_eq!(seen, [100..105, 300..307, 400..409].into_iter().flatten().collect::<Vec<_>>());
+    }
 }

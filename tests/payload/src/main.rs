@@ -7,11 +7,13 @@ use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+mod server;
+
 type Check = Result<(), String>;
 type Named = (&'static str, fn() -> Check);
 
 fn main() {
-    let checks: [Named; 14] = [
+    let checks: [Named; 15] = [
         ("arguments", arguments),
         ("heap", heap),
         ("threads", threads),
@@ -26,6 +28,7 @@ fn main() {
         ("zero pages", zero_pages),
         ("compiled code", compiled_code),
         ("report and key", report_and_key),
+        ("server", server::check),
     ];
     let only = std::env::args().nth(1);
     let mut failed = 0;
