@@ -43,7 +43,7 @@ pub const fn slot(index: u32) -> u64 {
     SLOTS + index as u64 * SLOT_STRIDE
 }
 
-/// At [`BASE`]. The node makes it; the enclave reads the clock from it and nothing else.
+/// At [`BASE`]. The node makes it; the enclave reads the clock from it and nothing else, and writes `accepted_pages`.
 #[repr(C)]
 pub struct Header {
     /// [`MAGIC`].
@@ -66,6 +66,8 @@ pub struct Header {
     pub node: AtomicU32,
     /// Bumped and woken by [`crate::ocall::KICK`] in a process other than the service's (which waits here).
     pub kick: AtomicU32,
+    /// Pages that the enclave has accepted since EINIT, for people to look at.
+    pub accepted_pages: AtomicU64,
 }
 
 /// Bytes of data that a mailbox carries.
@@ -76,14 +78,19 @@ pub const MAILBOX_DATA: usize = 0x2_0000 - 128;
 pub struct Mailbox {
     /// One of [`crate::ocall`].
     pub call: u32,
-    /// Keeps `args` aligned.
-    pub reserved: u32,
+    /// Number of the call: the enclave counts them for each TCS.
+    pub sequence: u32,
     /// Arguments.
     pub args: [u64; 6],
     /// Reply: a value, or minus an errno.
     pub ret: i64,
+    /// Pages that the enclave charges to the container that runs here, for people to look at; 0: none runs.
+    pub charged_pages: u64,
+    /// The host's note of the last `sequence` whose reply is complete: who adopts the TCS of a killed process knows by it whether there
+    /// is a reply to give.
+    pub answered: u64,
     /// Room for what later versions need.
-    pub spare: [u64; 8],
+    pub spare: [u64; 6],
     /// Bytes that the call or the reply carries; how many is said by the arguments or by `ret`.
     pub data: [u8; MAILBOX_DATA],
 }

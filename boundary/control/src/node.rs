@@ -248,6 +248,8 @@ pub struct ContainerInfo {
     pub namespaces: Vec<(String, u64)>,
     /// Paths of its cgroups.
     pub cgroups: Vec<String>,
+    /// EPC pages that the enclave charges to it, if it runs a function in one.
+    pub charged_pages: Option<u64>,
     /// Resident memory in KiB, shared pages included.
     pub rss_kib: u64,
     /// Milliseconds since its start.

@@ -63,15 +63,24 @@ pub fn cut<M: Serialize>(id: u64, message: &M) -> Result<Vec<Vec<u8>>, PacketErr
 }
 
 /// Joins packets of one channel into messages. Memory is bounded by what has arrived, not by what a header claims.
+///
+/// A packet that comes twice in a row counts once: a process that is killed while it sends or receives leaves nobody who knows how far it
+/// came, and the next one does it again.
 #[derive(Default)]
 pub struct Joiner {
     partial: HashMap<u64, (u32, Vec<u8>)>,
+    /// Header of the last packet.
+    last: Option<[u8; HEADER]>,
 }
 
 impl Joiner {
     /// Takes one packet; gives a message when it was the last of it. After an error the channel should be closed.
     pub fn take<M: DeserializeOwned>(&mut self, packet: &[u8]) -> Result<Option<M>, PacketError> {
         let (header, piece) = packet.split_at_checked(HEADER).ok_or(PacketError::Short(packet.len()))?;
+        if self.last.as_ref().is_some_and(|last| last == header) {
+            return Ok(None);
+        }
+        self.last = header.try_into().ok();
         let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let (id, total, offset) = (u64::from(word(0)) | u64::from(word(4)) << 32, word(8), word(12));
         if total as usize > MAX_MESSAGE {

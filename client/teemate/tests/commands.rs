@@ -156,6 +156,7 @@ fn healthy(request: &Request) -> Response {
                 pid: 77,
                 namespaces: vec![("pid".into(), 4026531836)],
                 cgroups: vec!["/teemate/9".into()],
+                charged_pages: Some(64),
                 rss_kib: 900,
                 age_ms: 12,
             }],

@@ -18,13 +18,13 @@ use teemate_control::function::{Failure, FailureKind, FunctionSpec, Outcome, Usa
 use teemate_evidence::quote::BODY;
 use teemate_evidence::simulation::{CPUSVN, Platform};
 
+use crate::About;
 use crate::gateway::{Parts, Settings};
 use crate::identity::Identity;
 use crate::lock;
 use crate::platform::{Accounts, Attester, Call, ClaimError, Claimed, Functions};
 use crate::receipts::{MemoryShelf, Receipts};
 use crate::router::{BodyLimit, Owner, Request, Response, Routes};
-use crate::About;
 
 /// MRENCLAVE of the quotes made here.
 pub const MRENCLAVE: [u8; 32] = [0xe1; 32];
@@ -91,8 +91,7 @@ impl FixedAccounts {
 }
 
 /// Ada's credentials: those that OpenWhisk's own stand-alone server gives its guest.
-pub const ADA: &str =
-    "23bc46b1-71f6-4ed5-8c54-816aa4f8c502:123zO3xZCLrMN6v2BKK1dXYFpXlPkccOFqm12CdAsMgRU4VrNZ9lyGVCGuMDGIwP";
+pub const ADA: &str = "23bc46b1-71f6-4ed5-8c54-816aa4f8c502:123zO3xZCLrMN6v2BKK1dXYFpXlPkccOFqm12CdAsMgRU4VrNZ9lyGVCGuMDGIwP";
 
 impl Accounts for FixedAccounts {
     fn authenticate(&self, uuid: &str, key: &str) -> Option<Owner> {

@@ -40,7 +40,9 @@ fn both_versions_answer_the_same() {
             let (_, headers, got) = two.send(request("HEAD", &path, "")).await.unwrap();
             assert_eq!((got.len(), headers["content-length"].to_str().unwrap()), (0, &length.to_string()[..]));
         }
-        for (status, path) in [(404, "/"), (404, "/api/v2"), (404, "/api/v1/nothing"), (404, "/teemate/v1/nothing"), (405, "/teemate/v1/attest")] {
+        for (status, path) in
+            [(404, "/"), (404, "/api/v2"), (404, "/api/v1/nothing"), (404, "/teemate/v1/nothing"), (405, "/teemate/v1/attest")]
+        {
             let (got, _, body) = one.send(request("GET", path, "")).await.unwrap();
             assert_eq!(got, status, "{path}");
             assert!(parse(&body)["error"].is_string() && parse(&body)["code"].is_string(), "{path}");
@@ -207,7 +209,18 @@ fn curl_speaks_both_versions() {
     let body = "x".repeat(100_000);
     for (option, version) in [("--http1.1", "1.1"), ("--http2", "2")] {
         let curl = Command::new("curl")
-            .args(["--silent", "--insecure", "--user", ADA, option, "--data-binary", "@-", "--write-out", " %{http_code} %{http_version}", &url])
+            .args([
+                "--silent",
+                "--insecure",
+                "--user",
+                ADA,
+                option,
+                "--data-binary",
+                "@-",
+                "--write-out",
+                " %{http_code} %{http_version}",
+                &url,
+            ])
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::piped())
             .spawn();

@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use crate::entry;
+use crate::local::mailbox;
 use crate::lock::Spin;
 use crate::thread::Thread;
 use crate::{SysResult, files, user};
@@ -20,6 +21,17 @@ static CHARGES: Spin<BTreeMap<u64, Charge>> = Spin::new(BTreeMap::new());
 struct Charge {
     pages: u64,
     quota: u64,
+    /// Where it runs.
+    tcs: u32,
+}
+
+impl Charge {
+    /// Tells the host how many pages there are, for people to look at. Nothing is read back.
+    fn publish(&self) {
+        let mailbox = mailbox(self.tcs);
+        // SAFETY: the mailbox of a TCS of this enclave is outside ELRANGE at a constant place.
+        unsafe { (&raw mut (*mailbox).charged_pages).write_volatile(self.pages) }
+    }
 }
 
 /// Container of the running thread; 0: none.
@@ -38,7 +50,9 @@ pub fn next(id_address: u64) -> SysResult {
     let old = thread.container.swap(0, Ordering::Relaxed);
     if old != 0 {
         files::close_all_of(old);
-        CHARGES.lock().remove(&old);
+        if let Some(charge) = CHARGES.lock().remove(&old) {
+            Charge { pages: 0, ..charge }.publish();
+        }
     }
     // SAFETY: `saved_rsp` is this thread's; XSTATE is its own page.
     unsafe {
@@ -50,12 +64,14 @@ pub fn next(id_address: u64) -> SysResult {
     Ok(0)
 }
 
-/// An entry for container `id`: a worker that waits, bound to it.
-pub fn bind(id: u64) -> Option<&'static Thread> {
+/// An entry for container `id` with this TCS: a worker that waits, bound to it.
+pub fn bind(id: u64, tcs: u32) -> Option<&'static Thread> {
     let thread = WAITING.lock().pop()?;
     thread.container.store(id, Ordering::Relaxed);
     if id != 0 {
-        CHARGES.lock().insert(id, Charge { pages: 0, quota: u64::MAX });
+        let charge = Charge { pages: 0, quota: u64::MAX, tcs };
+        charge.publish();
+        CHARGES.lock().insert(id, charge);
     }
     Some(thread)
 }
@@ -84,6 +100,7 @@ pub fn charge(id: u64, pages: u64) -> Result<(), i32> {
             return Err(libc::ENOMEM);
         }
         charge.pages = total;
+        charge.publish();
     }
     Ok(())
 }
@@ -92,5 +109,6 @@ pub fn charge(id: u64, pages: u64) -> Result<(), i32> {
 pub fn uncharge(id: u64, pages: u64) {
     if let Some(charge) = CHARGES.lock().get_mut(&id) {
         charge.pages = charge.pages.saturating_sub(pages);
+        charge.publish();
     }
 }

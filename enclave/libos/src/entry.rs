@@ -137,7 +137,7 @@ extern "C" fn entered(reason: u64, a: u64, b: u64, exit_address: u64, cssa: u64)
             Some(thread) => run(local, thread),
             None => Leave::refuse(refused::NO_THREAD),
         },
-        (enter::CONTAINER, _) => match container::bind(a) {
+        (enter::CONTAINER, _) => match container::bind(a, local.index) {
             Some(thread) => run(local, thread),
             None => Leave::refuse(refused::NO_WORKER),
         },

@@ -36,6 +36,8 @@ pub struct Local {
     pub scratch: u64,
     /// +0x38: index of the TCS.
     pub index: u32,
+    /// Calls of the host so far.
+    pub calls: u32,
 }
 
 impl Local {
@@ -70,7 +72,7 @@ impl Local {
 
     /// The mailbox of this TCS, outside.
     pub fn mailbox(&self) -> *mut host_area::Mailbox {
-        (host_area::slot(self.index) + host_area::SLOT_MAILBOX) as *mut host_area::Mailbox
+        mailbox(self.index)
     }
 
     /// The thread that runs here.
@@ -78,6 +80,11 @@ impl Local {
         // SAFETY: the pointer is null or that of a thread that lives as long as it runs here.
         unsafe { self.thread.as_ref() }
     }
+}
+
+/// The mailbox of a TCS, outside.
+pub fn mailbox(tcs: u32) -> *mut host_area::Mailbox {
+    (host_area::slot(tcs) + host_area::SLOT_MAILBOX) as *mut host_area::Mailbox
 }
 
 /// The measured description of this enclave.

@@ -13,6 +13,7 @@
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use teemate_abi::host_area::{BASE, Header};
 use teemate_abi::layout::PAGE_SIZE;
 use teemate_abi::ocall::edmm;
 
@@ -459,7 +460,9 @@ impl PageTable {
 fn accept_page(page: u64) -> Result<(), Fault> {
     match eaccept(page, flags::R | flags::W | flags::REGULAR | flags::PENDING) {
         Ok(()) => {
-            ACCEPTED_PAGES.fetch_add(1, Ordering::Relaxed);
+            let pages = ACCEPTED_PAGES.fetch_add(1, Ordering::Relaxed) + 1;
+            // SAFETY: the header is at a constant place outside ELRANGE; an atomic store, and nothing is read back.
+            unsafe { &*(BASE as *const Header) }.accepted_pages.store(pages, Ordering::Relaxed);
             Ok(())
         }
         Err(enclu::EPC_FULL) => Err(Fault::Full),

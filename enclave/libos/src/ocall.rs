@@ -10,6 +10,9 @@ use crate::{entry, local::Local};
 #[derive(Debug)]
 pub struct Lost;
 
+/// The service's channel.
+const CHANNEL: i32 = 3;
+
 /// Most bytes of data that one call carries.
 pub const MAX_DATA: usize = MAILBOX_DATA;
 
@@ -22,7 +25,9 @@ fn once(call: u32, args: [u64; 6], send: &[&[u8]]) -> Result<i64, Lost> {
     // its own. `switch_ocall` comes back on this stack when the host has answered.
     let outcome = unsafe {
         debug_assert!(send.iter().map(|piece| piece.len()).sum::<usize>() <= MAX_DATA);
+        local.calls = local.calls.wrapping_add(1);
         (&raw mut (*mailbox).call).write_volatile(call);
+        (&raw mut (*mailbox).sequence).write_volatile(local.calls);
         (&raw mut (*mailbox).args).write_volatile(args);
         let mut to: *mut u8 = (&raw mut (*mailbox).data).cast();
         for piece in send {
@@ -91,11 +96,17 @@ pub fn clock(id: u64) -> u64 {
     again(number::CLOCK, [id, 0, 0, 0, 0, 0], &[]).max(0) as u64
 }
 
-/// write(2) or send(2) of these pieces, at most [`MAX_DATA`] bytes, on a descriptor of the host.
+/// write(2) or send(2) of these pieces, at most [`MAX_DATA`] bytes, on a descriptor of the host. A send that is lost with its process is a
+/// broken connection; but the channel outlives the process, and its other end knows a packet that comes twice.
 pub fn send(fd: i32, pieces: &[&[u8]], flags: Option<u64>) -> Result<usize, i32> {
     let length = pieces.iter().map(|piece| piece.len()).sum();
     let call = if flags.is_some() { number::SEND } else { number::WRITE };
-    let ret = once(call, [fd as u64, length as u64, flags.unwrap_or(0), 0, 0, 0], pieces).map_err(|Lost| libc::EPIPE)?;
+    let args = [fd as u64, length as u64, flags.unwrap_or(0), 0, 0, 0];
+    let ret = match once(call, args, pieces) {
+        Ok(ret) => ret,
+        Err(Lost) if fd == CHANNEL => again(call, args, pieces),
+        Err(Lost) => return Err(libc::EPIPE),
+    };
     count(ret, length)
 }
 
@@ -103,7 +114,8 @@ pub fn send(fd: i32, pieces: &[&[u8]], flags: Option<u64>) -> Result<usize, i32>
 pub fn receive(fd: i32, length: usize, flags: Option<u64>) -> Result<usize, i32> {
     let length = length.min(MAX_DATA);
     let call = if flags.is_some() { number::RECV } else { number::READ };
-    // A receive that is lost with its process took nothing that anybody knows of: ask the new process, whose channel is a new one.
+    // A receive that is lost with its process took nothing that anybody knows of: ask the new process. Connections went with the old one;
+    // from the channel the host takes nothing before its reply is complete.
     let ret = again(call, [fd as u64, length as u64, flags.unwrap_or(0), 0, 0, 0], &[]);
     count(ret, length)
 }

@@ -226,6 +226,7 @@ impl Process {
             pid: self.pid.unsigned_abs(),
             namespaces,
             cgroups,
+            charged_pages: None,
             rss_kib,
             age_ms: self.begun.elapsed().as_millis() as u64,
         }

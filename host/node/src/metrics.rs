@@ -156,6 +156,12 @@ impl Collector for Live {
         let ps: Vec<(String, u64)> = node.enclave_rows().iter().map(|row| (row.id.to_string(), row.epc_pages)).collect();
         let rows: Vec<(&str, u64)> = ps.iter().map(|(id, pages)| (id.as_str(), *pages)).collect();
         family(&mut encoder, "epc_pages", "EPC pages in use, by enclave", MetricType::Gauge, "enclave", &rows)?;
+        let help = "EPC pages that the enclave charges to a container, of its own word";
+        let mut charged = encoder.encode_descriptor("container_epc_pages", help, None, MetricType::Gauge)?;
+        for (container, kind, pages) in node.charged_pages() {
+            let labels = [("container", container.to_string()), ("role", kind.name().to_owned())];
+            ConstGauge::new(i64::try_from(pages).unwrap_or(i64::MAX)).encode(charged.encode_family(&labels)?)?;
+        }
         if let Some(shared) = node.current() {
             let (_, count) = shared.tcs();
             let states = [

@@ -500,7 +500,19 @@ impl Node {
 
     /// What runs.
     pub fn ps(&self) -> Ps {
-        Ps { enclaves: self.enclave_rows(), containers: self.shop.containers.all().iter().map(|process| process.info()).collect() }
+        let mut containers: Vec<_> = self.shop.containers.all().iter().map(|process| process.info()).collect();
+        if let Some(shared) = self.current() {
+            let of_it = containers.iter_mut().filter(|container| container.enclave == Some(shared.id));
+            of_it.for_each(|container| container.charged_pages = container.tcs.map(|tcs| shared.enclave.charged_pages(tcs)));
+        }
+        Ps { enclaves: self.enclave_rows(), containers }
+    }
+
+    /// Containers of the shared enclave that run a function, and the EPC pages that are charged to each.
+    pub fn charged_pages(&self) -> Vec<(u64, Kind, u64)> {
+        let Some(shared) = self.current() else { return Vec::new() };
+        let of_it = self.shop.containers.all().into_iter().filter(|process| process.enclave == Some(shared.id));
+        of_it.filter_map(|process| Some((process.id, process.kind, shared.enclave.charged_pages(process.lease?.tcs)))).collect()
     }
 
     /// Prometheus text.

@@ -13,6 +13,8 @@ use rustix::mm::{MapFlags, ProtFlags};
 use rustix::thread::futex;
 use teemate_abi::layout::TCS_MAX;
 
+use crate::reaper::Found;
+
 /// Slots: one for each TCS that an image may have.
 pub const SLOTS: u32 = TCS_MAX;
 /// Kinds of OCALL that are counted; numbers beyond count as kind 0.
@@ -72,6 +74,8 @@ pub struct Slot {
     edmm_reply: AtomicI64,
     stamps: [AtomicU64; STAMPS.len()],
     ocalls: [AtomicU64; OCALL_KINDS],
+    /// Times that a process which took over found a thread here: idle, in a call, inside.
+    found: [AtomicU64; 3],
 }
 
 #[repr(C)]
@@ -202,6 +206,24 @@ impl Board {
             let kind = if (call as usize) < OCALL_KINDS { call as usize } else { 0 };
             slot.ocalls[kind].fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Notes how a process that took over found this thread.
+    pub fn note_found(&self, tcs: u32, found: Found) {
+        if let Some(slot) = self.slot(tcs) {
+            slot.found[found.index()].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Threads that were taken over, by [`Found::index`].
+    pub fn found(&self) -> [u64; 3] {
+        let mut sum = [0u64; 3];
+        for slot in &self.layout().slots {
+            for (total, count) in sum.iter_mut().zip(&slot.found) {
+                *total = total.wrapping_add(count.load(Ordering::Relaxed));
+            }
+        }
+        sum
     }
 
     /// OCALLs by kind, over all slots.

@@ -13,6 +13,7 @@ use crate::calls::Calls;
 use crate::descriptors::{Descriptors, Service};
 use crate::drive::{self, End, Left, Transition};
 use crate::host::HostArea;
+use crate::reaper::Found;
 use crate::role::{self, DeviceName, Role, descriptor};
 use crate::{reaper, service};
 
@@ -54,6 +55,19 @@ impl Mapped {
                 drive::run(&mut Entering(thread), &calls, tcs, mailbox, reason, argument)
             }
             Err(error) => End::Device(error.to_string()),
+        }
+    }
+
+    /// Brings the thread of a killed process on, and stays until its end.
+    pub fn take_over(&self, tcs: u32, descriptors: &Descriptors, broker: Option<BorrowedFd<'_>>) -> (End, Found) {
+        let none = |message| (End::Device(message), Found::Idle);
+        let Some(mailbox) = self.host.mailbox(tcs) else { return none(format!("there is no TCS {tcs}")) };
+        match self.attachment.thread(tcs) {
+            Ok(thread) => {
+                let calls = Calls { board: &self.board, host: self.host, descriptors, broker };
+                drive::adopt(&mut Entering(thread), &calls, tcs, mailbox)
+            }
+            Err(error) => none(error.to_string()),
         }
     }
 }
@@ -130,8 +144,9 @@ impl Body for Runner {
             (Role::Function { tcs, container, number, broker }, Some(mapped)) => {
                 return function(mapped, tcs, container, number, broker, &start);
             }
-            (Role::Service { tcs, attach: None, listener, life, .. }, Some(mapped)) => service_of(start.descriptors, listener)
-                .map(|(service, _)| service::serve(mapped, &tcs, &Descriptors::of_service(service, life), None, true)),
+            (Role::Service { tcs, attach: None, listener, life, .. }, Some(mapped)) => {
+                shared_service(mapped, &tcs, listener, life, start.descriptors)
+            }
             (Role::Service { tcs, attach: Some(device), broker, listener, .. }, _) => {
                 own_enclave(device, &tcs, broker, listener, start.descriptors)
             }
@@ -159,6 +174,21 @@ fn service_of(descriptors: Vec<OwnedFd>, listener: bool) -> Result<(Service, std
     let listener = if listener { Some(rest.next().ok_or("the listening socket is missing")?) } else { None };
     let service = Service::new(channel, listener).map_err(|error| format!("the payload's process can't be set up: {error}"))?;
     Ok((service, rest))
+}
+
+fn shared_service(mapped: &Mapped, tcs: &[u32], listener: bool, life: u32, descriptors: Vec<OwnedFd>) -> Result<i32, String> {
+    let (service, _) = service_of(descriptors, listener)?;
+    let takes_over = life > 0;
+    if takes_over {
+        mapped.attachment.sync();
+        // Not before the guard has it: a kill in between would cost the enclave a thread.
+        let first = tcs.first().ok_or("there is no TCS for the payload")?;
+        if !mapped.board.wait_for_leave(*first, life, LEAVE_LIMIT) {
+            return Ok(role::EXIT_NO_LEAVE);
+        }
+    }
+    let descriptors = Descriptors::of_service(service, life);
+    Ok(service::serve(service::Service { mapped, descriptors: &descriptors, broker: None, shared: true, takes_over }, tcs))
 }
 
 /// The cold path: every instruction here is part of a call's start.
@@ -206,7 +236,10 @@ fn own_enclave(device: DeviceName, tcs: &[u32], broker: bool, listener: bool, mu
     let mapped = Mapped::new(kind, tcs_count, board, rest.collect())?;
     mapped.board.stamp(0, Stamp::EnclaveMapped);
     mapped.board.stamp(0, Stamp::Entered);
-    Ok(service::serve(&mapped, tcs, &Descriptors::of_service(service, 0), broker.as_ref().map(AsFd::as_fd), false))
+    let descriptors = Descriptors::of_service(service, 0);
+    let broker = broker.as_ref().map(AsFd::as_fd);
+    let service = service::Service { mapped: &mapped, descriptors: &descriptors, broker, shared: false, takes_over: false };
+    Ok(service::serve(service, tcs))
 }
 
 fn native(

@@ -13,8 +13,8 @@ use teemate_abi::ocall;
 
 use crate::board::{Board, EdmmRequest};
 use crate::broker;
-use crate::descriptors::{Descriptors, LISTEN_FD, Service};
-use crate::host::{self, HostArea, MailboxRef, Reply, errno};
+use crate::descriptors::{Descriptors, LISTEN_FD, SERVICE_FD, Service};
+use crate::host::{self, Call, HostArea, MailboxRef, Reply, errno};
 use crate::sockets;
 
 /// How long the node has for a request of dynamic memory.
@@ -43,7 +43,26 @@ impl Calls<'_> {
     pub fn serve(&self, tcs: u32, mailbox: MailboxRef) {
         let call = mailbox.call();
         self.board.count(tcs, call.number);
-        mailbox.reply(self.act(tcs, mailbox, call.number, call.args));
+        match self.descriptors.service().filter(|_| is_receive(&call)) {
+            Some(service) => self.receive_once(mailbox, call, service),
+            None => mailbox.reply(call.sequence, self.act(tcs, mailbox, call.number, call.args)),
+        }
+    }
+
+    /// A packet of the channel, which outlives this process: it is taken off only when the reply is complete. Killed before, and it is
+    /// still there; killed between, and it comes twice in a row, which its reader knows.
+    fn receive_once(&self, mailbox: MailboxRef, call: Call, service: &Service) {
+        let length = usize::try_from(call.args[1]).unwrap_or(usize::MAX);
+        let flags = if call.number == ocall::RECV { call.args[2] as i32 } else { 0 };
+        service.read_alone(|channel| {
+            let wait = flags & libc::MSG_DONTWAIT != 0 || self.descriptors.wait(channel, true);
+            let reply =
+                if wait { mailbox.receive(channel, length, flags & libc::MSG_DONTWAIT | libc::MSG_PEEK) } else { errno(libc::EAGAIN) };
+            mailbox.reply(call.sequence, reply);
+            if reply > 0 && flags & libc::MSG_PEEK == 0 {
+                MailboxRef::discard(channel);
+            }
+        });
     }
 
     fn act(&self, tcs: u32, mailbox: MailboxRef, number: u32, args: [u64; 6]) -> Reply {
@@ -220,6 +239,11 @@ impl Calls<'_> {
             _ => errno(libc::ENOPROTOOPT),
         }
     }
+}
+
+/// Whether a call reads from the channel.
+fn is_receive(call: &Call) -> bool {
+    [ocall::READ, ocall::RECV].contains(&call.number) && call.args[0] as RawFd == SERVICE_FD
 }
 
 fn wake(word: &std::sync::atomic::AtomicU32) -> Reply {

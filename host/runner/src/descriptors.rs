@@ -26,6 +26,7 @@ pub struct Service {
     channel: OwnedFd,
     listener: Option<OwnedFd>,
     kick: OwnedFd,
+    reading: Mutex<()>,
 }
 
 impl Service {
@@ -39,12 +40,18 @@ impl Service {
             rustix::io::ioctl_fionbio(listener, true)?;
         }
         let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
-        Ok(Service { channel, listener, kick: rustix::event::eventfd(0, flags)? })
+        Ok(Service { channel, listener, kick: rustix::event::eventfd(0, flags)?, reading: Mutex::new(()) })
     }
 
     /// What wakes the threads that wait with epoll.
     pub fn kick(&self) -> RawFd {
         self.kick.as_raw_fd()
+    }
+
+    /// Reads from the channel while nobody else does.
+    pub fn read_alone<R>(&self, read: impl FnOnce(RawFd) -> R) -> R {
+        let _alone = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        read(self.channel.as_raw_fd())
     }
 
     /// The listening socket.

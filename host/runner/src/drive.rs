@@ -105,13 +105,13 @@ pub fn run(thread: &mut impl Transition, calls: &Calls<'_>, tcs: u32, mailbox: M
     follow(thread, calls, tcs, mailbox, left)
 }
 
-/// Brings the thread of a killed process to its end.
+/// Brings the thread of a killed process to its end. A call that had its reply when the process died gets it.
 pub fn adopt(thread: &mut impl Transition, calls: &Calls<'_>, tcs: u32, mailbox: MailboxRef) -> (End, Found) {
     if thread.cssa() != Some(0) && thread.cssa().is_some() {
         let left = thread.resume();
         return (follow(thread, calls, tcs, mailbox, left), Found::Inside);
     }
-    let left = thread.enter(enter::RETURN, RETURN_LOST, 0);
+    let left = thread.enter(enter::RETURN, if mailbox.is_answered() { RETURN_DONE } else { RETURN_LOST }, 0);
     match left {
         Ok(Left::Exit { reason: exit::REFUSED, argument: refused::NO_OCALL }) => (End::Idle, Found::Idle),
         // A device that can't tell: the LibOS can.
@@ -229,6 +229,19 @@ mod tests {
         ] {
             with(cssa, &steps, |script, calls, mailbox| assert_eq!(adopt(script, calls, 0, mailbox), expected));
         }
+    }
+
+    #[test]
+    fn a_reply_that_was_complete_is_not_lost() {
+        let steps = [("enter 3 0", out(exit::OCALL, 0)), ("enter 3 0", out(exit::IDLE, 0))];
+        with(Some(0), &steps, |script, calls, mailbox| {
+            mailbox.reply(0, 5);
+            assert!(!mailbox.is_answered());
+            mailbox.call_as(7);
+            assert!(!mailbox.is_answered());
+            mailbox.reply(7, 5);
+            assert_eq!(adopt(script, calls, 0, mailbox), (End::Idle, Found::InCall));
+        });
     }
 
     #[test]

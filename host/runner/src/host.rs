@@ -5,7 +5,7 @@
 
 use std::os::fd::RawFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use teemate_abi::host_area::{self, MAILBOX_DATA, Mailbox};
 
@@ -88,6 +88,8 @@ pub struct MailboxRef(NonNull<Mailbox>);
 pub struct Call {
     /// One of `teemate_abi::ocall`.
     pub number: u32,
+    /// Which call of this TCS it is.
+    pub sequence: u32,
     /// Arguments.
     pub args: [u64; 6],
 }
@@ -97,14 +99,40 @@ impl MailboxRef {
     pub fn call(self) -> Call {
         let at = self.0.as_ptr();
         // SAFETY: `at` points to a mapped mailbox (HostArea::mailbox); volatile reads of plain integers.
-        unsafe { Call { number: (&raw const (*at).call).read_volatile(), args: (&raw const (*at).args).read_volatile() } }
+        unsafe {
+            Call {
+                number: (&raw const (*at).call).read_volatile(),
+                sequence: (&raw const (*at).sequence).read_volatile(),
+                args: (&raw const (*at).args).read_volatile(),
+            }
+        }
     }
 
-    /// Writes the reply.
-    pub fn reply(self, value: Reply) {
+    /// Writes the reply to the call with this number; from then on it is complete, whoever gives it to the enclave.
+    pub fn reply(self, sequence: u32, value: Reply) {
+        let at = self.0.as_ptr();
+        // SAFETY: as in `call`; the note is an aligned integer, and shared memory of this process for good.
+        unsafe {
+            (&raw mut (*at).ret).write_volatile(value);
+            AtomicU64::from_ptr(&raw mut (*at).answered).store(u64::from(sequence), Ordering::Release);
+        }
+    }
+
+    /// Whether the call that is there has its reply.
+    pub fn is_answered(self) -> bool {
+        let at = self.0.as_ptr();
+        // SAFETY: as in `reply`.
+        let answered = unsafe { AtomicU64::from_ptr(&raw mut (*at).answered) }.load(Ordering::Acquire);
+        let sequence = self.call().sequence;
+        // 0 is what a TCS that never called has.
+        sequence != 0 && answered == u64::from(sequence)
+    }
+
+    /// Numbers the call, as the enclave does.
+    #[cfg(test)]
+    pub fn call_as(self, sequence: u32) {
         // SAFETY: as in `call`.
-        unsafe { (&raw mut (*self.0.as_ptr()).ret).write_volatile(value) }
-        std::sync::atomic::fence(Ordering::Release);
+        unsafe { (&raw mut (*self.0.as_ptr()).sequence).write_volatile(sequence) }
     }
 
     fn data(self) -> *mut u8 {
@@ -159,6 +187,12 @@ impl MailboxRef {
     pub fn receive(self, fd: RawFd, length: usize, flags: i32) -> Reply {
         // SAFETY: as in `read`.
         self.checked(length, |data, length| unsafe { libc::recv(fd, data.cast(), length, flags) })
+    }
+
+    /// Takes the next packet off a socket and forgets it.
+    pub fn discard(fd: RawFd) {
+        // SAFETY: the kernel writes nothing: there is room for nothing.
+        let _ = unsafe { libc::recv(fd, std::ptr::null_mut(), 0, libc::MSG_DONTWAIT) };
     }
 
     fn checked(self, length: usize, act: impl FnOnce(*mut u8, usize) -> isize) -> Reply {

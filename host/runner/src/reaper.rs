@@ -57,6 +57,17 @@ pub enum Found {
     Inside,
 }
 
+impl Found {
+    /// For counters: idle, in a call, inside.
+    pub fn index(self) -> usize {
+        match self {
+            Found::Idle => 0,
+            Found::InCall => 1,
+            Found::Inside => 2,
+        }
+    }
+}
+
 /// For the wire.
 pub fn encode<M: Serialize>(message: &M) -> Vec<u8> {
     postcard::to_stdvec(message).unwrap_or_default()

@@ -1,4 +1,7 @@
 //! The payload's own threads: a host thread, with a TCS of its own, for each LibOS thread that is ready to run.
+//!
+//! When its process is killed another one takes over: it brings every TCS on from where it was, in a call or inside, all at the same time,
+//! for the threads wait for one another. The channel and the listening socket are the same; connections were the dead process's own.
 
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
@@ -13,35 +16,54 @@ use crate::drive::End;
 use crate::role;
 use crate::sockets;
 
-/// Runs the payload until it ends. `shared`: containers in processes of their own work for it. Gives the process's exit status.
-pub fn serve(mapped: &Mapped, tcs: &[u32], descriptors: &Descriptors, broker: Option<BorrowedFd<'_>>, shared: bool) -> i32 {
-    let mut free: Vec<u32> = tcs.iter().rev().copied().collect();
-    let Some(first) = free.pop() else { return role::EXIT_SETUP };
-    let service = Service { mapped, descriptors, broker, free: Mutex::new(free) };
+/// What the payload's process has.
+#[derive(Clone, Copy)]
+pub struct Service<'a> {
+    /// The enclave.
+    pub mapped: &'a Mapped,
+    /// What the enclave may name.
+    pub descriptors: &'a Descriptors,
+    /// Only for a payload with one call at a time: questions and answers on it are not told apart.
+    pub broker: Option<BorrowedFd<'a>>,
+    /// Containers in processes of their own work for it.
+    pub shared: bool,
+    /// An earlier process did this and was killed.
+    pub takes_over: bool,
+}
+
+/// Runs the payload with these TCSs until it ends. Gives the process's exit status.
+pub fn serve(service: Service<'_>, tcs: &[u32]) -> i32 {
+    let Some((first, others)) = tcs.split_first() else { return role::EXIT_SETUP };
+    let begin: Vec<u32> = if service.takes_over { tcs.to_vec() } else { vec![*first] };
+    let free = if service.takes_over { Vec::new() } else { others.iter().rev().copied().collect() };
+    let pool = &Pool { service, free: Mutex::new(free) };
     std::thread::scope(|scope| {
-        let word = mapped.host.spawn_word();
+        let word = service.mapped.host.spawn_word();
         let mut seen = word.load(Ordering::Acquire);
-        let service = &service;
         let kicks = std::thread::Builder::new().name("kick".to_owned());
-        if shared && let Err(error) = kicks.spawn_scoped(scope, || pass_kicks_on(mapped, descriptors)) {
+        if service.shared
+            && let Err(error) = kicks.spawn_scoped(scope, move || pass_kicks_on(service.mapped, service.descriptors))
+        {
             eprintln!("nobody can pass on what wakes the payload's threads: {error}");
             std::process::exit(role::EXIT_SETUP);
         }
-        let spawned = std::thread::Builder::new().name("main".to_owned()).spawn_scoped(scope, move || service.work(first));
-        if let Err(error) = spawned {
-            eprintln!("the payload's first thread can't be started: {error}");
-            std::process::exit(role::EXIT_SETUP);
+        for tcs in begin {
+            let spawned = std::thread::Builder::new().name(format!("tcs-{tcs}")).spawn_scoped(scope, move || pool.begin(tcs));
+            if let Err(error) = spawned {
+                eprintln!("a thread of the payload can't be started: {error}");
+                std::process::exit(role::EXIT_SETUP);
+            }
         }
-        // Ends with the process: `Service::work` ends it when the payload does.
+        // Ends with the process: `Pool::end` ends it when the payload does.
         loop {
             let now = word.load(Ordering::Acquire);
             // Each bump is one LibOS thread that became ready. Too many host threads do no harm: they are refused and end.
             for _ in 0..now.wrapping_sub(seen).min(tcs.len() as u32) {
-                let Some(tcs) = service.free().pop() else { break };
-                let spawned = std::thread::Builder::new().name(format!("tcs-{tcs}")).spawn_scoped(scope, move || service.work(tcs));
+                let Some(tcs) = pool.free().pop() else { break };
+                let spawned = std::thread::Builder::new().name(format!("tcs-{tcs}")).spawn_scoped(scope, move || pool.work(tcs));
                 if let Err(error) = spawned {
                     eprintln!("a thread of the payload has to wait: no host thread can be started: {error}");
-                    service.free().push(tcs);
+                    pool.free().push(tcs);
                     break;
                 }
             }
@@ -68,35 +90,60 @@ fn pass_kicks_on(mapped: &Mapped, descriptors: &Descriptors) {
     }
 }
 
-struct Service<'a> {
-    mapped: &'a Mapped,
-    descriptors: &'a Descriptors,
-    /// Only for a payload with one call at a time: questions and answers on it are not told apart.
-    broker: Option<BorrowedFd<'a>>,
+/// TCSs that nobody uses now.
+struct Pool<'a> {
+    service: Service<'a>,
     free: Mutex<Vec<u32>>,
 }
 
-impl Service<'_> {
+impl Pool<'_> {
     fn free(&self) -> MutexGuard<'_, Vec<u32>> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs LibOS threads on this TCS as long as one is ready.
-    fn work(&self, tcs: u32) {
-        loop {
-            match self.mapped.run(tcs, enter::START, 0, self.descriptors, self.broker) {
-                // Its thread ended or waits for a container. Another may have become ready while no TCS was free.
-                End::Idle => {}
-                End::Refused(refused::NO_THREAD) => break,
-                // It was told to shut down.
-                End::PayloadExit(0) => std::process::exit(0),
-                end => {
-                    let status = end.status();
-                    eprintln!("the payload's process ends: {end}");
-                    std::process::exit(status);
-                }
+    /// The first thing that this process does with a TCS.
+    fn begin(&self, tcs: u32) {
+        let Service { mapped, descriptors, broker, takes_over, .. } = self.service;
+        if takes_over {
+            let (end, found) = mapped.take_over(tcs, descriptors, broker);
+            mapped.board.note_found(tcs, found);
+            if end != End::Idle {
+                self.end(&end);
             }
         }
-        self.free().push(tcs);
+        self.work(tcs);
+    }
+
+    /// Runs LibOS threads on this TCS as long as one is ready.
+    fn work(&self, mut tcs: u32) {
+        let Service { mapped, descriptors, broker, .. } = self.service;
+        let word = mapped.host.spawn_word();
+        loop {
+            let seen = word.load(Ordering::Acquire);
+            match mapped.run(tcs, enter::START, 0, descriptors, broker) {
+                // Its thread ended or waits for a container. Another may have become ready while no TCS was free.
+                End::Idle => {}
+                End::Refused(refused::NO_THREAD) => {
+                    self.free().push(tcs);
+                    // One that became ready since was perhaps looked after while nothing was free.
+                    if word.load(Ordering::Acquire) == seen {
+                        return;
+                    }
+                    let Some(free) = self.free().pop() else { return };
+                    tcs = free;
+                }
+                end => self.end(&end),
+            }
+        }
+    }
+
+    /// The payload has come to its end.
+    fn end(&self, end: &End) -> ! {
+        // It was told to shut down.
+        if *end == End::PayloadExit(0) {
+            std::process::exit(0);
+        }
+        eprintln!("the payload's process ends: {end}");
+        std::process::exit(end.status())
     }
 }

@@ -40,6 +40,9 @@ pub trait Enclave: Send + Sync {
     fn share(&self) -> Result<Vec<OwnedFd>, Error>;
     /// EPC pages in use, and the limit (0: none known).
     fn epc(&self) -> EpcUsage;
+    /// EPC pages that the enclave says it charges to the container that runs on this TCS. Its word, and that of every process that maps the
+    /// host area: for people to look at.
+    fn charged_pages(&self, tcs: u32) -> u64;
     /// What was counted since it was built, over all processes.
     fn counters(&self) -> Counters;
     /// EMODPR, EMODT(TRIM) or EREMOVE (`teemate_abi::ocall::edmm`). Gives the bytes done; retries EBUSY and EAGAIN within bounds.
@@ -54,7 +57,7 @@ pub trait Enclave: Send + Sync {
 /// EPC in use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EpcUsage {
-    /// Pages of this enclave, SECS included.
+    /// Pages of this enclave, SECS included. On hardware those that came after EINIT are the enclave's word.
     pub pages: u64,
     /// The most there may be; 0: no limit, or unknown.
     pub limit: u64,

@@ -67,12 +67,13 @@ fn describe(ps: &Ps) -> String {
             optional(container.enclave.map(|id| id.to_string())),
             optional(container.tcs.map(|tcs| tcs.to_string())),
             container.pid.to_string(),
+            optional(container.charged_pages.map(|pages| pages.to_string())),
             bytes(container.rss_kib.saturating_mul(1024)),
             duration(container.age_ms),
         ]
     });
-    let head = ["container", "role", "function", "enclave", "tcs", "pid", "resident", "age"];
-    let containers = table(&head, containers.collect(), &[0, 3, 4, 5, 6, 7]);
+    let head = ["container", "role", "function", "enclave", "tcs", "pid", "charged", "resident", "age"];
+    let containers = table(&head, containers.collect(), &[0, 3, 4, 5, 6, 7, 8]);
     harmless(&format!("{enclaves}\n\n{containers}\n\n{}", namespaces(&ps.containers)))
 }
 

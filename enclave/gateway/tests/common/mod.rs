@@ -160,8 +160,7 @@ pub struct Http2(hyper::client::conn::http2::SendRequest<Full<Bytes>>);
 impl Http2 {
     pub async fn connect(address: SocketAddr) -> Self {
         let stream = tls(address, &[b"h2"]).await;
-        let (sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         Http2(sender)
     }

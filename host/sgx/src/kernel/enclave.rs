@@ -173,9 +173,14 @@ impl Enclave for KernelEnclave {
         copies.map_err(|source| Error::System { what: "dup", source, hint: "raise `ulimit -n`" })
     }
 
-    /// Only what was added before EINIT: the driver tells nobody how many pages came by EAUG.
+    /// What was added before EINIT is known; the driver tells nobody how many pages came by EAUG, but the enclave does.
     fn epc(&self) -> EpcUsage {
-        EpcUsage { pages: self.pages, limit: 0 }
+        let grown = self.host.header().accepted_pages.load(Relaxed);
+        EpcUsage { pages: self.pages.saturating_add(grown), limit: 0 }
+    }
+
+    fn charged_pages(&self, tcs: u32) -> u64 {
+        if tcs < self.tcs_count { self.host.charged_pages(tcs) } else { 0 }
     }
 
     fn counters(&self) -> Counters {
@@ -450,6 +455,18 @@ impl HostArea {
             (&raw mut (*header).abi_version).write(teemate_abi::ABI_VERSION);
             (&raw mut (*header).tcs_count).write(tcs_count);
         }
+    }
+
+    fn header(&self) -> &host_area::Header {
+        // SAFETY: mapped for as long as `self`; a header has only atomics but for what `write_header` wrote before anybody else had it.
+        unsafe { self.base.cast().as_ref() }
+    }
+
+    fn charged_pages(&self, index: u32) -> u64 {
+        let at = host_area::slot(index.min(TCS_MAX)) - host_area::BASE + host_area::SLOT_MAILBOX;
+        debug_assert!(at + size_of::<host_area::Mailbox>() as u64 <= self.size);
+        // SAFETY: `index` is below the TCS count of the image, for which the area was sized; a volatile read of an integer.
+        unsafe { (&raw const (*self.base.add(at as usize).cast::<host_area::Mailbox>().as_ptr()).charged_pages).read_volatile() }
     }
 
     fn slot(&self, index: u32) -> &Slot {

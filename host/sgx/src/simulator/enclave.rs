@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use teemate_abi::{layout::PAGE_SIZE, ocall::edmm};
+use teemate_abi::{host_area, layout::PAGE_SIZE, ocall::edmm};
 
 use super::{
     epcm::{Refusal, Word},
@@ -165,6 +165,12 @@ impl Enclave for SimulatedEnclave {
     fn epc(&self) -> EpcUsage {
         let shared = self.memory.shared();
         EpcUsage { pages: shared.epc_pages(), limit: shared.secs().epc_limit.load(Relaxed) }
+    }
+
+    fn charged_pages(&self, tcs: u32) -> u64 {
+        let address = host_area::slot(tcs) + host_area::SLOT_MAILBOX + std::mem::offset_of!(host_area::Mailbox, charged_pages) as u64;
+        let bytes = if tcs < self.tcs_count() { self.memory.host_bytes(address, 8) } else { None };
+        bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
     }
 
     fn counters(&self) -> Counters {
