@@ -205,6 +205,60 @@ fn containers_killed_by_the_administrator() {
     });
 }
 
+/// Kills the process of the payload's own threads: no call may notice, for the enclave and the channel stay.
+#[test]
+fn the_service_is_killed_under_load() {
+    let Some(mut node) = start() else { return };
+    let count = if full() { 300 } else { 40 };
+    let params = || json!({ "rounds": ROUNDS });
+    let must = node.call("work", params()).unwrap();
+    let before = at_rest(&node);
+    let service = || node.ps().unwrap().containers.into_iter().find(|container| container.role == "service");
+    let seen = Seen::default();
+    let over = AtomicBool::new(false);
+    let mut state = 0x2545_f491_4f6c_dd1d;
+    thread::scope(|scope| {
+        for _ in 0..CALLERS {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let begin = Instant::now();
+                    let outcome = node.invoke("work", params()).map_err(|error| error.to_string());
+                    seen.take(outcome, begin.elapsed(), &must);
+                }
+            });
+        }
+        let begin = Instant::now();
+        let mut killed = 0;
+        while killed < count && seen.wrong.lock().unwrap().is_empty() && begin.elapsed() < Duration::from_secs(300) {
+            thread::sleep(Duration::from_micros(random(&mut state) % 100_000));
+            let Some(process) = service() else { continue };
+            let pinned = Pid::from_raw(process.pid as i32).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+            let Some(pinned) = pinned.filter(|_| service().is_some_and(|other| other.id == process.id)) else { continue };
+            killed += u64::from(pidfd_send_signal(&pinned, Signal::KILL).is_ok());
+        }
+        over.store(true, Ordering::Relaxed);
+        assert_eq!(killed, count, "kills in five minutes");
+    });
+    let metrics = node.metrics().unwrap();
+    for line in
+        metrics.lines().filter(|line| ["kill", "adopted", "takeovers"].iter().any(|word| line.contains(word)) && !line.starts_with('#'))
+    {
+        println!("{line}");
+    }
+    let (right, lost) = (seen.right.into_inner(), seen.lost.into_inner());
+    println!("{right} calls were right, {lost} were lost with their container");
+    let wrong = seen.wrong.into_inner().unwrap();
+    assert!(wrong.is_empty(), "{} of the calls went wrong:\n{}\n{}", wrong.len(), wrong.join("\n"), node.last_words());
+    assert_eq!(lost, 0, "no container was killed");
+    assert!(metrics.contains("teemate_rebuilds_total 0"), "the enclave was built anew\n{}", node.last_words());
+    assert!(metrics.contains(&format!("teemate_service_takeovers_total {count}")), "{}", node.last_words());
+    for _ in 0..20 {
+        assert_eq!(node.call("work", params()).unwrap(), must);
+    }
+    assert_eq!(at_rest(&node).0, before.0, "a TCS leaks");
+    node.stop().unwrap();
+}
+
 /// The file of a container's cgroup that limits its memory, and the one that tells how much there is.
 fn memory_files(container: &ContainerInfo) -> Option<(PathBuf, PathBuf)> {
     let candidates = container.cgroups.iter().flat_map(|path| {

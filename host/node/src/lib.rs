@@ -7,6 +7,7 @@
 //! * [`control`]: the socket that clients ask at;
 //! * [`store`], [`history`]: functions, and their last calls;
 //! * [`shared`], [`solo`]: the modes;
+//! * [`takeover`]: the service, when its process is killed;
 //! * [`upgrade`]: from one image to another;
 //! * [`channel`]: the node's end of a function service;
 //! * [`answers`], [`sealed`]: what the service asks of the host;
@@ -36,6 +37,7 @@ pub mod shared;
 pub mod signals;
 pub mod solo;
 pub mod store;
+pub mod takeover;
 pub mod upgrade;
 mod util;
 

@@ -174,6 +174,8 @@ impl Collector for Live {
             let [idle, call, inside] = shared.adopted();
             let found = [("idle", idle), ("in_call", call), ("inside", inside)];
             family(&mut encoder, "threads_adopted", "Orphaned threads brought to their end", MetricType::Counter, "found", &found)?;
+            let help = "Processes that took the service over from a killed one";
+            plain(&mut encoder, "service_takeovers", help, MetricType::Counter, shared.taken_over())?;
             plain(&mut encoder, "containers_queued", "Containers that wait for a TCS", MetricType::Gauge, shared.queued() as u64)?;
             plain(
                 &mut encoder,

@@ -20,7 +20,7 @@ use teemate_control::function::{Failure, FailureKind, Mark, Outcome, Phase};
 use teemate_control::service::ToService;
 use teemate_runner::board::{Board, now_ns};
 use teemate_runner::body::SYNC;
-use teemate_runner::reaper::{Command, Found, Report, decode, encode};
+use teemate_runner::reaper::{Command, Report, decode, encode};
 use teemate_runner::role::{self, DeviceName, Role, descriptor};
 use teemate_sgx::{Enclave, Error as DeviceError};
 
@@ -31,6 +31,7 @@ use crate::error::{Error, Result};
 use crate::gateway::Listener;
 use crate::lease::{Count, Lease, Leases};
 use crate::node::{Shop, add_phases};
+use crate::takeover::Lives;
 use crate::util::{Lock, wait};
 
 /// How long the payload has to boot.
@@ -62,6 +63,8 @@ enum Trouble {
     NotStarted { container: u64, reason: String },
     /// A container ended otherwise than by finishing. `orphan`: its TCS may not be idle.
     Lost { container: u64, pid: i32, reason: String, orphan: Option<u32> },
+    /// The process of the payload's own threads was killed.
+    Service { pid: i32, how: String },
 }
 
 #[derive(Default)]
@@ -98,6 +101,7 @@ pub struct SharedEnclave {
     /// Why it can't go on, once it can't.
     broken: Mutex<Option<String>>,
     adopted: [AtomicU64; 3],
+    lives: Lives,
     /// Calls of [`SharedEnclave::invoke`].
     invoking: AtomicU64,
 }
@@ -142,6 +146,7 @@ impl SharedEnclave {
             stopping: AtomicBool::new(false),
             broken: Mutex::new(None),
             adopted: Default::default(),
+            lives: Lives::default(),
             invoking: AtomicU64::new(0),
         });
         match this.bring_up(&service_end, &reapers_end, troubles) {
@@ -170,12 +175,12 @@ impl SharedEnclave {
         // Adoptions need nothing of the service, and the service's death must not end the reaper.
         self.long_lived(Kind::Reaper, Role::Reaper, vec![reapers_end.as_fd()])?;
         self.thread("reaper", |this| this.reports_loop())?;
-        let tcs = (0..self.service_tcs).collect();
-        let listener = self.shop.listener.as_ref().map(Listener::fd);
-        let role = Role::Service { tcs, attach: None, broker: false, listener: listener.is_some(), life: 0 };
-        let service = self.long_lived(Kind::Service, role, [Some(service_end.as_fd()), listener].into_iter().flatten().collect())?;
-        // What a service process does not survive is no orphan: the whole enclave goes.
+        let service = self.service(service_end, 0)?;
+        // What a service process does not survive before it is ready is no orphan: the whole enclave goes.
         self.channel.open(BOOT_LIMIT).map_err(|error| not_up(&service, error))?;
+        // Not earlier: a guarded process takes each of its faults more slowly, and has most of them now.
+        self.enclave.guard(service.pid)?;
+        self.lives.ready(service_end)?;
         self.thread("service", |this| {
             let on = Arc::clone(&this);
             this.channel.pump(|demand| match demand {
@@ -215,11 +220,42 @@ impl SharedEnclave {
             let Some(this) = this.upgrade() else { return };
             if !this.stopping.load(Ordering::Acquire) {
                 let how = how(ended);
+                if kind == Kind::Service && matches!(ended, Ended::Killed(_)) && this.lives.goes_on() {
+                    return this.trouble(Trouble::Service { pid: process.pid, how });
+                }
                 tracing::error!(pid = process.pid, role = kind.name(), how, "a process of the enclave ended");
                 this.fail(&format!("the {} process ended: {how}", kind.name()));
             }
         });
         self.shop.containers.start(&self.nursery, order, on_end)
+    }
+
+    /// Starts the process of the payload's own threads, in its nth life.
+    fn service(self: &Arc<Self>, end: &OwnedFd, life: u32) -> Result<Arc<Process>> {
+        let listener = self.shop.listener.as_ref().map(Listener::fd);
+        let tcs = (0..self.service_tcs).collect();
+        let role = Role::Service { tcs, attach: None, broker: false, listener: listener.is_some(), life };
+        self.long_lived(Kind::Service, role, [Some(end.as_fd()), listener].into_iter().flatten().collect())
+    }
+
+    /// Has another process take over what the service's killed one was doing.
+    fn take_over(self: &Arc<Self>, pid: i32) -> Result<()> {
+        self.enclave.wait_saved(pid)?;
+        let (life, end) = self.lives.next()?;
+        (0..self.service_tcs).for_each(|tcs| self.board.reset(tcs));
+        let service = self.service(&end, life)?;
+        match self.enclave.guard(service.pid) {
+            Ok(()) => self.board.let_in(0, life),
+            // It was killed before it entered: its own end is dealt with in its turn.
+            Err(_) if service.wait(Duration::from_millis(500)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Processes that took the service over from a killed one.
+    pub fn taken_over(&self) -> u64 {
+        self.lives.count()
     }
 
     /// The service's channel.
@@ -236,7 +272,11 @@ impl SharedEnclave {
 
     /// Threads adopted: found idle, in a call, inside.
     pub fn adopted(&self) -> [u64; 3] {
-        self.adopted.each_ref().map(|count| count.load(Ordering::Relaxed))
+        let mut sum = self.board.found();
+        for (total, count) in sum.iter_mut().zip(&self.adopted) {
+            *total += count.load(Ordering::Relaxed);
+        }
+        sum
     }
 
     /// Calls of [`SharedEnclave::invoke`] that are under way.
@@ -269,6 +309,7 @@ impl SharedEnclave {
             tracing::error!(enclave = self.id, why, "the shared enclave can't go on");
             *broken = Some(why.to_owned());
             drop(broken);
+            self.lives.close();
             self.channel.close();
             self.shop.wake();
         }
@@ -486,7 +527,7 @@ impl SharedEnclave {
         }
     }
 
-    fn janitor_loop(&self, troubles: &Receiver<Trouble>) {
+    fn janitor_loop(self: &Arc<Self>, troubles: &Receiver<Trouble>) {
         let mut synced = 0;
         while !self.stopping.load(Ordering::Acquire) {
             let Ok(trouble) = troubles.recv_timeout(Duration::from_millis(250)) else {
@@ -500,6 +541,12 @@ impl SharedEnclave {
             };
             match trouble {
                 Trouble::NotStarted { container, reason } => self.tell_lost(container, reason),
+                Trouble::Service { pid, how } => {
+                    tracing::warn!(pid, how, "the service process was killed; another takes over");
+                    if let Err(error) = self.take_over(pid) {
+                        self.fail(&format!("the service process ended: {how}; and no other could take over: {error}"));
+                    }
+                }
                 Trouble::Lost { container, pid, reason, orphan } => {
                     tracing::warn!(container, pid, reason, tcs = orphan, "a container was lost");
                     self.tell_lost(container, reason);
@@ -567,12 +614,7 @@ impl SharedEnclave {
                 Some(Report::Adopted { tcs, found }) => {
                     self.adoptions.locked().remove(&tcs);
                     tracing::info!(tcs, ?found, "an orphaned thread has come to its end");
-                    let index = match found {
-                        Found::Idle => 0,
-                        Found::InCall => 1,
-                        Found::Inside => 2,
-                    };
-                    self.adopted[index].fetch_add(1, Ordering::Relaxed);
+                    self.adopted[found.index()].fetch_add(1, Ordering::Relaxed);
                     if !self.leases.locked().adopted(tcs) {
                         tracing::error!(tcs, "the reaper reports a thread that it was not given");
                     }
@@ -599,6 +641,7 @@ impl SharedEnclave {
         if self.stopping.swap(true, Ordering::AcqRel) {
             return;
         }
+        self.lives.close();
         self.channel.close();
         self.queue.1.notify_all();
         self.board.ring();
