@@ -144,14 +144,19 @@ pub struct UnderWay {
 }
 
 impl UnderWay {
-    /// The answer begins, and has to be taken until `deadline`.
-    pub fn answer(&mut self, deadline: Instant) {
+    /// The answer begins, and has to be taken until `deadline`. When it is `long`, the connection is told at once; else it finds out when it
+    /// looks the next time.
+    pub fn answer(&mut self, deadline: Instant, long: bool) {
         let mut state = lock(&self.activity.state);
         let id = state.next;
         state.next += 1;
         state.answered = state.answered.saturating_add(1);
         state.answers.insert(id, deadline);
         self.answer = Some(id);
+        if long {
+            drop(state);
+            self.activity.changed.notify_one();
+        }
     }
 }
 
@@ -229,7 +234,7 @@ mod tests {
         }
         assert!(matches!(activity.verdict(now, &limits), Verdict::Wait(_)));
         let mut request = activity.begin(&metrics);
-        request.answer(now + limits.idle);
+        request.answer(now + limits.idle, false);
         drop(request);
         drop(activity.begin(&metrics));
         assert!(matches!(activity.verdict(now, &limits), Verdict::Wait(_)));
@@ -243,7 +248,7 @@ mod tests {
         let (activity, limits, metrics) = (Activity::new(), limits(), Arc::default());
         let now = Instant::now();
         let mut request = activity.begin(&metrics);
-        request.answer(now + Duration::from_secs(5));
+        request.answer(now + Duration::from_secs(5), true);
         assert_eq!(activity.verdict(now, &limits), Verdict::Wait(now + Duration::from_secs(5)));
         assert_eq!(activity.verdict(now + Duration::from_secs(5), &limits), Verdict::Slow);
         drop(request);

@@ -13,7 +13,7 @@ use crate::budget::{Budget, Held};
 use crate::limits::Limits;
 
 /// Bytes of one piece of an answer. Small, so that what is not sent is still counted here and not in the connection's buffers.
-const PIECE: usize = 16 << 10;
+pub const PIECE: usize = 16 << 10;
 
 /// Why a body was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

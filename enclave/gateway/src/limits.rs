@@ -53,7 +53,7 @@ impl Default for Limits {
             rate: 16 << 10,
             answer: Duration::from_secs(180),
             bodies: 512 << 20,
-            streams: 64,
+            streams: 100,
             resets: 100,
             farewell: Duration::from_secs(3),
         }

@@ -92,7 +92,8 @@ impl Service {
             response.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(response.body.len()));
             response.body = Bytes::new();
         }
-        under_way.answer(Instant::now() + self.limits.transfer(response.body.len()));
+        let length = response.body.len();
+        under_way.answer(Instant::now() + self.limits.transfer(length), length > body::PIECE);
         let mut answer = http::Response::new(Payload::new(response.body, Some(under_way)));
         *answer.status_mut() = response.status;
         *answer.headers_mut() = response.headers;

@@ -19,12 +19,16 @@ use teemate_evidence::quote::BODY;
 use teemate_evidence::simulation::{CPUSVN, Platform};
 
 use crate::About;
+use crate::api::Api;
+use crate::auth::Authenticator;
 use crate::gateway::{Parts, Settings};
 use crate::identity::Identity;
+use crate::limits::Limits;
 use crate::lock;
 use crate::platform::{Accounts, Attester, Call, ClaimError, Claimed, Functions};
 use crate::receipts::{MemoryShelf, Receipts};
 use crate::router::{BodyLimit, Owner, Request, Response, Routes};
+use crate::service::Service;
 
 /// MRENCLAVE of the quotes made here.
 pub const MRENCLAVE: [u8; 32] = [0xe1; 32];
@@ -188,6 +192,18 @@ impl Functions for EchoFunctions {
     }
 
     fn cancel(&self, _call: u64) {}
+}
+
+/// A service over an [`Echo`], for connections that are no sockets.
+///
+/// # Errors
+/// When there are no random numbers.
+pub fn service(limits: Limits) -> io::Result<(Arc<Service>, Arc<Echo>)> {
+    let echo = Arc::new(Echo::default());
+    let parts = parts(SimulatedAttester::failing(0), echo.clone(), Settings::default())?;
+    let authenticator = Authenticator::new(parts.accounts.clone()).ok_or_else(|| io::Error::other("no random numbers"))?;
+    let api = Api::new(parts.identity, parts.attester, parts.accounts, parts.receipts, parts.about, parts.epoch);
+    Ok((Service::new(limits, Arc::default(), Arc::new(authenticator), api, echo.clone(), false), echo))
 }
 
 /// What a gateway is made of, with everything above.
