@@ -192,7 +192,7 @@ impl Api {
         let accounts = self.accounts.clone();
         match self.store.run(move || accounts.claim(&request.token)).await {
             Ok(Ok(claimed)) => answer(&ClaimResponse { namespace: &claimed.namespace, uuid: &claimed.uuid, key: &claimed.key }),
-            Ok(Err(error @ ClaimError::Refused)) => Response::error(StatusCode::FORBIDDEN, &error.to_string()),
+            Ok(Err(ClaimError::Refused(why))) => Response::error(StatusCode::FORBIDDEN, &why),
             Ok(Err(ClaimError::Failed(why))) => Response::error(StatusCode::SERVICE_UNAVAILABLE, &format!("The store failed: {why}")),
             Err(refused) => refused,
         }

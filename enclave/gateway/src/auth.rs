@@ -159,7 +159,7 @@ mod tests {
         }
 
         fn claim(&self, _token: &str) -> Result<Claimed, ClaimError> {
-            Err(ClaimError::Refused)
+            Err(ClaimError::Refused("nobody is invited".into()))
         }
     }
 

@@ -7,6 +7,7 @@
 //! [`connection`] and [`activity`] (how long it may last), [`service`] (one request), then [`api`] or what implements [`Routes`].
 #![forbid(unsafe_code)]
 
+mod accounts;
 pub mod activity;
 pub mod api;
 pub mod auth;

@@ -70,11 +70,9 @@ pub struct Claimed {
 /// Why an invitation was not turned into credentials.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimError {
-    /// It is not known, or no longer: who did not use it should ask who did.
-    #[error(
-        "this invitation is unknown, expired or was claimed already. If you did not claim it, somebody else did: tell the administrator"
-    )]
-    Refused,
+    /// It is unknown, too old, or somebody claimed it before: a sentence for the claimer.
+    #[error("{0}")]
+    Refused(String),
     /// The store failed.
     #[error("{0}")]
     Failed(String),

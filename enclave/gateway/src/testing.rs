@@ -106,7 +106,10 @@ impl Accounts for FixedAccounts {
 
     fn claim(&self, token: &str) -> Result<Claimed, ClaimError> {
         let mut invitations = lock(&self.invitations);
-        let at = invitations.iter().position(|(known, _)| known == token).ok_or(ClaimError::Refused)?;
+        let at = invitations
+            .iter()
+            .position(|(known, _)| known == token)
+            .ok_or_else(|| ClaimError::Refused("this invitation is unknown, or was claimed already".into()))?;
         let (_, namespace) = invitations.remove(at);
         let claimed = Claimed { uuid: format!("uuid-of-{namespace}"), key: crate::router::transaction(), namespace };
         lock(&self.owners).push(claimed.clone());

@@ -1,4 +1,5 @@
 //! A process without descriptors. Alone in its file, for the limit is the process's.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

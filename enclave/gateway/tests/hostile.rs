@@ -1,4 +1,5 @@
 //! What a hostile client can do, and what it cannot.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

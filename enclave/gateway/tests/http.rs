@@ -1,4 +1,5 @@
 //! What a well-behaved client sees.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

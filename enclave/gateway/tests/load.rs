@@ -1,4 +1,5 @@
 //! Many clients at one time, and changes under them.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
