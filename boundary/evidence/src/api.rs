@@ -4,7 +4,6 @@
 //! |---|---|---|
 //! | `GET info` | - | [`Info`] |
 //! | `POST attest` | [`AttestRequest`] | [`AttestResponse`] |
-//! | `GET collateral` | - | the collateral that the host has (a JSON object as `dcap-qvl` reads it), or 404 |
 //! | `GET receipts/{activation}` | - | [`ReceiptBundle`] |
 //!
 //! Types that the enclave answers with take members that they do not know, so that an older client speaks with a newer enclave; what is
@@ -30,8 +29,6 @@ pub mod path {
     pub const INFO: &str = "/teemate/v1/info";
     /// [`super::AttestRequest`].
     pub const ATTEST: &str = "/teemate/v1/attest";
-    /// The host's collateral.
-    pub const COLLATERAL: &str = "/teemate/v1/collateral";
     /// [`super::ReceiptBundle`], with the activation after it.
     pub const RECEIPTS: &str = "/teemate/v1/receipts/";
 }
@@ -81,7 +78,8 @@ pub struct AttestResponse {
     pub quote: Vec<u8>,
     /// What it binds: the request's nonce, the key of this very TLS connection, the receipt key.
     pub binding: Binding,
-    /// What the host fetched for its verification, if it did: signed by the maker of the processor, so it may come from anybody.
+    /// What the host fetched for its verification, if it did: a JSON object as `dcap-qvl` and PCCS clients write it. It is signed by the
+    /// maker of the processor, so it may come from anybody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collateral: Option<serde_json::Value>,
 }

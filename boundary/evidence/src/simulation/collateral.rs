@@ -92,10 +92,10 @@ impl Collateral {
         })
         .to_string();
         let signer = pki::tcb_signing_key();
-        let signer_chain = pem(&pki::tcb_signer()) + &pem(&pki::root());
+        let signer_chain = pem(pki::tcb_signer()) + &pem(pki::root());
         let list = |issuer, revoked: &[[u8; 16]]| hex(&revocation_list(issuer, self.issued, self.expires, revoked));
         json!({
-            "pck_crl_issuer_chain": pem(&pki::ca()) + &pem(&pki::root()),
+            "pck_crl_issuer_chain": pem(pki::ca()) + &pem(pki::root()),
             "root_ca_crl": list(Issuer::Root, &[]),
             "pck_crl": list(Issuer::Ca, &self.revoked),
             "tcb_info_issuer_chain": signer_chain,

@@ -1,5 +1,7 @@
 //! Keys and certificates. Those of root, CA and TCB signer are the same everywhere, and public.
 
+use std::sync::OnceLock;
+
 use sha2::{Digest, Sha256};
 
 use super::{CPUSVN, FMSPC, PCE_SVN};
@@ -75,16 +77,19 @@ fn certify(issuer: &str, by: &SecretKey, subject: &str, key: &SecretKey, extensi
 }
 
 /// The root certificate, DER. **Trust it for nothing but tests: its key is public.**
-pub fn root() -> Vec<u8> {
-    certify(ROOT_NAME, &key(ROOT), ROOT_NAME, &key(ROOT), &authority())
+pub fn root() -> &'static [u8] {
+    static MADE: OnceLock<Vec<u8>> = OnceLock::new();
+    MADE.get_or_init(|| certify(ROOT_NAME, &key(ROOT), ROOT_NAME, &key(ROOT), &authority()))
 }
 
-pub(super) fn ca() -> Vec<u8> {
-    certify(ROOT_NAME, &key(ROOT), CA_NAME, &key(CA), &authority())
+pub(super) fn ca() -> &'static [u8] {
+    static MADE: OnceLock<Vec<u8>> = OnceLock::new();
+    MADE.get_or_init(|| certify(ROOT_NAME, &key(ROOT), CA_NAME, &key(CA), &authority()))
 }
 
-pub(super) fn tcb_signer() -> Vec<u8> {
-    certify(ROOT_NAME, &key(ROOT), TCB_SIGNER_NAME, &tcb_signing_key(), &leaf())
+pub(super) fn tcb_signer() -> &'static [u8] {
+    static MADE: OnceLock<Vec<u8>> = OnceLock::new();
+    MADE.get_or_init(|| certify(ROOT_NAME, &key(ROOT), TCB_SIGNER_NAME, &tcb_signing_key(), &leaf()))
 }
 
 /// The certificate of a platform's PCK key, with Intel's SGX extension.
@@ -151,9 +156,9 @@ mod tests {
     #[test]
     fn certificates_and_lists_are_what_an_independent_crate_reads() {
         let platform = key(&[1; 32]);
-        for (der, subject) in [(root(), ROOT_NAME), (ca(), CA_NAME), (tcb_signer(), TCB_SIGNER_NAME), (pck(&platform, &[2; 16]), PCK_NAME)]
-        {
-            let read = x509_cert::Certificate::from_der(&der).unwrap();
+        let pck = pck(&platform, &[2; 16]);
+        for (der, subject) in [(root(), ROOT_NAME), (ca(), CA_NAME), (tcb_signer(), TCB_SIGNER_NAME), (&pck, PCK_NAME)] {
+            let read = x509_cert::Certificate::from_der(der).unwrap();
             assert_eq!(read.to_der().unwrap(), der);
             assert!(read.tbs_certificate().subject().to_string().contains(subject));
             assert!(subject.contains("INSECURE"));

@@ -70,7 +70,7 @@ impl Platform {
         // Real ones have random bytes or a certificate's hash here; 32 of them are expected.
         let authentication: [u8; 32] = Sha256::digest(SIMULATION_MARK).into();
         let qe_body = self.qe_body(&key, &authentication);
-        let chain = pem(&pki::pck(&self.pck, &self.ppid)) + &pem(&pki::ca()) + &pem(&pki::root());
+        let chain = pem(&pki::pck(&self.pck, &self.ppid)) + &pem(pki::ca()) + &pem(pki::root());
         let mut signed = Vec::with_capacity(4096);
         signed.extend(signature);
         signed.extend(key);

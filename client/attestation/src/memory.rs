@@ -1,0 +1,244 @@
+//! Remembers the epoch of each store that was seen, so that an old copy of it is noticed.
+//!
+//! An enclave can't keep a counter that its host can't set back. But its users can: the store's epoch only rises, so a lower one than a user
+//! has seen means that the host presents an old copy. The file holds one line for each store that the user spoke to.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use teemate_evidence::api::Info;
+use teemate_evidence::encoding::hex;
+
+/// Longest file that is read.
+const MAX_LENGTH: u64 = 4 << 20;
+const VERSION: u32 = 1;
+
+/// Why the memory can't be used, or what it found out.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file can't be read or written.
+    #[error("the memory of known nodes, {}, can't be used: {source}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is damaged. It is not thrown away silently: then anybody could make the user forget.
+    #[error("the memory of known nodes, {}, is damaged ({why}); if you know why, remove it", path.display())]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// How.
+        why: String,
+    },
+    /// The store is older than it was.
+    #[error(
+        "{node} presents an OLD COPY of its store: epoch {presented}, but epoch {known} was seen before; what was stored in between is gone or hidden. If its operator explains it, `--accept-store` accepts it"
+    )]
+    RolledBack {
+        /// Who.
+        node: String,
+        /// What was seen.
+        known: u64,
+        /// What is presented.
+        presented: u64,
+    },
+    /// It is another store.
+    #[error(
+        "{node} presents ANOTHER STORE than before: what was stored there is gone or hidden. If its operator explains it, `--accept-store` accepts it"
+    )]
+    OtherStore {
+        /// Who.
+        node: String,
+    },
+}
+
+/// What an enclave presents.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seen {
+    /// Name of the store.
+    pub store: Option<String>,
+    /// Its epoch.
+    pub epoch: u64,
+}
+
+impl From<&Info> for Seen {
+    fn from(info: &Info) -> Self {
+        Seen { store: info.store.clone(), epoch: info.epoch }
+    }
+}
+
+/// Whose store: which signer's enclave, at which node, for which owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whose<'a> {
+    /// Where, as the user names it.
+    pub node: &'a str,
+    /// MRSIGNER: the seal key, and so the store, is the signer's.
+    pub mrsigner: [u8; 32],
+    /// Namespace of the owner, if the client knows it.
+    pub owner: Option<&'a str>,
+}
+
+impl Whose<'_> {
+    fn key(&self) -> String {
+        format!("{} {} {}", hex(&self.mrsigner), self.node, self.owner.unwrap_or("-"))
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    version: u32,
+    seen: BTreeMap<String, Seen>,
+}
+
+/// The file.
+#[derive(Debug)]
+pub struct Memory {
+    path: PathBuf,
+    seen: BTreeMap<String, Seen>,
+}
+
+impl Memory {
+    /// `$XDG_STATE_HOME/teemate/known-nodes.json`, else below `$HOME/.local/state`. `None`: there is neither.
+    pub fn default_path() -> Option<PathBuf> {
+        let state = std::env::var_os("XDG_STATE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let home = || std::env::var_os("HOME").filter(|path| !path.is_empty()).map(|home| Path::new(&home).join(".local/state"));
+        Some(state.or_else(home)?.join("teemate/known-nodes.json"))
+    }
+
+    /// Reads the file; nothing is known where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Damaged`].
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let io = |source| Error::Io { path: path.to_owned(), source };
+        let damaged = |why: String| Error::Damaged { path: path.to_owned(), why };
+        let mut text = String::new();
+        match std::fs::File::open(path) {
+            Ok(file) => file.take(MAX_LENGTH).read_to_string(&mut text).map_err(io)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Memory { path: path.to_owned(), seen: BTreeMap::new() });
+            }
+            Err(error) => return Err(io(error)),
+        };
+        let file: File = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+        if file.version != VERSION {
+            return Err(damaged(format!("version {}, this is {VERSION}", file.version)));
+        }
+        Ok(Memory { path: path.to_owned(), seen: file.seen })
+    }
+
+    /// What was seen last.
+    pub fn last(&self, whose: &Whose<'_>) -> Option<&Seen> {
+        self.seen.get(&whose.key())
+    }
+
+    /// Compares with what was seen last, and remembers it. With nothing remembered anything is taken.
+    ///
+    /// # Errors
+    /// [`Error::RolledBack`], [`Error::OtherStore`]: then what was known stays. [`Error::Io`].
+    pub fn observe(&mut self, whose: &Whose<'_>, seen: Seen) -> Result<(), Error> {
+        if let Some(known) = self.last(whose) {
+            if known.store.is_some() && known.store != seen.store {
+                return Err(Error::OtherStore { node: whose.node.to_owned() });
+            }
+            if seen.epoch < known.epoch {
+                return Err(Error::RolledBack { node: whose.node.to_owned(), known: known.epoch, presented: seen.epoch });
+            }
+            if *known == seen {
+                return Ok(());
+            }
+        }
+        self.accept(whose, seen)
+    }
+
+    /// Remembers it, whatever was known.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn accept(&mut self, whose: &Whose<'_>, seen: Seen) -> Result<(), Error> {
+        self.seen.insert(whose.key(), seen);
+        self.save().map_err(|source| Error::Io { path: self.path.clone(), source })
+    }
+
+    /// Writes a new file and puts it in the old one's place.
+    fn save(&self) -> std::io::Result<()> {
+        use std::os::unix::fs::OpenOptionsExt;
+        if let Some(directory) = self.path.parent() {
+            std::fs::create_dir_all(directory)?;
+        }
+        let text = serde_json::to_vec_pretty(&File { version: VERSION, seen: self.seen.clone() })?;
+        let new = self.path.with_extension(format!("new-{}", std::process::id()));
+        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        std::fs::rename(&new, &self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADA: Whose<'static> = Whose { node: "https://node:1", mrsigner: [1; 32], owner: Some("ada") };
+
+    fn seen(store: &str, epoch: u64) -> Seen {
+        Seen { store: Some(store.to_owned()), epoch }
+    }
+
+    #[test]
+    fn an_old_copy_and_another_store_are_noticed_also_by_the_next_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state/known.json");
+        let mut memory = Memory::open(&path).unwrap();
+        memory.observe(&ADA, seen("s", 5)).unwrap();
+        memory.observe(&ADA, seen("s", 5)).unwrap();
+        memory.observe(&ADA, seen("s", 9)).unwrap();
+        let mut memory = Memory::open(&path).unwrap();
+        assert!(matches!(memory.observe(&ADA, seen("s", 8)), Err(Error::RolledBack { known: 9, presented: 8, .. })));
+        assert!(matches!(memory.observe(&ADA, seen("t", 100)), Err(Error::OtherStore { .. })));
+        assert!(
+            matches!(memory.observe(&ADA, Seen { store: None, epoch: 100 }), Err(Error::OtherStore { .. })),
+            "a store does not lose its name"
+        );
+        assert_eq!(Memory::open(&path).unwrap().last(&ADA), Some(&seen("s", 9)), "a refusal changes nothing");
+        memory.accept(&ADA, seen("t", 1)).unwrap();
+        Memory::open(&path).unwrap().observe(&ADA, seen("t", 2)).unwrap();
+    }
+
+    #[test]
+    fn signers_nodes_and_owners_are_apart() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut memory = Memory::open(&directory.path().join("known.json")).unwrap();
+        memory.observe(&ADA, seen("s", 5)).unwrap();
+        memory.observe(&Whose { owner: Some("bob"), ..ADA }, seen("s", 1)).unwrap();
+        memory.observe(&Whose { owner: None, ..ADA }, seen("s", 1)).unwrap();
+        memory.observe(&Whose { node: "https://node:2", ..ADA }, seen("u", 1)).unwrap();
+        memory.observe(&Whose { mrsigner: [2; 32], ..ADA }, seen("v", 1)).unwrap();
+        assert_eq!(memory.seen.len(), 5);
+    }
+
+    #[test]
+    fn a_damaged_file_is_not_taken_for_an_empty_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("known.json");
+        for text in ["", "{}", "{\"version\":2,\"seen\":{}}", "{\"version\":1,\"seen\":{\"a\":{}}}", "\u{0}"] {
+            std::fs::write(&path, text).unwrap();
+            assert!(matches!(Memory::open(&path), Err(Error::Damaged { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_file_is_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("known.json");
+        Memory::open(&path).unwrap().observe(&ADA, seen("s", 5)).unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}

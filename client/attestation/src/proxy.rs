@@ -1,0 +1,261 @@
+//! Plain local HTTP for clients that can't verify: a pipe of bytes from a local socket to an enclave.
+//!
+//! Each local connection gets a connection of its own, which is verified by itself before a byte of the client's is sent. The proxy reads
+//! no HTTP, except where an endpoint is refused: then it says so in a page with status 502.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::{Connector, Endpoint, Refusal, tls};
+
+/// Longest head of a request that is read before a refusal is answered.
+const MAX_HEAD: usize = 64 << 10;
+/// How long a client may take to send that, and to read the refusal.
+const PAGE_TIME: Duration = Duration::from_secs(5);
+
+/// How it runs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where the enclave is.
+    pub endpoint: Endpoint,
+    /// Most connections at once; further ones wait.
+    pub connections: usize,
+    /// A connection on which nothing moves in either direction for so long is closed.
+    pub idle: Duration,
+}
+
+/// Something worth telling.
+#[derive(Debug)]
+pub enum Event {
+    /// A connection was made and verified.
+    Opened(SocketAddr),
+    /// A connection ended, with the bytes that went to the enclave and came from it.
+    Closed(SocketAddr, u64, u64),
+    /// A connection was closed because nothing moved on it.
+    Idle(SocketAddr),
+    /// The endpoint can't be used; the client was told.
+    Refused(SocketAddr, String),
+    /// Accepting failed; it goes on.
+    Accept(io::Error),
+}
+
+/// Serves for ever.
+pub async fn serve(listener: TcpListener, connector: Connector, options: Options, tell: impl Fn(Event) + Send + Sync + 'static) {
+    let places = Arc::new(Semaphore::new(options.connections));
+    let (connector, options, tell) = (Arc::new(connector), Arc::new(options), Arc::new(tell));
+    loop {
+        // The semaphore is never closed.
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((local, from)) => {
+                let (connector, options, tell) = (connector.clone(), options.clone(), tell.clone());
+                tokio::spawn(async move {
+                    tell(connection(local, from, &connector, &options, &*tell).await);
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tell(Event::Accept(error));
+                // Most likely no descriptors are left; others will be closed.
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection(
+    mut local: TcpStream,
+    from: SocketAddr,
+    connector: &Connector,
+    options: &Options,
+    tell: &(impl Fn(Event) + Send + Sync),
+) -> Event {
+    let remote = match connect(connector, &options.endpoint).await {
+        Ok(remote) => remote,
+        Err(error) => {
+            let why = error.to_string();
+            let _ = timeout(PAGE_TIME, refuse(&mut local, &why)).await;
+            return Event::Refused(from, why);
+        }
+    };
+    tell(Event::Opened(from));
+    let _ = local.set_nodelay(true);
+    let moved = Arc::new(Moved { start: Instant::now(), last: AtomicU64::new(0) });
+    let mut local = Watched { inner: local, moved: moved.clone(), read: 0 };
+    let mut remote = Watched { inner: remote, moved: moved.clone(), read: 0 };
+    tokio::select! {
+        copied = tokio::io::copy_bidirectional(&mut local, &mut remote) => {
+            if copied.is_err() {
+                // The enclave did not say that this is the end: the host may have cut the connection. So the client gets no end either.
+                let _ = local.inner.set_zero_linger();
+            }
+            Event::Closed(from, local.read, remote.read)
+        }
+        () = moved.stands_still(options.idle) => Event::Idle(from),
+    }
+}
+
+/// Connects and verifies.
+///
+/// # Errors
+/// [`tls::Error`].
+pub async fn connect(connector: &Connector, endpoint: &Endpoint) -> Result<TlsStream<TcpStream>, tls::Error> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, "it took too long");
+    let unreachable = |source| tls::Error::Unreachable { endpoint: endpoint.clone(), source };
+    let handshake = |why: String| tls::Error::Handshake { endpoint: endpoint.clone(), why };
+    let deadline = Instant::now() + connector.timeout();
+    let dialled = tokio::time::timeout_at(deadline, TcpStream::connect((endpoint.host.as_str(), endpoint.port))).await;
+    let socket = dialled.unwrap_or_else(|_| Err(late())).map_err(unreachable)?;
+    socket.set_nodelay(true).map_err(unreachable)?;
+    let (verifier, config) = connector.configure().map_err(|error| handshake(error.to_string()))?;
+    let name = endpoint.server_name().ok_or_else(|| handshake("its name can't be a host's".to_owned()))?;
+    let done = tokio::time::timeout_at(deadline, TlsConnector::from(Arc::new(config)).connect(name, socket)).await;
+    match (verifier.outcome(), done.unwrap_or_else(|_| Err(late()))) {
+        (Some(Err(refusal)), _) => Err(tls::Error::Refused { endpoint: endpoint.clone(), refusal: Box::new(refusal) }),
+        (_, Err(error)) => Err(handshake(error.to_string())),
+        (None, Ok(_)) => Err(handshake("it showed no certificate".to_owned())),
+        (Some(Ok(_)), Ok(stream)) => Ok(stream),
+    }
+}
+
+/// Reads a request's head, so that the client does not meet a reset while it writes, and answers 502.
+async fn refuse(local: &mut TcpStream, why: &str) -> io::Result<()> {
+    let mut head = Vec::new();
+    let mut buffer = [0; 4096];
+    while head.len() < MAX_HEAD && !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        match local.read(&mut buffer).await? {
+            0 => break,
+            length => head.extend_from_slice(&buffer[..length]),
+        }
+    }
+    let clean: String = why.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let body = format!("502 Bad Gateway\n\nteemate proxy sent nothing of this request to the endpoint:\n{clean}\n");
+    let answer = format!(
+        "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\nCache-Control: no-store\r\n\r\n{body}",
+        body.len()
+    );
+    local.write_all(answer.as_bytes()).await?;
+    local.shutdown().await?;
+    // What is still on its way is thrown away: an early close would reset the connection and the page with it.
+    let mut left = 1usize << 20;
+    while left > 0 {
+        match local.read(&mut buffer).await? {
+            0 => break,
+            length => left = left.saturating_sub(length),
+        }
+    }
+    Ok(())
+}
+
+/// When something moved last.
+struct Moved {
+    start: Instant,
+    last: AtomicU64,
+}
+
+impl Moved {
+    fn note(&self) {
+        self.last.store(self.start.elapsed().as_millis() as u64, Relaxed);
+    }
+
+    async fn stands_still(&self, time: Duration) {
+        loop {
+            let last = self.start + Duration::from_millis(self.last.load(Relaxed));
+            let left = (last + time).saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            sleep(left).await;
+        }
+    }
+}
+
+/// Notes each byte that moves.
+struct Watched<S> {
+    inner: S,
+    moved: Arc<Moved>,
+    read: u64,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = ready!(Pin::new(&mut self.inner).poll_read(context, buffer));
+        let length = buffer.filled().len() - before;
+        if length > 0 {
+            self.moved.note();
+            self.read += length as u64;
+        }
+        Poll::Ready(result)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let result = ready!(Pin::new(&mut self.inner).poll_write(context, bytes));
+        self.moved.note();
+        Poll::Ready(result)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+/// Why a proxy does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The endpoint is refused or can't be reached.
+    #[error(transparent)]
+    Endpoint(#[from] tls::Error),
+    /// The policy's collateral can't be used.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// It can't listen.
+    #[error("can't listen on {listen}: {source}")]
+    Listen {
+        /// Where.
+        listen: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Verifies the endpoint, listens, calls `ready` with the address, and serves for ever on this thread.
+///
+/// # Errors
+/// [`Error`]: it did not start.
+pub fn run(
+    listen: SocketAddr,
+    connector: Connector,
+    options: Options,
+    ready: impl FnOnce(SocketAddr),
+    tell: impl Fn(Event) + Send + Sync + 'static,
+) -> Result<(), Error> {
+    let failed = |source| Error::Listen { listen, source };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    runtime.block_on(async move {
+        // Somebody who can't be accepted is known before a client's first request is.
+        drop(connect(&connector, &options.endpoint).await?);
+        let listener = TcpListener::bind(listen).await.map_err(failed)?;
+        ready(listener.local_addr().map_err(failed)?);
+        serve(listener, connector, options, tell).await;
+        Ok(())
+    })
+}
