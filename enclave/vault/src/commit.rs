@@ -15,6 +15,8 @@ use crate::{Key, VaultError};
 const GATHER: Duration = Duration::from_millis(10);
 /// How long the flusher waits after a failure, at most.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How often a number for a blob is waited for.
+const TRIES: usize = 500;
 /// Deleted blobs that one commit tells the journal of, and blobs that are deleted after one commit.
 const DROPS: usize = 256;
 
@@ -184,13 +186,42 @@ impl Shared {
         self.drop_blobs(blobs_of(&changes).collect());
     }
 
-    /// Writes the first frame of this opening's segment.
+    /// A number for a blob, when not too many are under way.
+    pub(crate) fn take_number(&self) -> Result<u64, VaultError> {
+        for _ in 0..TRIES {
+            let orphans = {
+                let mut state = self.lock();
+                if let Some(number) = state.numbers.take() {
+                    return Ok(number);
+                }
+                !state.orphans.is_empty()
+            };
+            if orphans {
+                self.begin_segment()?
+            } else {
+                self.flush()?
+            }
+            // What is under way now is in the hands of other threads.
+            let state = self.lock();
+            if state.numbers.is_full() {
+                drop(self.turn.wait_timeout(state, GATHER).unwrap_or_else(std::sync::PoisonError::into_inner));
+            }
+        }
+        Err(VaultError::Busy { bytes: self.lock().queue.bytes() })
+    }
+
+    /// Writes the first frame of a segment when there is none: at the start, and after a failed append, in whose place it then lies.
     pub(crate) fn begin_segment(&self) -> Result<(), VaultError> {
         let mut turn = self.take_turn()?;
         let Some(writer) = turn.writer.as_mut() else { return Err(VaultError::Closed) };
-        let batch = writer.batch(&*self.sealing, 0)?;
-        let key = writer.append(&*self.disk, batch)?;
-        self.lock().keys.extend(key);
+        let blobs = self.lock().numbers.next();
+        let batch = writer.batch(&*self.sealing, blobs)?;
+        if !batch.is_empty() {
+            let key = writer.append(&*self.disk, batch)?;
+            self.lock().keys.extend(key);
+        }
+        let orphans = std::mem::take(&mut self.lock().orphans);
+        self.drop_blobs(orphans);
         Ok(())
     }
 }
@@ -246,10 +277,8 @@ pub(crate) fn flusher(shared: &Shared) {
         if state.broken || (closing && state.queue.is_empty()) {
             return;
         }
-        drop(state);
-        if !closing {
-            std::thread::sleep(pause);
-        }
+        let asleep = shared.wake.wait_timeout_while(state, pause, |state| !state.closing);
+        drop(asleep.unwrap_or_else(std::sync::PoisonError::into_inner));
         match shared.flush() {
             Ok(()) => pause = GATHER,
             // Nobody is left who could try again.

@@ -14,8 +14,8 @@ use crate::writer::{Batch, Writer};
 use crate::{Key, VaultError};
 
 /// Records and bytes of values in one frame of a snapshot.
-const RECORDS: usize = 500;
-const VALUES: u64 = 256 << 10;
+const RECORDS: usize = 64;
+const VALUES: u64 = 64 << 10;
 /// Names of garbage in one frame.
 const GARBAGE: usize = 4096;
 /// Bytes of one append.
@@ -113,11 +113,19 @@ impl Shared {
 
     fn add_chunk(&self, writer: &Writer, batch: &mut Batch, chunk: &[Moved]) -> Result<Spot, VaultError> {
         let mut read: Vec<Option<Arc<[u8]>>> = Vec::with_capacity(chunk.len());
+        // Neighbours often lie in one frame of an earlier snapshot, which is opened once for all of them.
+        let mut frame: Option<(Spot, Option<Vec<u8>>)> = None;
         for Moved { key, record, value, source } in chunk {
-            read.push(match source {
-                Some(source) => Some(fetch::read_frame(&*self.disk, key, record, source)?),
-                None => value.clone(),
-            });
+            let Some(source) = source else {
+                read.push(value.clone());
+                continue;
+            };
+            let plain = match frame.take() {
+                Some((spot, plain)) if spot == source.spot => plain,
+                _ => fetch::open_frame(&*self.disk, source)?,
+            };
+            read.push(Some(fetch::value_in(plain.as_deref().unwrap_or_default(), key, record, source)?));
+            frame = Some((source.spot, plain));
         }
         let mut records = Vec::with_capacity(chunk.len());
         for (Moved { key, record, .. }, value) in chunk.iter().zip(&read) {
@@ -135,7 +143,7 @@ impl Shared {
     /// commit to a generation that is not active would be lost.
     fn activate(&self, generation: u64) -> Result<(), VaultError> {
         let Err(error) = self.disk.activate(generation) else { return Ok(()) };
-        let active = piece(&*self.disk, 0).ok().flatten().and_then(|bytes| bytes.first_chunk().copied()).map(u64::from_le_bytes);
+        let active = piece(&*self.disk, 0, 8).ok().flatten().and_then(|bytes| bytes.first_chunk().copied()).map(u64::from_le_bytes);
         let mut state = self.lock();
         if active == Some(generation) {
             return Ok(());

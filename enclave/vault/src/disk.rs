@@ -19,6 +19,15 @@ pub trait Disk: Send + Sync {
     /// Those of the disk.
     fn journal(&self, offset: u64) -> io::Result<Option<Vec<u8>>>;
 
+    /// The same when no more than `length` bytes are wanted. More are no error.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn journal_part(&self, offset: u64, length: usize) -> io::Result<Option<Vec<u8>>> {
+        let _ = length;
+        self.journal(offset)
+    }
+
     /// Writes `bytes` at `offset` of a generation's file and ends the file there. The file begins with the generation's number, eight bytes,
     /// little-endian; the vault writes it as part of the first append.
     ///

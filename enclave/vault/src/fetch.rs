@@ -89,25 +89,42 @@ impl Shared {
     }
 }
 
+/// Names a record that the journal no longer has.
+fn wrong(key: &Key, record: &Record, source: &Source) -> VaultError {
+    VaultError::damaged(format!(
+        "{key} (version {}) cannot be read: entry {} of the journal is no longer what it was (generation {}, byte {})",
+        record.version, source.spot.sequence, source.generation, source.spot.offset
+    ))
+}
+
 /// A value out of its frame.
 pub(crate) fn read_frame(disk: &dyn Disk, key: &Key, record: &Record, source: &Source) -> Result<Arc<[u8]>, VaultError> {
-    let Source { generation, key: segment, spot } = source;
-    let wrong = || {
-        VaultError::damaged(format!(
-            "{key} (version {}) cannot be read: entry {} of the journal is no longer what it was (generation {generation}, byte {})",
-            record.version, spot.sequence, spot.offset
-        ))
-    };
+    let plain = open_frame(disk, source)?.ok_or_else(|| wrong(key, record, source))?;
+    value_in(&plain, key, record, source)
+}
+
+/// What a frame says. `None`: another one lies in its place.
+pub(crate) fn open_frame(disk: &dyn Disk, source: &Source) -> Result<Option<Vec<u8>>, VaultError> {
+    let Source { generation, key, spot } = source;
     // The frame is bound to the tag of the one before it, which lies right before it and needs no trust: another one does not fit.
-    let mut bytes = read(disk, spot.offset - TAG as u64, TAG + spot.length as usize)?.ok_or_else(wrong)?;
-    let before = *bytes.first_chunk().ok_or_else(wrong)?;
-    let header = Header::read(*bytes.get(TAG..).and_then(|rest| rest.first_chunk()).ok_or_else(wrong)?);
-    let place = Place { generation: *generation, sequence: spot.sequence, before };
-    let body = bytes.get_mut(TAG + FRAME_HEADER..).ok_or_else(wrong)?;
-    if !header.is_genuine(segment, &place, &[]) || header.length as usize != body.len() {
-        return Err(wrong());
-    }
-    let (plain, _) = format::open_body(&header, segment, &place, &[], body).ok_or_else(wrong)?;
+    let Some(mut bytes) = read(disk, spot.offset - TAG as u64, TAG + spot.length as usize)? else { return Ok(None) };
+    let opened = || -> Option<usize> {
+        let place = Place { generation: *generation, sequence: spot.sequence, before: *bytes.first_chunk()? };
+        let header = Header::read(*bytes.get(TAG..)?.first_chunk()?);
+        let body = bytes.get_mut(TAG + FRAME_HEADER..)?;
+        if !header.is_genuine(key, &place, &[]) || header.length as usize != body.len() {
+            return None;
+        }
+        Some(format::open_body(&header, key, &place, &[], body)?.0.len())
+    };
+    let Some(length) = { opened }() else { return Ok(None) };
+    bytes.truncate(TAG + FRAME_HEADER + length);
+    bytes.drain(..TAG + FRAME_HEADER);
+    Ok(Some(bytes))
+}
+
+/// The record's value in what its frame says.
+pub(crate) fn value_in(plain: &[u8], key: &Key, record: &Record, source: &Source) -> Result<Arc<[u8]>, VaultError> {
     let is_it = |delta: &format::Delta<'_>| delta.owner == key.owner && delta.kind == key.kind && delta.name == key.name;
     let delta = match Payload::read(plain) {
         Some(Payload::Commit { epoch, changes, .. }) if epoch == record.version => changes.into_iter().find(is_it),
@@ -118,7 +135,7 @@ pub(crate) fn read_frame(disk: &dyn Disk, key: &Key, record: &Record, source: &S
     };
     match delta.map(|delta| delta.value) {
         Some(Value::Here(value)) if value.len() as u64 == record.length => Ok(Arc::from(value)),
-        _ => Err(wrong()),
+        _ => Err(wrong(key, record, source)),
     }
 }
 
@@ -126,12 +143,12 @@ pub(crate) fn read_frame(disk: &dyn Disk, key: &Key, record: &Record, source: &S
 fn read(disk: &dyn Disk, offset: u64, length: usize) -> Result<Option<Vec<u8>>, VaultError> {
     let mut bytes = Vec::with_capacity(length);
     while bytes.len() < length {
-        let piece = match piece(disk, offset + bytes.len() as u64)? {
+        let missing = length - bytes.len();
+        let piece = match piece(disk, offset + bytes.len() as u64, missing)? {
             Some(piece) if !piece.is_empty() => piece,
             _ => return Ok(None),
         };
-        let wanted = piece.len().min(length - bytes.len());
-        bytes.extend_from_slice(&piece[..wanted]);
+        bytes.extend_from_slice(&piece[..piece.len().min(missing)]);
     }
     Ok(Some(bytes))
 }

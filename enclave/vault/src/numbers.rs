@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 /// How far apart the oldest blob that no commit names yet and the newest may be: so far the next opening looks for what a crash left.
-pub const WINDOW: u64 = 64;
+pub const WINDOW: u64 = 16;
 
 /// Numbers that were given out, and those of them that are under way.
 #[derive(Default)]
@@ -15,13 +15,17 @@ pub struct Numbers {
 impl Numbers {
     /// A number. `None`: too many are under way.
     pub fn take(&mut self) -> Option<u64> {
-        let oldest = self.under_way.first().copied().unwrap_or(self.next);
-        if self.next - oldest >= WINDOW {
+        if self.is_full() {
             return None;
         }
         self.under_way.insert(self.next);
         self.next += 1;
         Some(self.next - 1)
+    }
+
+    /// Whether too many are under way.
+    pub fn is_full(&self) -> bool {
+        self.under_way.first().is_some_and(|oldest| self.next - oldest >= WINDOW)
     }
 
     /// The blob of this number is named by the journal, or deleted.

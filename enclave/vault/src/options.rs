@@ -31,11 +31,11 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// Exact sizes; 64 MiB a value, 4 GiB and 500,000 records an owner, 32 MiB of cache, 16 MiB of queue.
+    /// Exact sizes; 56 MiB a value, 4 GiB and 500,000 records an owner, 32 MiB of cache, 16 MiB of queue.
     fn default() -> Self {
         Options {
             padding: Padding::Exact,
-            value: 64 << 20,
+            value: 56 << 20,
             owner_bytes: 4 << 30,
             owner_records: 500_000,
             cache: 32 << 20,

@@ -116,8 +116,8 @@ impl Reading<'_> {
             None => (None, &[][..]),
         };
         let Some(key) = key.filter(|key| header.is_genuine(key, &place, described)) else {
-            // A frame's body never is nothing but zeros.
-            return if source.is_zero_from(FRAME_HEADER)? { Ok(false) } else { Err(self.wrong(&header)) };
+            // What is sealed never is nothing but zeros.
+            return if source.is_zero_from(FRAME_HEADER + described.len())? { Ok(false) } else { Err(self.wrong(&header)) };
         };
         let (length, whole) = (header.length as usize, FRAME_HEADER + header.length as usize);
         if length < described.len() + TAG || length > MAX_BODY {
@@ -259,7 +259,7 @@ struct Source<'a> {
 
 impl Source<'_> {
     fn exists(&mut self) -> Result<bool, VaultError> {
-        let piece = piece(self.disk, 0)?;
+        let piece = piece(self.disk, 0, MAX_PIECE)?;
         let exists = piece.is_some();
         self.push(piece.unwrap_or_default());
         Ok(exists)
@@ -276,7 +276,8 @@ impl Source<'_> {
     /// Sees to it that `wanted` bytes are there, and says how many are.
     fn fill(&mut self, wanted: usize) -> Result<usize, VaultError> {
         while self.buffer.len() - self.at < wanted && !self.ended {
-            let piece = piece(self.disk, self.offset)?.ok_or_else(|| VaultError::damaged("the journal vanished while it was read"))?;
+            let piece =
+                piece(self.disk, self.offset, MAX_PIECE)?.ok_or_else(|| VaultError::damaged("the journal vanished while it was read"))?;
             self.push(piece);
         }
         Ok((self.buffer.len() - self.at).min(wanted))
@@ -308,8 +309,8 @@ impl Source<'_> {
 }
 
 /// A piece of the journal, no longer than agreed.
-pub fn piece(disk: &dyn Disk, offset: u64) -> Result<Option<Vec<u8>>, VaultError> {
-    let piece = disk.journal(offset).map_err(VaultError::disk("reading the journal"))?;
+pub fn piece(disk: &dyn Disk, offset: u64, wanted: usize) -> Result<Option<Vec<u8>>, VaultError> {
+    let piece = disk.journal_part(offset, wanted).map_err(VaultError::disk("reading the journal"))?;
     match &piece {
         Some(bytes) if bytes.len() > MAX_PIECE => {
             Err(VaultError::Disk { doing: "reading the journal", reason: format!("it gave {} bytes at once", bytes.len()) })

@@ -141,13 +141,17 @@ fn arrived(mut bytes: Vec<u8>, count: usize, zeros: usize) -> Vec<u8> {
 
 impl Disk for MemoryDisk {
     fn journal(&self, offset: u64) -> io::Result<Option<Vec<u8>>> {
+        self.journal_part(offset, MAX_PIECE)
+    }
+
+    fn journal_part(&self, offset: u64, length: usize) -> io::Result<Option<Vec<u8>>> {
         let state = self.state();
         if state.dead {
             return Err(io::Error::other("the disk is gone"));
         }
         let Some(bytes) = state.content.active.and_then(|active| state.content.generations.get(&active)) else { return Ok(None) };
         let rest = bytes.get(offset as usize..).unwrap_or_default();
-        let piece = if state.piece == 0 { MAX_PIECE } else { state.piece };
+        let piece = if state.piece == 0 { length.min(MAX_PIECE) } else { state.piece };
         Ok(Some(rest[..rest.len().min(piece)].to_vec()))
     }
 

@@ -348,17 +348,7 @@ impl Vault {
 
     fn put_blob(&self, key: &Key, value: &[u8]) -> Result<Queued, VaultError> {
         let shared = &self.shared;
-        let taken = shared.lock().numbers.take();
-        let number = match taken {
-            Some(number) => number,
-            None => {
-                // Many wait at once: when they are written there is room.
-                shared.flush()?;
-                let mut state = shared.lock();
-                let bytes = state.queue.bytes();
-                state.numbers.take().ok_or(VaultError::Busy { bytes })?
-            }
-        };
+        let number = shared.take_number()?;
         let id = blob::id(&shared.secret, &shared.opening.id, number);
         let written = blob::seal(id, key, value, shared.options.padding)
             .and_then(|(bytes, reference)| shared.disk.put_blob(id, bytes).map_err(VaultError::disk("writing a blob")).map(|()| reference));

@@ -45,6 +45,11 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     /// Bytes so far.
     pub fn len(&self) -> usize {
         self.bytes.len()
