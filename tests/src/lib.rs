@@ -6,6 +6,7 @@ pub mod artifacts;
 pub mod manifest;
 pub mod memory;
 pub mod object_store;
+pub mod owner;
 pub mod running;
 pub mod witness;
 

@@ -1,5 +1,6 @@
 //! A node in a temporary directory, stopped when its owner goes.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::Duration;
@@ -21,6 +22,8 @@ pub struct Node {
     child: Option<Child>,
     directory: tempfile::TempDir,
     options: Options,
+    /// Where its enclave answers clients, or did.
+    address: Option<SocketAddr>,
 }
 
 impl Node {
@@ -29,22 +32,44 @@ impl Node {
     /// # Errors
     /// A sentence with the end of its log.
     pub fn start(artifacts: &Artifacts, sharing: Sharing) -> Result<Node, String> {
+        let mut node = Node::prepare(artifacts, sharing)?;
+        node.begin()?;
+        Ok(node)
+    }
+
+    fn prepare(artifacts: &Artifacts, sharing: Sharing) -> Result<Node, String> {
         let directory = tempfile::Builder::new().prefix("teemate-").tempdir().map_err(|error| error.to_string())?;
         let options = Options {
             program: Some(artifacts.program(node::PROGRAM)),
             image: Some(artifacts.image()),
             state: Some(directory.path().join("state")),
             sharing,
+            listen: Some("none".to_owned()),
             ..Options::new(directory.path().join("node.sock"))
         };
-        let mut node = Node { child: None, directory, options };
+        Ok(Node { child: None, directory, options, address: None })
+    }
+
+    /// Starts one in shared mode whose enclave answers its own clients, at any port that is free.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn start_listening(artifacts: &Artifacts) -> Result<Node, String> {
+        let mut node = Node::prepare(artifacts, Sharing::Shared)?;
+        node.options.listen = Some("127.0.0.1:0".to_owned());
         node.begin()?;
         Ok(node)
     }
 
+    /// Where its enclave answers. Panics if it does not.
+    pub fn endpoint(&self) -> SocketAddr {
+        self.address.unwrap_or_else(|| panic!("the enclave answers no clients\n{}", self.last_words()))
+    }
+
     fn begin(&mut self) -> Result<(), String> {
-        let (child, _) = node::start(&self.options, &self.log()).map_err(|error| error.to_string())?;
+        let (child, status) = node::start(&self.options, &self.log()).map_err(|error| error.to_string())?;
         self.child = Some(child);
+        self.address = status.endpoint.and_then(|text| text.parse().ok());
         Ok(())
     }
 
@@ -105,6 +130,15 @@ impl Node {
     /// # Errors
     /// As [`Node::start`].
     pub fn restart(&mut self) -> Result<(), String> {
+        self.begin()
+    }
+
+    /// Starts it again on the same state, with its enclave at the same address as before.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn restart_here(&mut self) -> Result<(), String> {
+        self.options.listen = self.address.map(|address| address.to_string());
         self.begin()
     }
 

@@ -26,6 +26,9 @@ pub struct Arguments {
     /// Socket of the node [default: $XDG_RUNTIME_DIR/teemate/node.sock, else /run/teemate/node.sock].
     #[arg(long, global = true, env = teemate_client::socket::VARIABLE, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub socket: Option<PathBuf>,
+    /// Act as an owner: with the profile that `teemate login` made, over TLS that ends in the enclave.
+    #[arg(long, global = true, env = teemate_client::profile::VARIABLE, value_name = "NAME")]
+    pub profile: Option<String>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -47,6 +50,11 @@ pub enum Command {
     /// Deploy, call and look at functions.
     #[command(subcommand)]
     Function(Function),
+    /// Verify an enclave and become, or be, an owner there; kept as a profile.
+    Login(Login),
+    /// What an owner's calls came to.
+    #[command(subcommand)]
+    Activation(Activation),
     /// Invite the owners of namespaces, and look at them (the node's administrator).
     #[command(subcommand)]
     Owner(Owner),
@@ -123,6 +131,65 @@ pub struct NodeStart {
     /// Further arguments for teemate-node, after `--`.
     #[arg(last = true)]
     pub arguments: Vec<OsString>,
+}
+
+/// `teemate login`.
+#[derive(Debug, Args)]
+pub struct Login {
+    /// `https://HOST:PORT` of the enclave.
+    pub endpoint: String,
+    /// Token of the node's administrator; works once.
+    #[arg(long, value_name = "TOKEN", conflicts_with = "auth")]
+    pub claim: Option<String>,
+    /// Key of an owner, `UUID:KEY`.
+    #[arg(long, value_name = "UUID:KEY", env = "TEEMATE_AUTH", hide_env_values = true)]
+    pub auth: Option<String>,
+    /// What the enclave's quote must satisfy; `teemate policy init` makes one.
+    #[arg(long, value_name = "FILE", env = "TEEMATE_POLICY", value_hint = ValueHint::FilePath)]
+    pub policy: PathBuf,
+    /// Name of the profile.
+    #[arg(long, default_value = "default")]
+    pub name: String,
+    /// Replace a profile of that name.
+    #[arg(long)]
+    pub replace: bool,
+}
+
+/// `teemate activation`.
+#[derive(Debug, Subcommand)]
+pub enum Activation {
+    /// The last ones, newest first.
+    List {
+        /// At most so many.
+        #[arg(long, default_value_t = 30)]
+        limit: usize,
+        /// Only of this function.
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// One record.
+    Get {
+        /// Its id.
+        id: String,
+    },
+    /// Its result.
+    Result {
+        /// Its id.
+        id: String,
+    },
+    /// What it wrote.
+    Logs {
+        /// Its id.
+        id: String,
+    },
+    /// What the enclave signed about it; `teemate verify` checks it without a connection.
+    Receipt {
+        /// Its id.
+        id: String,
+        /// Where it goes [default: stdout].
+        #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        output: Option<PathBuf>,
+    },
 }
 
 /// `teemate owner`.

@@ -1,13 +1,16 @@
 //! One module a command.
 
+mod activation;
 mod bench;
 mod completion;
 mod doctor;
 mod function;
 mod image;
+mod login;
 mod node;
 mod observe;
 mod owner;
+mod remote;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -25,7 +28,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub fn run(arguments: &Arguments, output: &Output) -> Result<ExitCode, Failure> {
     match &arguments.command {
         Command::Node(command) => node::run(command, &arguments.socket(), output),
-        Command::Function(command) => function::run(command, &arguments.socket(), output),
+        Command::Function(command) => match &arguments.profile {
+            Some(profile) => remote::run(command, profile, output),
+            None => function::run(command, &arguments.socket(), output),
+        },
+        Command::Login(login) => login::run(login, output),
+        Command::Activation(command) => activation::run(command, arguments.profile.as_deref(), output),
         Command::Owner(command) => owner::run(command, &arguments.socket(), output),
         Command::Ps => observe::ps(&arguments.socket(), output),
         Command::Metrics => observe::metrics(&arguments.socket(), output),

@@ -162,7 +162,11 @@ pub fn check_name(name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
+/// Reads a regular file of at most so many bytes.
+///
+/// # Errors
+/// [`Error::Read`], [`Error::Code`], [`Error::Large`].
+pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
     let fail = |source| Error::Read { path: path.to_owned(), source };
     let data = path.metadata().map_err(fail)?;
     if !data.is_file() {

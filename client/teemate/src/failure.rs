@@ -59,6 +59,27 @@ impl From<teemate_client::Error> for Failure {
     }
 }
 
+impl From<teemate_client::profile::Error> for Failure {
+    fn from(error: teemate_client::profile::Error) -> Self {
+        Failure { code: FAILED, kind: "profile", message: error.to_string() }
+    }
+}
+
+impl From<teemate_client::enclave::Error> for Failure {
+    fn from(error: teemate_client::enclave::Error) -> Self {
+        use teemate_attestation::session;
+        use teemate_client::enclave::Error;
+        let (code, kind) = match &error {
+            Error::Session(session::Error::Connect(_)) => (UNREACHABLE, "unreachable"),
+            Error::Session(_) | Error::Refused(_) => (FAILED, "refused"),
+            Error::Memory(_) => (FAILED, "store"),
+            Error::Answered { .. } => (FAILED, "answered"),
+            _ => (FAILED, "enclave"),
+        };
+        Failure { code, kind, message: crate::output::harmless(&error.to_string()) }
+    }
+}
+
 impl From<teemate_client::node::StartError> for Failure {
     fn from(error: teemate_client::node::StartError) -> Self {
         Failure { code: FAILED, kind: "start", message: error.to_string() }

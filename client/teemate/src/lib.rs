@@ -7,7 +7,11 @@
 pub mod breakdown;
 pub mod connection;
 pub mod deployment;
+#[cfg(feature = "cli")]
+pub mod enclave;
 pub mod node;
+#[cfg(feature = "cli")]
+pub mod profile;
 pub mod program;
 pub mod socket;
 

@@ -71,8 +71,7 @@ fn deploy(arguments: &Deploy, socket: &Path, output: &Output) -> Result<ExitCode
 
 fn invoke(arguments: &Invoke, socket: &Path, output: &Output) -> Result<ExitCode, Failure> {
     check_name(&arguments.name)?;
-    let text = arguments.params.as_deref().map(parameter_text).transpose()?;
-    let params = value::parameters(text.as_deref(), &arguments.param).map_err(Failure::usage)?;
+    let params = parameters(arguments)?;
     let mut connection = Connection::open(socket)?;
     let request = Request::Invoke { name: arguments.name.clone(), params, sharing: arguments.sharing.map(Into::into) };
     let progress = output.progress(format!("calling {}", arguments.name));
@@ -136,6 +135,12 @@ fn describe_breakdown(marks: &[Mark], elapsed: Duration, outcome: &Outcome) -> S
     let used =
         format!("fuel {}, memory {}, execution {}", usage.fuel, bytes(usage.memory_peak), breakdown::human(usage.execution_us as f64));
     format!("{}\nused: {used}; container {}", table(&["part", "time"], rows, &[1]), outcome.container)
+}
+
+/// The parameters of a call, from wherever the command line takes them.
+pub fn parameters(arguments: &Invoke) -> Result<Value, Failure> {
+    let text = arguments.params.as_deref().map(parameter_text).transpose()?;
+    value::parameters(text.as_deref(), &arguments.param).map_err(Failure::usage)
 }
 
 fn parameter_text(source: &str) -> Result<String, Failure> {
