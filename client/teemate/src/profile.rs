@@ -92,7 +92,7 @@ impl Profile {
         if path.exists() && !replace {
             return Err(Error::Exists { name: name.to_owned(), path });
         }
-        path.parent().map_or(Ok(()), |directory| make_directory(directory))
+        path.parent().map_or(Ok(()), make_directory)
     }
 
     /// Writes it, readable for its owner only. Replaces one of the same name.
