@@ -137,6 +137,26 @@ pub fn report(own: &Identity, target: &[u8; TARGETINFO_SIZE], data: &[u8; 64]) -
     Some(report)
 }
 
+/// Whether the MAC of a REPORT is that of the target's report key.
+pub(super) fn is_genuine(fuses: &[u8; 32], report: &[u8; REPORT_SIZE], target: &[u8; TARGETINFO_SIZE]) -> bool {
+    let (mut mrenclave, mut key_id) = ([0; 32], [0; 32]);
+    mrenclave.copy_from_slice(&target[..32]);
+    key_id.copy_from_slice(&report[REPORT_BODY..416]);
+    let key = report_key(fuses, &mrenclave, long(target, 32), long(target, 40), long(target, 52) as u32, key_id);
+    aes_cmac(&key, &report[..REPORT_BODY]) == report[416..]
+}
+
+/// Bytes of this machine for a purpose that is no key of EGETKEY's.
+pub(super) fn derive(fuses: &[u8; 32], purpose: &[u8]) -> [u8; 32] {
+    let mut key = [0; 16];
+    key.copy_from_slice(&fuses[..16]);
+    let mut derived = [0; 32];
+    for (counter, half) in (0u8..).zip(derived.chunks_exact_mut(16)) {
+        half.copy_from_slice(&aes_cmac(&key, &[b"teemate simulator secret", &fuses[16..], &[counter], purpose].concat()));
+    }
+    derived
+}
+
 /// What EGETKEY says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyReply {

@@ -122,6 +122,28 @@ impl Device for Simulator {
     }
 }
 
+/// The simulated machine, as its architectural enclaves see it: for the simulated quoting enclave, which is no enclave here.
+pub struct Machine {
+    fuses: [u8; 32],
+}
+
+impl Machine {
+    /// The one whose secret is in this directory; made if it is not there.
+    pub fn open(state_dir: impl Into<PathBuf>) -> Result<Machine, Error> {
+        Ok(Machine { fuses: fuses(&SimulatorOptions::new(state_dir))? })
+    }
+
+    /// Whether an enclave of this machine made this REPORT by EREPORT for this target: what the target finds out with EGETKEY.
+    pub fn is_genuine(&self, report: &[u8; keys::REPORT_SIZE], target: &[u8; keys::TARGETINFO_SIZE]) -> bool {
+        keys::is_genuine(&self.fuses, report, target)
+    }
+
+    /// 32 bytes that are this machine's, for a purpose.
+    pub fn derive(&self, purpose: &[u8]) -> [u8; 32] {
+        keys::derive(&self.fuses, purpose)
+    }
+}
+
 /// The secret of this machine: 32 random bytes in a file that only its owner reads.
 fn fuses(options: &SimulatorOptions) -> Result<[u8; 32], Error> {
     let system = |what, source| Error::System { what, source, hint: "check the simulator's state directory and its owner" };
