@@ -94,7 +94,8 @@ pub struct Gateway {
     state: watch::Receiver<State>,
     /// Asks for the end, within this time.
     end: watch::Sender<Option<Duration>>,
-    drained: Mutex<mpsc::Receiver<Drained>>,
+    ended: Mutex<mpsc::Receiver<(Drained, Option<TcpListener>)>>,
+    listener: Mutex<Option<TcpListener>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -127,7 +128,7 @@ impl Gateway {
         };
         let (report, state) = watch::channel(State::Attesting(None));
         let (end, mut wish) = watch::channel(None);
-        let (result, drained) = mpsc::channel();
+        let (result, ended) = mpsc::channel();
         let age = settings.certificate_age;
         let body = async move {
             let failed = |error: &std::io::Error| {
@@ -143,14 +144,14 @@ impl Gateway {
                     true
                 });
             };
-            let ended = async {
+            let wished = async {
                 // The sender lives in the handle: when that is gone, nobody has patience.
                 let limit = wish.wait_for(Option::is_some).await.map(|limit| *limit);
                 limit.ok().flatten().unwrap_or_default()
             };
-            let mut ended = std::pin::pin!(ended);
+            let mut wished = std::pin::pin!(wished);
             let limit = tokio::select! {
-                limit = &mut ended => Some(limit),
+                limit = &mut wished => Some(limit),
                 () = certificates.renew_until_done(failed) => None,
             };
             let drained = match limit {
@@ -158,8 +159,8 @@ impl Gateway {
                 None => {
                     report.send_replace(State::Serving);
                     let limit = tokio::select! {
-                        limit = &mut ended => limit,
-                        () = server.run(listener) => Duration::ZERO,
+                        limit = &mut wished => limit,
+                        () = server.run(&listener) => Duration::ZERO,
                         () = certificates.keep_fresh(age, failed) => Duration::ZERO,
                     };
                     report.send_replace(State::Draining);
@@ -168,8 +169,8 @@ impl Gateway {
                 }
             };
             report.send_replace(State::Ended);
-            // Nobody may be listening.
-            let _ = result.send(drained);
+            // The socket may serve another gateway. If it can't be had back, it is closed; and nobody may be listening.
+            let _ = result.send((drained, listener.into_std().ok()));
         };
         let thread = std::thread::Builder::new()
             .name("gateway".to_owned())
@@ -180,7 +181,15 @@ impl Gateway {
                 runtime.shutdown_background();
             })
             .map_err(GatewayError::io("thread"))?;
-        Ok(Gateway { metrics, authenticator, state, end, drained: Mutex::new(drained), thread: Mutex::new(Some(thread)) })
+        Ok(Gateway {
+            metrics,
+            authenticator,
+            state,
+            end,
+            ended: Mutex::new(ended),
+            listener: Mutex::default(),
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     /// How far it is.
@@ -201,12 +210,21 @@ impl Gateway {
     /// Stops accepting, lets requests finish within this time, cuts the rest, and ends. Blocks until then. Later calls find nothing to do.
     pub fn drain(&self, limit: Duration) -> Drained {
         self.end.send_replace(Some(limit));
-        let drained = lock(&self.drained).recv().unwrap_or_default();
+        let (drained, listener) = lock(&self.ended).recv().unwrap_or_default();
+        if listener.is_some() {
+            *lock(&self.listener) = listener;
+        }
         if let Some(thread) = lock(&self.thread).take() {
             // A panic of the thread has been reported by itself.
             let _ = thread.join();
         }
         drained
+    }
+
+    /// The listening socket, once the gateway is drained: for the next gateway, or to be closed. Peers that connect meanwhile wait in its
+    /// queue.
+    pub fn take_listener(&self) -> Option<TcpListener> {
+        lock(&self.listener).take()
     }
 }
 

@@ -77,7 +77,7 @@ impl Server {
     }
 
     /// Accepts until [`Server::drain`].
-    pub async fn run(self: &Arc<Self>, listener: TcpListener) {
+    pub async fn run(self: &Arc<Self>, listener: &TcpListener) {
         let mut pause = FIRST_PAUSE;
         while !lock(&self.table).stopping {
             if !self.has_room() {

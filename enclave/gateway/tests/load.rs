@@ -94,9 +94,18 @@ fn draining_loses_no_request_that_was_begun() {
     let (asked, answered) = (running.echo.asked.load(SeqCst), running.echo.answered.load(SeqCst));
     assert_eq!((asked, answered), (well.load(SeqCst), well.load(SeqCst)));
     assert_eq!(refused.load(SeqCst), 16);
-    assert!(std::net::TcpStream::connect(address).is_err(), "it still accepts");
     // A second time there is nothing to do.
     assert_eq!(running.gateway.drain(PATIENCE).finished, 0);
+    // Who connects now waits for the next gateway, on the same socket.
+    let waiting = std::net::TcpStream::connect(address).unwrap();
+    let mut parts = teemate_gateway::testing::parts(running.attester.clone(), running.echo.clone(), Settings::default()).unwrap();
+    parts.listener = running.gateway.take_listener().unwrap();
+    let next = teemate_gateway::Gateway::start(parts).unwrap();
+    common::wait_for(|| next.counts().accepted == 1);
+    drop(waiting);
+    next.drain(PATIENCE);
+    drop(next);
+    assert!(std::net::TcpStream::connect(address).is_err(), "it still listens");
 }
 
 #[test]
