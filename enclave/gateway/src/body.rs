@@ -12,8 +12,9 @@ use crate::activity::UnderWay;
 use crate::budget::{Budget, Held};
 use crate::limits::Limits;
 
-/// Bytes of one piece of an answer. Small, so that what is not sent is still counted here and not in the connection's buffers.
-pub const PIECE: usize = 16 << 10;
+/// Bytes of one piece of an answer. Small, so that what is not sent is still counted here and not in the connection's buffers; and such that
+/// with the nine bytes that HTTP/2 puts before it, it fills one record of TLS.
+pub const PIECE: usize = (16 << 10) - 9;
 
 /// Why a body was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
