@@ -29,6 +29,7 @@ pub mod service;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod tls;
+pub mod whisk;
 
 pub use api::About;
 pub use error::GatewayError;
@@ -39,6 +40,7 @@ pub use metrics::Counts;
 pub use platform::{Accounts, Attester, Call, ClaimError, Claimed, Functions};
 pub use receipts::{MemoryShelf, Receipts, Shelf};
 pub use router::{BodyLimit, Owner, Request, Response, Routes};
+pub use whisk::Whisk;
 
 /// Locks, also when another thread panicked while it held the lock: what our locks guard is valid after each statement.
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
