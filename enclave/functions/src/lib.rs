@@ -25,6 +25,7 @@ pub mod egress;
 pub mod engine;
 pub mod files;
 pub mod function;
+pub mod gateway;
 pub mod guest;
 pub mod handle;
 pub mod image;

@@ -3,10 +3,13 @@
 //! `TEEMATE_SERVICE_FD` names another descriptor, for tests.
 #![allow(unsafe_code)]
 
+use std::net::TcpListener;
+use std::os::fd::FromRawFd;
 use std::process::ExitCode;
 
-use teemate_control::service::SERVICE_FD;
+use teemate_control::service::{LISTEN_FD, SERVICE_FD};
 use teemate_functions::channel::Channel;
+use teemate_functions::gateway;
 use teemate_functions::service::{Enclave, serve};
 
 fn main() -> ExitCode {
@@ -17,11 +20,19 @@ fn main() -> ExitCode {
         unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     }
     let fd = std::env::var("TEEMATE_SERVICE_FD").ok().and_then(|text| text.parse().ok()).unwrap_or(SERVICE_FD);
-    match serve(Channel(fd), Box::new(Enclave), inside, |_| Ok(None)) {
+    let start = |handle| if inside { gateway::start(handle, listener()).map(Some) } else { Ok(None) };
+    match serve(Channel(fd), Box::new(Enclave), inside, start) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("teemate-functions: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// The socket that the node gave, or a number without a socket: then nothing serves at it, and the order to do so says that.
+fn listener() -> TcpListener {
+    // SAFETY: the number is the listener's by the protocol, and nothing else in this process has it; the standard library opens none
+    // before `main` beyond the first three.
+    unsafe { TcpListener::from_raw_fd(LISTEN_FD) }
 }

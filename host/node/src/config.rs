@@ -43,7 +43,7 @@ pub struct Config {
     #[arg(long, env = "TEEMATE_SOCKET", default_value_os_t = default_socket())]
     pub socket: PathBuf,
     /// Where the enclave answers its clients by attested TLS, or `none`. Only in shared mode.
-    #[arg(long, env = "TEEMATE_LISTEN", value_parser = gateway::address, default_value = "none")]
+    #[arg(long, env = "TEEMATE_LISTEN", value_parser = gateway::address, default_value = "127.0.0.1:8443")]
     pub listen: Listen,
     /// The enclave's image; not needed in native mode.
     #[arg(long, env = "TEEMATE_IMAGE")]
@@ -57,6 +57,9 @@ pub struct Config {
     /// Which enclave device to use.
     #[arg(long, value_enum, default_value_t = DeviceChoice::Auto)]
     pub device: DeviceChoice,
+    /// Where the machine's quoting service answers (hardware).
+    #[arg(long, value_name = "PATH", default_value = teemate_quoting::DEFAULT_SOCKET)]
+    pub aesm_socket: PathBuf,
     /// How calls and enclaves relate, unless a call says otherwise.
     #[arg(long, value_parser = sharing, default_value = "shared")]
     pub sharing: Sharing,

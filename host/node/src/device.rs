@@ -1,12 +1,13 @@
 //! Which enclave device this machine has.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use teemate_quoting::{Aesm, QuotingService, SimulatedQuotingEnclave};
 use teemate_sgx::kernel::{self, KernelDevice};
 use teemate_sgx::simulator::{Simulator, SimulatorOptions};
 use teemate_sgx::{Device, DeviceKind};
 
-use crate::config::DeviceChoice;
+use crate::config::{Config, DeviceChoice};
 use crate::error::{Error, Result};
 
 /// Its name on the command line and in messages.
@@ -32,6 +33,14 @@ pub fn open(choice: DeviceChoice, state: &Path) -> Result<Box<dyn Device>> {
     }
 }
 
+/// Who makes quotes of this device's enclaves.
+pub fn quoting(kind: DeviceKind, config: &Config) -> Result<Box<dyn QuotingService>> {
+    Ok(match kind {
+        DeviceKind::Sgx => Box::new(Aesm::new(&config.aesm_socket)),
+        DeviceKind::Simulator => Box::new(SimulatedQuotingEnclave::new(secrets(&config.state))?),
+    })
+}
+
 fn hardware() -> Result<Box<dyn Device>> {
     match kernel::probe().into_iter().find(|finding| finding.required && !finding.found) {
         None => Ok(Box::new(KernelDevice::new())),
@@ -40,5 +49,10 @@ fn hardware() -> Result<Box<dyn Device>> {
 }
 
 fn simulator(state: &Path) -> Result<Box<dyn Device>> {
-    Ok(Box::new(Simulator::new(SimulatorOptions::new(state.join("simulator")))?))
+    Ok(Box::new(Simulator::new(SimulatorOptions::new(secrets(state)))?))
+}
+
+/// Where the simulated machine has its secret.
+fn secrets(state: &Path) -> PathBuf {
+    state.join("simulator")
 }

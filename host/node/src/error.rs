@@ -33,6 +33,9 @@ pub enum Error {
     /// The device.
     #[error(transparent)]
     Device(#[from] teemate_sgx::Error),
+    /// The quoting service.
+    #[error(transparent)]
+    Quoting(#[from] teemate_quoting::Error),
     /// The image.
     #[error("the enclave image {} can't be used: {reason}; build it again with `teemate image build`", path.display())]
     Image {

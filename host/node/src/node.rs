@@ -10,6 +10,7 @@ use teemate_control::function::{Failure, FailureKind, FunctionSpec, Mark, Outcom
 use teemate_control::node::{CallLog, EnclaveInfo, FunctionInfo, Ps, Response, Sharing, Status};
 use teemate_control::service::{Ask, Order, OrderDone, Reply};
 use teemate_image::Image;
+use teemate_quoting::QuotingService;
 use teemate_runner::board::{Board, OCALL_KINDS, now_ns};
 use teemate_sgx::{BuildOptions, Counters, Device, Enclave};
 
@@ -55,6 +56,7 @@ pub struct Shop {
     /// Where the enclave's own clients connect.
     pub listener: Option<Listener>,
     device: Option<Builder>,
+    quoting: Option<Box<dyn QuotingService>>,
     enclaves: AtomicU64,
     ids: AtomicU64,
     precompiled: Mutex<HashMap<[u8; 32], Vec<u8>>>,
@@ -74,6 +76,7 @@ impl Shop {
         Ok(Shop {
             sealed: Mutex::new(Sealed::open(&config.state)?),
             listener: listen.map(Listener::open).transpose()?,
+            quoting: device.as_ref().map(|(device, _)| crate::device::quoting(device.kind(), &config)).transpose()?,
             config,
             store,
             containers,
@@ -149,8 +152,22 @@ impl Shop {
 
     /// Answers a question about quotes.
     pub fn quote(&self, ask: &Ask) -> Reply {
-        let _ = ask;
-        Reply::Failed("this node has no quoting service".to_owned())
+        let Some(quoting) = &self.quoting else { return Reply::Failed("this node has no enclave device, and so no quotes".to_owned()) };
+        let made = match ask {
+            Ask::QuoteTarget => quoting.target().map(|target| target.to_vec()),
+            Ask::Quote { report } => match report.as_slice().try_into() {
+                Ok(report) => quoting.quote(report),
+                Err(_) => return Reply::Failed(format!("a report has {} bytes, this has {}", teemate_quoting::REPORT, report.len())),
+            },
+            _ => return Reply::Failed("this is no question about quotes".to_owned()),
+        };
+        made.map_or_else(
+            |error| {
+                tracing::error!(%error, "there is no quote of the enclave");
+                Reply::Failed(error.to_string())
+            },
+            Reply::Bytes,
+        )
     }
 
     /// Tells the keeper to look after the shared enclave.
