@@ -144,6 +144,8 @@ struct Request {
 
 /// Most descriptors with a request.
 const FDS_MAX: usize = 5;
+/// How often a guard whose node is gone looks whether its last threads are still there.
+const LAST_LOOK_MS: i32 = 500;
 
 impl Guard {
     /// Forks the guard's process.
@@ -355,7 +357,7 @@ fn run(socket: OwnedFd) -> ! {
         let node = if connected { socket.as_raw_fd() } else { -1 };
         let mut polls = [signals.as_raw_fd(), node].map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
         // SAFETY: two local pollfds.
-        unsafe { libc::poll(polls.as_mut_ptr(), 2, -1) };
+        unsafe { libc::poll(polls.as_mut_ptr(), 2, if connected { -1 } else { LAST_LOOK_MS }) };
         if polls[0].revents != 0 {
             let mut info = [0u8; 128];
             // SAFETY: writes at most 128 bytes to `info`.
@@ -368,9 +370,21 @@ fn run(socket: OwnedFd) -> ! {
                 None => connected = false,
             }
         }
+        if !connected {
+            // Nobody will stop a thread any more that has gone without a last stop; it must not hold the guard.
+            inner.threads.retain(|thread, _| is_traced(*thread));
+        }
     }
     // SAFETY: as above.
     unsafe { libc::_exit(0) }
+}
+
+/// Whether the kernel still knows a thread as one that we trace.
+fn is_traced(thread: i32) -> bool {
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    let options = libc::WEXITED | libc::WSTOPPED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: writes at most one siginfo_t; WNOWAIT leaves whatever there is for `stops`.
+    unsafe { libc::waitid(libc::P_PID, thread as u32, info.as_mut_ptr(), options) == 0 }
 }
 
 /// Makes the forked process one of its own: no descriptors, terminal or signals of the node. Gives the signalfd and the socket.
