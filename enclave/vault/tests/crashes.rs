@@ -227,6 +227,44 @@ fn what_nobody_waits_for_is_tried_until_it_succeeds() {
     assert_eq!(read(&open(&copy).unwrap()).unwrap().len(), 5);
 }
 
+#[test]
+fn threads_on_a_failing_disk_keep_what_was_acknowledged() {
+    let disk = Arc::new(MemoryDisk::new());
+    let vault = open(&disk).unwrap();
+    let from = disk.writes();
+    disk.fail((0..400).map(|at| Fault { write: from + at * 5, effect: EFFECTS[at as usize % EFFECTS.len()], crash: false }));
+    let kept: Vec<u64> = std::thread::scope(|scope| {
+        let writers = (0..8u8).map(|thread| {
+            let vault = &vault;
+            scope.spawn(move || {
+                let mut acknowledged = 0;
+                for round in 1..=40 {
+                    let name = key(thread);
+                    let value = value(round, round % 10 == 0);
+                    let done =
+                        if round % 4 == 0 { vault.put_soon(&name, value).and_then(|()| vault.flush()) } else { vault.put(&name, &value) };
+                    if done.is_ok() {
+                        acknowledged = round;
+                    }
+                }
+                acknowledged
+            })
+        });
+        let writers: Vec<_> = writers.collect();
+        writers.into_iter().map(|writer| writer.join().unwrap()).collect()
+    });
+    drop(vault);
+    disk.revive();
+    let found = read(&open(&disk).unwrap()).unwrap();
+    for (thread, acknowledged) in kept.into_iter().enumerate() {
+        assert!(acknowledged > 0, "some writes succeed");
+        let found = found.get(&key(thread as u8)).unwrap();
+        // What came after it without an answer may be there instead.
+        assert!((acknowledged..=40).any(|round| value(round, round % 10 == 0) == *found), "thread {thread}, {acknowledged}");
+    }
+    assert_eq!(disk.content().blobs.len(), found.values().filter(|value| value.len() > 65_536).count());
+}
+
 /// Key id and sequence of a frame, and so the nonce; and the frame.
 type Frames = HashMap<(Vec<u8>, u64), Vec<u8>>;
 
