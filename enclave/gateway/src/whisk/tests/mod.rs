@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use teemate_control::function::{Failure, FailureKind, FunctionSpec, Outcome, Usage};
@@ -71,6 +71,9 @@ impl Store for MemoryStore {
     }
 }
 
+/// Who waits for the end of a call.
+type Done = Box<dyn FnOnce(Outcome) + Send>;
+
 /// Functions that do what the first line of their source says.
 #[derive(Default)]
 pub struct Scripted {
@@ -78,7 +81,7 @@ pub struct Scripted {
     pub deploys: AtomicU64,
     pub calls: AtomicU64,
     /// Calls that wait for ever, by number.
-    waiting: Mutex<HashMap<u64, Box<dyn FnOnce(Outcome) + Send>>>,
+    waiting: Mutex<HashMap<u64, Done>>,
 }
 
 fn outcome(result: Result<Vec<u8>, Failure>, logs: &str) -> Outcome {
