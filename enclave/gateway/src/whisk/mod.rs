@@ -178,15 +178,19 @@ impl Whisk {
         self.deployments.forget_all(namespace);
     }
 
-    /// Keeps something soon. What is large goes to the disk at once, which may take its time.
+    /// Invocations under way, also those that nobody waits for any more. Who closes the store first waits until there are none.
+    pub fn running(&self) -> u32 {
+        self.overall.running()
+    }
+
+    /// Keeps something soon. What is large goes to the disk at once, which may take its time, and so does what the store cannot hold back.
     async fn put_soon(&self, key: store::Key, value: Vec<u8>) {
         const LARGE: usize = 32 << 10;
-        let kept = if value.len() < LARGE {
-            Ok(self.store.put_soon(key, value))
-        } else {
-            let store = self.store.clone();
-            space::blocking(move || store.put_soon(key, value)).await
-        };
+        if value.len() < LARGE && self.store.put_soon(key.clone(), value.clone()).is_ok() {
+            return;
+        }
+        let store = self.store.clone();
+        let kept = space::blocking(move || store.commit(vec![store::Change::Put(key, value)])).await;
         match kept {
             Ok(Ok(())) => {}
             Ok(Err(error)) => eprintln!("teemate-gateway: the record of an activation is not kept: {error}"),

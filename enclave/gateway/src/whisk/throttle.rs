@@ -88,6 +88,11 @@ impl Throttle {
 pub struct Overall(Arc<AtomicU32>);
 
 impl Overall {
+    /// How many there are.
+    pub fn running(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// Takes one of those that may run at one time.
     ///
     /// # Errors

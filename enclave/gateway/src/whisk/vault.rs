@@ -92,3 +92,67 @@ impl Shelf for VaultStore {
         self.vault.get(&teemate_vault::Key::new(OWN, VOUCHER, name)).ok()?
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use teemate_vault::testing::MemoryDisk;
+    use teemate_vault::{FixedSealing, OwnerLimits};
+
+    use super::*;
+
+    fn open(disk: &Arc<MemoryDisk>) -> (VaultStore, Arc<Owners>) {
+        let vault = Vault::open(disk.clone(), Arc::new(FixedSealing::new([9; 16]))).unwrap();
+        let owners = Arc::new(Owners::open(vault.clone()).unwrap());
+        (VaultStore::new(vault, owners.clone()), owners)
+    }
+
+    fn invite(owners: &Owners) -> String {
+        owners.claim(&owners.invite("ada", OwnerLimits::default(), Duration::from_secs(60)).unwrap()).unwrap().uuid
+    }
+
+    #[test]
+    fn what_is_kept_outlives_the_vault() {
+        let disk = Arc::new(MemoryDisk::new());
+        let (store, owners) = open(&disk);
+        assert_eq!(store.account("ada"), None);
+        let id = invite(&owners);
+        assert_eq!(store.account("ada").map(|account| account.id), Some(id.clone()));
+        let key = |name: &str| Key::new(&id, kind::ACTION, name);
+        store.commit(vec![Change::Put(key("p/a"), b"1".to_vec()), Change::Put(key("b"), b"2".to_vec())]).unwrap();
+        store.commit(vec![Change::Delete(key("b")), Change::Put(key("c"), vec![7; 100_000])]).unwrap();
+        store.put_soon(Key::new(&id, kind::ACTIVATION, "x"), b"3".to_vec()).unwrap();
+        assert_eq!(store.get(&Key::new(&id, kind::ACTIVATION, "x")).unwrap().unwrap(), b"3");
+        store.keep("ada", "x", "a receipt".into());
+        store.keep_voucher("k", b"a voucher".to_vec());
+        store.vault.flush().unwrap();
+        drop((store, owners));
+        let (store, owners) = open(&disk);
+        assert_eq!(store.list(&id, kind::ACTION).unwrap(), ["c", "p/a"]);
+        assert_eq!(store.get(&key("c")).unwrap().unwrap(), vec![7; 100_000]);
+        assert_eq!((store.find("ada", "x").as_deref(), store.find("bob", "x"), store.find("ada", "y")), (Some("a receipt"), None, None));
+        assert_eq!(store.voucher("k").as_deref(), Some(&b"a voucher"[..]));
+        Shelf::forget(&store, "ada", "x");
+        assert_eq!(store.find("ada", "x"), None);
+        // A later owner of the same namespace finds nothing.
+        owners.remove("ada").unwrap();
+        assert_eq!(store.account("ada"), None);
+        let later = invite(&owners);
+        assert_ne!(later, id);
+        assert!(store.list(&later, kind::ACTION).unwrap().is_empty() && store.list(&id, kind::ACTION).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_host_that_changes_what_is_kept_is_found_out() {
+        let disk = Arc::new(MemoryDisk::new());
+        let (store, owners) = open(&disk);
+        let id = invite(&owners);
+        let key = Key::new(&id, kind::CODE, "a@1");
+        store.commit(vec![Change::Put(key.clone(), vec![b'x'; 200_000])]).unwrap();
+        drop((store, owners));
+        disk.tamper(|content| content.blobs.values_mut().for_each(|blob| blob[1000] ^= 1));
+        let (store, _) = open(&disk);
+        assert!(store.get(&key).is_err());
+    }
+}
