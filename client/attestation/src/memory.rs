@@ -36,7 +36,7 @@ pub enum Error {
     },
     /// The store is older than it was.
     #[error(
-        "{node} presents an OLD COPY of its store: epoch {presented}, but epoch {known} was seen before; what was stored in between is gone or hidden. If its operator explains it, `--accept-store` accepts it"
+        "{node} presents an OLD COPY of its store: epoch {presented}, but epoch {known} was seen before; what was stored in between is gone or hidden. If its operator can explain that, `teemate attest --accept-store` accepts it"
     )]
     RolledBack {
         /// Who.
@@ -84,8 +84,12 @@ pub struct Whose<'a> {
 }
 
 impl Whose<'_> {
+    fn prefix(&self) -> String {
+        format!("{} {} ", hex(&self.mrsigner), self.node)
+    }
+
     fn key(&self) -> String {
-        format!("{} {} {}", hex(&self.mrsigner), self.node, self.owner.unwrap_or("-"))
+        self.prefix() + self.owner.unwrap_or("-")
     }
 }
 
@@ -154,14 +158,20 @@ impl Memory {
                 return Ok(());
             }
         }
-        self.accept(whose, seen)
+        self.remember(whose, seen)
     }
 
-    /// Remembers it, whatever was known.
+    /// Remembers it, whatever was known, and forgets what was known of this signer's store at this node for other owners.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn accept(&mut self, whose: &Whose<'_>, seen: Seen) -> Result<(), Error> {
+        let prefix = whose.prefix();
+        self.seen.retain(|key, _| !key.starts_with(&prefix));
+        self.remember(whose, seen)
+    }
+
+    fn remember(&mut self, whose: &Whose<'_>, seen: Seen) -> Result<(), Error> {
         self.seen.insert(whose.key(), seen);
         self.save().map_err(|source| Error::Io { path: self.path.clone(), source })
     }
@@ -221,6 +231,10 @@ mod tests {
         memory.observe(&Whose { node: "https://node:2", ..ADA }, seen("u", 1)).unwrap();
         memory.observe(&Whose { mrsigner: [2; 32], ..ADA }, seen("v", 1)).unwrap();
         assert_eq!(memory.seen.len(), 5);
+        memory.accept(&ADA, seen("w", 0)).unwrap();
+        assert_eq!(memory.last(&ADA), Some(&seen("w", 0)));
+        assert_eq!(memory.last(&Whose { owner: Some("bob"), ..ADA }), None, "the other owners' store is the same one");
+        assert_eq!(memory.seen.len(), 3);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The command line's grammar.
 
+pub mod attestation;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -58,6 +60,15 @@ pub enum Command {
     /// Invite the owners of namespaces, and look at them (the node's administrator).
     #[command(subcommand)]
     Owner(Owner),
+    /// Verify that an enclave is one that the policy accepts, and tell in words what its quote says.
+    Attest(attestation::Attest),
+    /// Verify a quote, certificate, attestation answer or receipt in a file, without any connection.
+    Verify(attestation::Verify),
+    /// What is accepted as an enclave.
+    #[command(subcommand)]
+    Policy(attestation::Policy),
+    /// Give plain local HTTP to clients that can't verify: an enclave is verified for them, connection by connection.
+    Proxy(attestation::Proxy),
     /// Enclaves, containers, TCSs and pages.
     Ps,
     /// Counters of the node, as Prometheus reads them.

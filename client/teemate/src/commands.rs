@@ -1,6 +1,7 @@
 //! One module a command.
 
 mod activation;
+mod attest;
 mod bench;
 mod completion;
 mod doctor;
@@ -10,7 +11,10 @@ mod login;
 mod node;
 mod observe;
 mod owner;
+mod policy;
+mod proxy;
 mod remote;
+mod verify;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -35,6 +39,10 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<ExitCode, Failure> 
         Command::Login(login) => login::run(login, output),
         Command::Activation(command) => activation::run(command, arguments.profile.as_deref(), output),
         Command::Owner(command) => owner::run(command, &arguments.socket(), output),
+        Command::Attest(attest) => attest::run(attest, arguments, output),
+        Command::Verify(verify) => verify::run(verify, output),
+        Command::Policy(command) => policy::run(command, output),
+        Command::Proxy(proxy) => proxy::run(proxy, output),
         Command::Ps => observe::ps(&arguments.socket(), output),
         Command::Metrics => observe::metrics(&arguments.socket(), output),
         Command::Kill { container } => observe::kill(*container, &arguments.socket(), output),

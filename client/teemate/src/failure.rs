@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
+use crate::output::harmless;
+
 /// Exit code when something failed.
 pub const FAILED: u8 = 1;
 /// Exit code for a command line that makes no sense; clap's own.
@@ -67,16 +69,73 @@ impl From<teemate_client::profile::Error> for Failure {
 
 impl From<teemate_client::enclave::Error> for Failure {
     fn from(error: teemate_client::enclave::Error) -> Self {
-        use teemate_attestation::session;
         use teemate_client::enclave::Error;
-        let (code, kind) = match &error {
-            Error::Session(session::Error::Connect(_)) => (UNREACHABLE, "unreachable"),
-            Error::Session(_) | Error::Refused(_) => (FAILED, "refused"),
+        let (code, kind) = match error {
+            Error::Session(error) => return error.into(),
+            Error::Refused(refusal) => return refusal.into(),
             Error::Memory(_) => (FAILED, "store"),
             Error::Answered { .. } => (FAILED, "answered"),
             _ => (FAILED, "enclave"),
         };
-        Failure { code, kind, message: crate::output::harmless(&error.to_string()) }
+        Failure { code, kind, message: harmless(&error.to_string()) }
+    }
+}
+
+impl From<teemate_attestation::Refusal> for Failure {
+    fn from(refusal: teemate_attestation::Refusal) -> Self {
+        Failure { code: FAILED, kind: "refused", message: harmless(&refusal.to_string()) }
+    }
+}
+
+impl From<teemate_evidence::Error> for Failure {
+    fn from(error: teemate_evidence::Error) -> Self {
+        teemate_attestation::Refusal::from(error).into()
+    }
+}
+
+impl From<teemate_attestation::policy::Error> for Failure {
+    fn from(error: teemate_attestation::policy::Error) -> Self {
+        Failure { code: FAILED, kind: "policy", message: harmless(&error.to_string()) }
+    }
+}
+
+impl From<teemate_attestation::memory::Error> for Failure {
+    fn from(error: teemate_attestation::memory::Error) -> Self {
+        Failure { code: FAILED, kind: "store", message: harmless(&error.to_string()) }
+    }
+}
+
+impl From<teemate_attestation::tls::Error> for Failure {
+    fn from(error: teemate_attestation::tls::Error) -> Self {
+        use teemate_attestation::tls::Error::{Handshake, Refused, Unreachable};
+        let (code, kind) = match &error {
+            Unreachable { .. } | Handshake { .. } => (UNREACHABLE, "unreachable"),
+            Refused { .. } => (FAILED, "refused"),
+        };
+        Failure { code, kind, message: harmless(&error.to_string()) }
+    }
+}
+
+impl From<teemate_attestation::session::Error> for Failure {
+    fn from(error: teemate_attestation::session::Error) -> Self {
+        use teemate_attestation::session::Error::{Answer, Connect, Contradiction, Http, Nonsense, Refused};
+        let kind = match error {
+            Connect(error) => return error.into(),
+            Refused(_) | Contradiction { .. } => "refused",
+            Answer { .. } => "answered",
+            Http(_) | Nonsense { .. } => "protocol",
+        };
+        Failure { code: FAILED, kind, message: harmless(&error.to_string()) }
+    }
+}
+
+impl From<teemate_attestation::proxy::Error> for Failure {
+    fn from(error: teemate_attestation::proxy::Error) -> Self {
+        match error {
+            teemate_attestation::proxy::Error::Endpoint(error) => error.into(),
+            teemate_attestation::proxy::Error::Refused(refusal) => refusal.into(),
+            other => Failure::new(other),
+        }
     }
 }
 
