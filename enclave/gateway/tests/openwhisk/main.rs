@@ -97,7 +97,7 @@ fn the_client_library() {
 
 #[test]
 fn the_command_line() {
-    if !std::env::var_os("TEEMATE_FULL").is_some_and(|value| value == "1") {
+    if std::env::var_os("TEEMATE_FULL").is_none_or(|value| value != "1") {
         return println!("SKIPPED: a minute of one process for each command: TEEMATE_FULL=1 runs it");
     }
     if !has_node() {
