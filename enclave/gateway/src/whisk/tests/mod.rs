@@ -364,3 +364,67 @@ fn bodies_are_bounded_before_they_are_read() {
         assert_eq!(of(Method::GET, path).anonymous, anonymous, "{path}");
     }
 }
+
+fn requests() -> impl proptest::strategy::Strategy<Value = Vec<(usize, Vec<usize>, usize)>> {
+    proptest::collection::vec((0..6usize, proptest::collection::vec(0..PIECES.len(), 0..6), 0..BODIES.len()), 1..12)
+}
+
+const PIECES: [&str; 22] = [
+    "namespaces",
+    "web",
+    "_",
+    "ada",
+    "bob",
+    "actions",
+    "packages",
+    "triggers",
+    "rules",
+    "activations",
+    "limits",
+    "default",
+    "a",
+    "b",
+    "p",
+    "",
+    "a.json",
+    "%ff",
+    "a?blocking=true&overwrite=true&count=1",
+    "p?overwrite=true",
+    "..",
+    "%00",
+];
+
+const BODIES: [&str; 12] = [
+    "",
+    "{",
+    "[]",
+    "null",
+    r#"{"exec":{"kind":"nodejs:20","code":"//echo"},"annotations":[{"key":"web-export","value":true}]}"#,
+    r#"{"exec":{"kind":"sequence","components":["/_/a","/_/b"]}}"#,
+    r#"{"exec":{"kind":"sequence","components":["/_/p/a","/_/p/b"]}}"#,
+    r#"{"binding":{"namespace":"_","name":"p"}}"#,
+    r#"{"trigger":"/_/a","action":"/_/b"}"#,
+    r#"{"status":"inactive"}"#,
+    r#"{"publish":true}"#,
+    r#"{"a":1e400}"#,
+];
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+    /// Whatever comes, in whatever order: it has an answer, which is not that something broke.
+    #[test]
+    fn no_request_breaks_it(requests in requests()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let bench = Bench::new();
+            for (method, path, body) in requests {
+                let method = ["GET", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"][method].parse().unwrap();
+                let path: String = path.into_iter().map(|piece| format!("/{}", PIECES[piece])).collect();
+                let (target, query) = path.split_once('?').map_or((&*path, String::new()), |(target, query)| (target, query.replace('/', "")));
+                let answered = bench.send("ada", method, &format!("{target}?{query}"), &[], BODIES[body]).await;
+                proptest::prop_assert!(answered.status != 500, "{path}: {:?}", answered.bytes);
+            }
+            Ok(())
+        })?;
+    }
+}
