@@ -96,7 +96,8 @@ impl Owner {
     /// What the command said.
     pub fn claim(&self, socket: &Path, namespace: &str, address: SocketAddr, policy: &Path) -> Result<(), String> {
         let socket = socket.display().to_string();
-        let invitation = self.json(&["--socket", &socket, "owner", "invite", namespace])?;
+        let invitation =
+            self.json(&["--socket", &socket, "owner", "invite", namespace, "--per-minute", "100000", "--concurrent", "100"])?;
         let token = invitation["token"].as_str().ok_or("the invitation holds no token")?;
         let (endpoint, policy) = (format!("https://{address}"), policy.display().to_string());
         self.json(&["login", &endpoint, "--claim", token, "--policy", &policy]).map(drop)

@@ -348,9 +348,9 @@ fn an_administrator_learns_what_is_wrong() {
     let Some((_, mut node)) = start() else { return };
     let ask = |request: &Request| node.connect().unwrap().ask(request);
     for bad in ["", "../x", ".hidden", &"x".repeat(300)] {
-        assert!(ask(&Request::Invite { namespace: bad.to_owned() }).is_err(), "{bad:?}");
+        assert!(ask(&Request::Invite { namespace: bad.to_owned(), allowance: Default::default() }).is_err(), "{bad:?}");
     }
-    assert!(matches!(ask(&Request::Invite { namespace: "bob".into() }), Ok(Response::Invitation { .. })));
+    assert!(matches!(ask(&Request::Invite { namespace: "bob".into(), allowance: Default::default() }), Ok(Response::Invitation { .. })));
     assert!(matches!(ask(&Request::RemoveOwner { namespace: "nobody".into() }), Err(error) if error.to_string().contains("nobody")));
     let Ok(Response::Owners { owners }) = ask(&Request::Owners) else { panic!() };
     assert_eq!(owners.iter().map(|owner| (owner.namespace.as_str(), owner.claimed)).collect::<Vec<_>>(), [("bob", false)]);

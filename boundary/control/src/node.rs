@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::function::{Failure, FunctionSpec, Mark, Outcome};
-use crate::service::OwnerInfo;
+use crate::service::{Allowance, OwnerInfo};
 
 /// How calls and enclaves relate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +74,9 @@ pub enum Request {
     Invite {
         /// Name of the namespace.
         namespace: String,
+        /// What its owner may use.
+        #[serde(default)]
+        allowance: Allowance,
     },
     /// All owners.
     Owners,

@@ -101,6 +101,8 @@ pub enum Order {
     Invite {
         /// Name of the namespace.
         namespace: String,
+        /// What its owner may use.
+        allowance: Allowance,
     },
     /// All owners.
     Owners,
@@ -109,6 +111,15 @@ pub enum Order {
         /// Its namespace.
         namespace: String,
     },
+}
+
+/// What an owner may use, where it differs from the gateway's defaults (OpenWhisk's).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allowance {
+    /// Calls that may begin in a minute, and triggers that may be fired.
+    pub per_minute: Option<u32>,
+    /// Calls at one time.
+    pub concurrent: Option<u32>,
 }
 
 /// Answer to an [`Order`].

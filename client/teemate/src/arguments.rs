@@ -155,9 +155,9 @@ pub struct Login {
     /// Key of an owner, `UUID:KEY`.
     #[arg(long, value_name = "UUID:KEY", env = "TEEMATE_AUTH", hide_env_values = true)]
     pub auth: Option<String>,
-    /// What the enclave's quote must satisfy; `teemate policy init` makes one.
-    #[arg(long, value_name = "FILE", env = "TEEMATE_POLICY", value_hint = ValueHint::FilePath)]
-    pub policy: PathBuf,
+    /// What the enclave's quote must satisfy.
+    #[command(flatten)]
+    pub policy: attestation::PolicyFile,
     /// Name of the profile.
     #[arg(long, default_value = "default")]
     pub name: String,
@@ -211,6 +211,12 @@ pub enum Owner {
     Invite {
         /// Name of the namespace.
         namespace: String,
+        /// Calls that may begin in a minute [default: 60, as OpenWhisk's].
+        #[arg(long, value_name = "CALLS")]
+        per_minute: Option<u32>,
+        /// Calls at one time [default: 30, as OpenWhisk's].
+        #[arg(long, value_name = "CALLS")]
+        concurrent: Option<u32>,
     },
     /// All owners.
     List,

@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use teemate_control::function::{Failure, FailureKind};
-use teemate_control::service::{Order, OrderDone, OwnerInfo};
+use teemate_control::service::{Allowance, Order, OrderDone, OwnerInfo};
 use teemate_gateway::whisk::vault::VaultStore;
 use teemate_gateway::whisk::{Config, Whisk};
 use teemate_gateway::{About, Identity, Parts, Receipts, Settings, State};
@@ -75,7 +75,7 @@ impl Administrator {
         match order {
             Order::Serve => self.serve().map(|()| OrderDone::Done),
             Order::Drain { within_ms } => self.drain(Duration::from_millis(within_ms)).map(|()| OrderDone::Done),
-            Order::Invite { namespace } => self.invite(&namespace),
+            Order::Invite { namespace, allowance } => self.invite(&namespace, allowance),
             Order::Owners => {
                 let owners = self.opened()?.owners.list();
                 let info = |owner: &teemate_vault::OwnerInfo| OwnerInfo {
@@ -131,7 +131,13 @@ impl Administrator {
         let identity = Arc::new(Identity::generate().map_err(|error| internal(error.to_string()))?);
         let store = Arc::new(VaultStore::new(vault.clone(), owners.clone()));
         let receipts = Receipts::new(identity.clone(), store.clone());
-        let whisk = Whisk::new(Config::default(), Arc::new(self.handle.clone()), store, receipts.clone());
+        // The host says where that is; a function that calls back verifies whom it reaches.
+        let address = self.listener.as_ref().and_then(|listener| listener.local_addr().ok());
+        let mut config = Config::default();
+        if let Some(address) = address {
+            config.api_host = format!("https://{address}");
+        }
+        let whisk = Whisk::new(config, Arc::new(self.handle.clone()), store, receipts.clone());
         let epoch = vault.clone();
         let about = about(&vault)?;
         let listener = self.listener.take();
@@ -153,7 +159,12 @@ impl Administrator {
 
     fn drain(&mut self, limit: Duration) -> Result<(), Failure> {
         let Some(open) = self.open.take() else { return Ok(()) };
+        let end = Instant::now() + limit;
         self.close(&open.gateway, limit);
+        // Calls that nobody waits for go on, and their records belong to the store.
+        while open.whisk.running() > 0 && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         // Records of the last calls are durable before another gateway reads the store.
         open.vault.flush().map_err(|error| internal(format!("the last records could not be written: {error}")))
     }
@@ -163,9 +174,14 @@ impl Administrator {
         self.listener = gateway.take_listener();
     }
 
-    fn invite(&self, namespace: &str) -> Result<OrderDone, Failure> {
+    fn invite(&self, namespace: &str, allowance: Allowance) -> Result<OrderDone, Failure> {
         let open = self.opened()?;
-        let token = open.owners.invite(namespace, OwnerLimits::default(), INVITATION).map_err(refused)?;
+        let mut limits = OwnerLimits::default();
+        if let Some(per_minute) = allowance.per_minute {
+            (limits.calls_per_minute, limits.triggers_per_minute) = (per_minute, per_minute);
+        }
+        limits.concurrent = allowance.concurrent.unwrap_or(limits.concurrent);
+        let token = open.owners.invite(namespace, limits, INVITATION).map_err(refused)?;
         let expires = open.owners.get(namespace).and_then(|owner| match owner.state {
             OwnerState::Invited { expires } => Some(expires),
             _ => None,

@@ -94,4 +94,9 @@ pub trait Routes: Send + Sync + 'static {
     /// Answers a request. The future is dropped when the client is gone or the time for a request is over; what must not be lost (a call
     /// that has begun) has to live elsewhere.
     fn handle(self: Arc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Response> + Send>>;
+
+    /// What `GET /` answers, for anybody: where the API is.
+    fn root(&self) -> Response {
+        Response::error(StatusCode::NOT_FOUND, "The requested resource does not exist.")
+    }
 }

@@ -105,6 +105,9 @@ impl Service {
         B: Body<Data = Bytes> + Unpin + Send,
     {
         let (parts, body) = request.into_parts();
+        if parts.uri.path() == "/" && matches!(parts.method, Method::GET | Method::HEAD) {
+            return self.routes.root();
+        }
         let Some((target, path)) = target(parts.uri.path()) else {
             return Response::error(StatusCode::NOT_FOUND, NOT_FOUND);
         };

@@ -190,7 +190,7 @@ fn answer(node: &Arc<Node>, request: Request, received_ns: u64, stream: &UnixStr
         Request::Ps => Response::Ps(node.ps()),
         Request::Metrics => Response::Metrics { text: node.metrics() },
         Request::Kill { container } => node.kill(container).map_or_else(failed, |()| Response::Ok),
-        Request::Invite { namespace } => match node.administer(Order::Invite { namespace }) {
+        Request::Invite { namespace, allowance } => match node.administer(Order::Invite { namespace, allowance }) {
             Ok(OrderDone::Claim { token, expires }) => {
                 Response::Invitation { token, expires, endpoint: node.endpoint().unwrap_or_default() }
             }

@@ -14,7 +14,7 @@ use crate::output::{Output, harmless};
 pub fn run(arguments: &Login, output: &Output) -> Result<ExitCode, Failure> {
     // A token works once: whatever can fail without it shall fail before.
     Profile::check_free(&arguments.name, arguments.replace)?;
-    let policy = std::path::absolute(&arguments.policy)?;
+    let policy = std::path::absolute(super::policy::path(&arguments.policy)?)?;
     let progress = output.progress("verifying the enclave's quote");
     let enclave = Enclave::new(&arguments.endpoint, &policy, None)?;
     let (namespace, auth) = match (&arguments.claim, &arguments.auth) {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use teemate_control::node::{Request, Response};
+use teemate_control::service::Allowance;
 
 use super::connect;
 use crate::arguments::Owner;
@@ -14,15 +15,17 @@ use crate::output::{Output, harmless, table};
 /// Carries out an `owner` command.
 pub fn run(command: &Owner, socket: &Path, output: &Output) -> Result<ExitCode, Failure> {
     match command {
-        Owner::Invite { namespace } => invite(namespace, socket, output),
+        Owner::Invite { namespace, per_minute, concurrent } => {
+            invite(namespace, Allowance { per_minute: *per_minute, concurrent: *concurrent }, socket, output)
+        }
         Owner::List => list(socket, output),
         Owner::Remove { namespace } => remove(namespace, socket, output),
     }
 }
 
-fn invite(namespace: &str, socket: &Path, output: &Output) -> Result<ExitCode, Failure> {
+fn invite(namespace: &str, allowance: Allowance, socket: &Path, output: &Output) -> Result<ExitCode, Failure> {
     let mut connection = connect(socket)?;
-    let (token, expires, endpoint) = match connection.ask(&Request::Invite { namespace: namespace.to_owned() })? {
+    let (token, expires, endpoint) = match connection.ask(&Request::Invite { namespace: namespace.to_owned(), allowance })? {
         Response::Invitation { token, expires, endpoint } => (token, expires, endpoint),
         other => return Err(connection.unexpected(&other).into()),
     };

@@ -96,7 +96,7 @@ fn digest(text: &str) -> Result<[u8; 32], Failure> {
 }
 
 /// The policy's path.
-fn path(file: &PolicyFile) -> Result<PathBuf, Failure> {
+pub fn path(file: &PolicyFile) -> Result<PathBuf, Failure> {
     match &file.policy {
         Some(path) => Ok(path.clone()),
         None => Ok(teemate_client::profile::directory()?.join("policy.toml")),

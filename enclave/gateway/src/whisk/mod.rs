@@ -160,18 +160,6 @@ impl Whisk {
         })
     }
 
-    /// What `GET /` answers: limits and kinds, as `wsk` reads them. For anybody.
-    pub fn info(&self) -> Response {
-        let info = json!({
-            "description": "OpenWhisk",
-            "support": { "github": "https://github.com/apache/openwhisk/issues" },
-            "api_paths": ["/api/v1"],
-            "limits": limits::of_system(),
-            "runtimes": exec::runtimes(),
-        });
-        respond(StatusCode::OK, info.to_string())
-    }
-
     /// Forgets what is in memory of a namespace whose owner was removed. The store forgets him by itself.
     pub fn forget(&self, namespace: &str) {
         self.spaces.forget(namespace);
@@ -338,6 +326,18 @@ impl Whisk {
 }
 
 impl Routes for Whisk {
+    /// Limits and kinds, as `wsk` reads them.
+    fn root(&self) -> Response {
+        let info = json!({
+            "description": "OpenWhisk",
+            "support": { "github": "https://github.com/apache/openwhisk/issues" },
+            "api_paths": ["/api/v1"],
+            "limits": limits::of_system(),
+            "runtimes": exec::runtimes(),
+        });
+        respond(StatusCode::OK, info.to_string())
+    }
+
     fn limits(&self, method: &Method, path: &str) -> BodyLimit {
         // A little more than OpenWhisk allows, so that it is this API that says so, in OpenWhisk's words.
         const ROOM: usize = 64 << 10;

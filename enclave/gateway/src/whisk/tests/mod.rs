@@ -312,7 +312,7 @@ async fn clients_find_what_they_read_first() {
     let info = bench.send("", Method::GET, "", &[], "").await;
     assert_eq!(info.ok()["api_version_path"], "v1");
     assert_eq!(info.header("access-control-allow-origin"), Some("*"));
-    let root: Value = serde_json::from_slice(&bench.whisk.info().body).unwrap();
+    let root: Value = serde_json::from_slice(&bench.whisk.root().body).unwrap();
     assert_eq!(root["limits"]["actions_per_minute"], 60);
     assert_eq!(root["runtimes"]["nodejs"][0]["kind"], "nodejs:20");
     assert_eq!(bench.get("/namespaces").await.ok(), json!(["ada"]));
