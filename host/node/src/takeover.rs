@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::util::Lock;
 
 /// Deaths within [`WINDOW`] after which the enclave is given up: something else is wrong.
-const DEATHS_MAX: usize = 200;
+const DEATHS_MAX: usize = 500;
 /// See [`DEATHS_MAX`].
 const WINDOW: Duration = Duration::from_secs(60);
 

@@ -13,7 +13,6 @@ use crate::calls::Calls;
 use crate::descriptors::{Descriptors, Service};
 use crate::drive::{self, End, Left, Transition};
 use crate::host::HostArea;
-use crate::reaper::Found;
 use crate::role::{self, DeviceName, Role, descriptor};
 use crate::{reaper, service};
 
@@ -58,16 +57,15 @@ impl Mapped {
         }
     }
 
-    /// Brings the thread of a killed process on, and stays until its end.
-    pub fn take_over(&self, tcs: u32, descriptors: &Descriptors, broker: Option<BorrowedFd<'_>>) -> (End, Found) {
-        let none = |message| (End::Device(message), Found::Idle);
-        let Some(mailbox) = self.host.mailbox(tcs) else { return none(format!("there is no TCS {tcs}")) };
+    /// Brings the thread of a killed process on, and stays until its end. The board learns how it was found.
+    pub fn take_over(&self, tcs: u32, descriptors: &Descriptors, broker: Option<BorrowedFd<'_>>) -> End {
+        let Some(mailbox) = self.host.mailbox(tcs) else { return End::Device(format!("there is no TCS {tcs}")) };
         match self.attachment.thread(tcs) {
             Ok(thread) => {
                 let calls = Calls { board: &self.board, host: self.host, descriptors, broker };
-                drive::adopt(&mut Entering(thread), &calls, tcs, mailbox)
+                drive::adopt(&mut Entering(thread), &calls, tcs, mailbox, |found| self.board.note_found(tcs, found)).0
             }
-            Err(error) => none(error.to_string()),
+            Err(error) => End::Device(error.to_string()),
         }
     }
 }

@@ -105,22 +105,29 @@ pub fn run(thread: &mut impl Transition, calls: &Calls<'_>, tcs: u32, mailbox: M
     follow(thread, calls, tcs, mailbox, left)
 }
 
-/// Brings the thread of a killed process to its end. A call that had its reply when the process died gets it.
-pub fn adopt(thread: &mut impl Transition, calls: &Calls<'_>, tcs: u32, mailbox: MailboxRef) -> (End, Found) {
-    if thread.cssa() != Some(0) && thread.cssa().is_some() {
-        let left = thread.resume();
-        return (follow(thread, calls, tcs, mailbox, left), Found::Inside);
-    }
-    let left = thread.enter(enter::RETURN, if mailbox.is_answered() { RETURN_DONE } else { RETURN_LOST }, 0);
-    match left {
-        Ok(Left::Exit { reason: exit::REFUSED, argument: refused::NO_OCALL }) => (End::Idle, Found::Idle),
-        // A device that can't tell: the LibOS can.
-        Ok(Left::Exit { reason: exit::REFUSED, argument: refused::CSSA }) => {
-            let left = thread.resume();
-            (follow(thread, calls, tcs, mailbox, left), Found::Inside)
+/// Brings the thread of a killed process to its end. A call that had its reply when the process died gets it. `tell` hears at once how the
+/// thread was found: its end may be a long time off.
+pub fn adopt(thread: &mut impl Transition, calls: &Calls<'_>, tcs: u32, mailbox: MailboxRef, tell: impl FnOnce(Found)) -> (End, Found) {
+    let (found, left) = if thread.cssa().is_some_and(|cssa| cssa != 0) {
+        (Found::Inside, None)
+    } else {
+        match thread.enter(enter::RETURN, if mailbox.is_answered() { RETURN_DONE } else { RETURN_LOST }, 0) {
+            Ok(Left::Exit { reason: exit::REFUSED, argument: refused::NO_OCALL }) => (Found::Idle, None),
+            // A device that can't tell: the LibOS can.
+            Ok(Left::Exit { reason: exit::REFUSED, argument: refused::CSSA }) => (Found::Inside, None),
+            left => (Found::InCall, Some(left)),
         }
-        left => (follow(thread, calls, tcs, mailbox, left), Found::InCall),
-    }
+    };
+    tell(found);
+    let end = match (found, left) {
+        (Found::Idle, _) => End::Idle,
+        (_, Some(left)) => follow(thread, calls, tcs, mailbox, left),
+        (_, None) => {
+            let left = thread.resume();
+            follow(thread, calls, tcs, mailbox, left)
+        }
+    };
+    (end, found)
 }
 
 fn follow(thread: &mut impl Transition, calls: &Calls<'_>, tcs: u32, mailbox: MailboxRef, first: Result<Left, String>) -> End {
@@ -227,7 +234,9 @@ mod tests {
             (None, vec![(lost, out(exit::REFUSED, refused::CSSA)), ("resume", out(exit::IDLE, 0))], (End::Idle, Found::Inside)),
             (None, vec![(lost, out(exit::REFUSED, refused::DEAD))], (End::Refused(refused::DEAD), Found::InCall)),
         ] {
-            with(cssa, &steps, |script, calls, mailbox| assert_eq!(adopt(script, calls, 0, mailbox), expected));
+            with(cssa, &steps, |script, calls, mailbox| {
+                assert_eq!(adopt(script, calls, 0, mailbox, |found| assert_eq!(found, expected.1)), expected)
+            });
         }
     }
 
@@ -240,7 +249,7 @@ mod tests {
             mailbox.call_as(7);
             assert!(!mailbox.is_answered());
             mailbox.reply(7, 5);
-            assert_eq!(adopt(script, calls, 0, mailbox), (End::Idle, Found::InCall));
+            assert_eq!(adopt(script, calls, 0, mailbox, |_| {}), (End::Idle, Found::InCall));
         });
     }
 

@@ -125,7 +125,7 @@ fn adopt(mapped: &Mapped, tcs: u32) -> Report {
     let (Some(mailbox), Ok(thread)) = (mapped.host.mailbox(tcs), mapped.attachment.thread(tcs)) else {
         return Report::Stuck { tcs, status: role::EXIT_SETUP };
     };
-    match drive::adopt(&mut Entering(thread), &calls, tcs, mailbox) {
+    match drive::adopt(&mut Entering(thread), &calls, tcs, mailbox, |_| {}) {
         (End::Idle, found) => Report::Adopted { tcs, found },
         (end, _) => {
             eprintln!("TCS {tcs} can't be adopted: {end}");

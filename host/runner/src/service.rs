@@ -105,8 +105,7 @@ impl Pool<'_> {
     fn begin(&self, tcs: u32) {
         let Service { mapped, descriptors, broker, takes_over, .. } = self.service;
         if takes_over {
-            let (end, found) = mapped.take_over(tcs, descriptors, broker);
-            mapped.board.note_found(tcs, found);
+            let end = mapped.take_over(tcs, descriptors, broker);
             if end != End::Idle {
                 self.end(&end);
             }
