@@ -137,6 +137,42 @@ fn growth_survives() {
     random_kills(Work::Grow(15_000), false, 300);
 }
 
+#[test]
+fn threads_that_come_and_go_are_not_waited_for() {
+    let (enclave, _dir) = build(true);
+    let mut random = Random(0x1234_5678_9abc_def1);
+    for round in 0..60 {
+        let pid = spawn_guarded(&enclave, || {
+            let attachment = attach(&enclave);
+            loop {
+                std::thread::scope(|scope| {
+                    for tcs in 0..2 {
+                        let attachment = &attachment;
+                        scope.spawn(move || attachment.thread(tcs).map(|thread| thread.enter(act::ADD, 5, 6)).is_ok());
+                        scope.spawn(|| ());
+                    }
+                });
+            }
+        });
+        sleep_us(random.below(20_000));
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+        assert_eq!(wait(pid), -libc::SIGKILL, "round {round}");
+        enclave.wait_saved(pid).unwrap();
+        for tcs in 0..2 {
+            assert!(!enclave.tcs_state(tcs).unwrap().busy, "round {round}: {:?}", enclave.kills());
+            // What was interrupted is brought to its end, for the next round.
+            in_child(|| {
+                let attachment = attach(&enclave);
+                let thread = attachment.thread(tcs).unwrap();
+                while thread.state().cssa > 0 {
+                    thread.resume().unwrap();
+                }
+            });
+        }
+    }
+    assert_eq!((enclave.kills().by(Rule::Lost), enclave.kills().by(Rule::Vanished)), (0, 0));
+}
+
 /// Kills a child after 0, 1, 2, ... instructions of its work (and every `stride`-th from there on), then lets another carry on.
 fn stepped_kills(work: Work, gate: bool, stride: u64) {
     let (mut instructions, mut kills) = (0, 0);

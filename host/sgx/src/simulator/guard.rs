@@ -475,12 +475,16 @@ fn seize_all(inner: &mut Inner, pid: i32, memory: &Arc<Memory>) -> i32 {
             }
             // SAFETY: no memory is passed.
             if unsafe { libc::ptrace(libc::PTRACE_SEIZE, tid, 0usize, options as usize) } != 0 {
-                let error = errno();
-                if error == libc::ESRCH {
-                    continue;
+                match (errno(), tracing_of(tid)) {
+                    // Gone, or on its way.
+                    (libc::ESRCH, _) | (_, Tracing::Dead) => continue,
+                    // Made by a thread that is seized already.
+                    (libc::EPERM, Tracing::Ours) => {}
+                    (error, _) => {
+                        inner.processes.remove(&pid);
+                        return error;
+                    }
                 }
-                inner.processes.remove(&pid);
-                return error;
             }
             inner.threads.insert(tid, pid);
             if let Some(process) = inner.processes.get_mut(&pid) {
@@ -504,6 +508,26 @@ fn threads_of(pid: i32) -> Vec<i32> {
     directory.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
+/// How things stand with a thread that can't be seized.
+#[derive(PartialEq, Eq)]
+enum Tracing {
+    Ours,
+    Dead,
+    Other,
+}
+
+fn tracing_of(tid: i32) -> Tracing {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{tid}/status")) else { return Tracing::Dead };
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).unwrap_or_default();
+    if field("State:").starts_with(['Z', 'X']) {
+        Tracing::Dead
+    } else if field("TracerPid:") == std::process::id().to_string() {
+        Tracing::Ours
+    } else {
+        Tracing::Other
+    }
+}
+
 fn process_of(tid: i32) -> Option<i32> {
     let status = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
@@ -518,7 +542,6 @@ fn on_stop(inner: &mut Inner, tid: i32, status: i32) {
         }
         return;
     }
-    // A new thread may stop before its maker's event is seen.
     adopt(inner, tid);
     let signal = libc::WSTOPSIG(status);
     if status >> 16 != libc::PTRACE_EVENT_EXIT && !remember(inner, tid) {
@@ -535,14 +558,6 @@ fn on_stop(inner: &mut Inner, tid: i32, status: i32) {
             }
             go_on(libc::PTRACE_DETACH, tid, 0);
         }
-        libc::PTRACE_EVENT_CLONE => {
-            let mut new = 0u64;
-            // SAFETY: writes one word to `new`.
-            if unsafe { libc::ptrace(libc::PTRACE_GETEVENTMSG, tid, 0usize, &raw mut new) } == 0 {
-                adopt(inner, new as i32);
-            }
-            go_on(libc::PTRACE_CONT, tid, 0);
-        }
         libc::PTRACE_EVENT_STOP if matches!(signal, libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU) => {
             go_on(libc::PTRACE_LISTEN, tid, 0);
         }
@@ -550,7 +565,8 @@ fn on_stop(inner: &mut Inner, tid: i32, status: i32) {
     }
 }
 
-/// A thread that a seized thread made, and that is traced since its start. (A process, if it was cloned with another exit signal than
+/// A thread that a seized thread made, and that is traced since its start: at its own first stop, before which it has done nothing. Not when
+/// its maker reports it: by then it may have had its last one. (A process, if it was cloned with another exit signal than
 /// SIGCHLD; then nothing of it is known but that it must go on.)
 fn adopt(inner: &mut Inner, tid: i32) {
     if inner.threads.contains_key(&tid) {
