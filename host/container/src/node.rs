@@ -222,7 +222,7 @@ impl Zygote {
     /// # Errors
     /// If it does not start, or says that it cannot work here.
     pub fn spawn(program: &Path, descriptors: Vec<(String, OwnedFd)>, config: &ZygoteConfig) -> Result<Self> {
-        let runner_filter = seccomp::runner()?.0;
+        let (runner_filter, service_filter) = (seccomp::runner()?.0, seccomp::service()?.0);
         let pair = || socket::pair().map_err(Error::errno("make a socket pair"));
         let ((control, theirs), (helper, helpers)) = (pair()?, pair()?);
         let ring_fd = Ring::create().map_err(Error::os("make the ring of time stamps"))?;
@@ -247,8 +247,15 @@ impl Zygote {
             notes: Vec::new(),
         };
         let (names, owned): (Vec<String>, Vec<OwnedFd>) = descriptors.into_iter().unzip();
-        let hello =
-            Hello { version: VERSION, root: config.root.clone(), uid_base: config.uid_base, slots: ring::SLOTS, runner_filter, names };
+        let hello = Hello {
+            version: VERSION,
+            root: config.root.clone(),
+            uid_base: config.uid_base,
+            slots: ring::SLOTS,
+            runner_filter,
+            service_filter,
+            names,
+        };
         let fds: Vec<BorrowedFd<'_>> = [ring_fd.as_fd(), helpers.as_fd()].into_iter().chain(owned.iter().map(AsFd::as_fd)).collect();
         match lock(&zygote.shared.control).ask::<_, Reply>(&hello, &fds, config.patience)?.0 {
             Reply::Ready { version: VERSION, rootless, notes } => (zygote.rootless, zygote.notes) = (rootless, notes),

@@ -64,6 +64,8 @@ pub enum Filter {
     /// The enclave runner's (`seccomp/runner.json`).
     #[default]
     Runner,
+    /// That, and what a server needs (`seccomp/service.json`).
+    Service,
     /// None: for programs of the baselines, which need arbitrary calls.
     None,
 }
@@ -174,6 +176,8 @@ pub(crate) struct Hello {
     pub uid_base: u32,
     pub slots: u32,
     pub runner_filter: Vec<u64>,
+    /// That of [`Filter::Service`].
+    pub service_filter: Vec<u64>,
     pub names: Vec<String>,
 }
 

@@ -1,4 +1,5 @@
-//! The filter on system calls. The list is data: `seccomp/runner.json`, in seccompiler's format, with a reason for each call.
+//! The filters on system calls. The lists are data, in seccompiler's format, with a reason for each call: `seccomp/runner.json`, and
+//! `seccomp/service.json` for what the process of the payload's own threads may do beyond that.
 //!
 //! The compiler is our own because a filter is installed at every start, and there seccompiler's program cost 140 us, this one some
 //! 20. Two things make the difference. One shared return for all plain calls keeps the program short. And an instruction that the
@@ -13,6 +14,9 @@ use crate::error::{Error, Result};
 
 /// The runner's list, as source.
 pub const RUNNER: &str = include_str!("../seccomp/runner.json");
+
+/// What the service adds to it, as source.
+pub const SERVICE: &str = include_str!("../seccomp/service.json");
 
 /// A compiled filter: instructions of eight bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,18 +122,28 @@ fn distance(from: usize, to: usize) -> Result<u8> {
     u8::try_from(to - from - 1).map_err(|_| Error::Filter("the list is too long for short jumps".into()))
 }
 
-/// Compile a list with two parts: `answered` names the calls that get an error number so that the C library takes another way,
-/// `runner` those that are allowed; anything else kills the process.
+/// Compile lists with two parts and more: `answered` names the calls that get an error number so that the C library takes another way,
+/// all others (`runner`, `service`) those that are allowed; anything else kills the process.
 ///
 /// Killing, not EPERM: a runner never makes another call, so one that does has been taken over or is broken. The node sees a container
 /// that SIGSYS ended, says so, and recovers its thread as after any other kill.
 ///
 /// # Errors
 /// If the list is not valid.
-pub fn compile(list: &str) -> Result<Compiled> {
-    let mut parts: BTreeMap<String, Part> = serde_json::from_str(list).map_err(|error| Error::Filter(error.to_string()))?;
+pub fn compile(lists: &[&str]) -> Result<Compiled> {
+    let mut parts = BTreeMap::new();
+    for list in lists {
+        parts.extend(serde_json::from_str::<BTreeMap<String, Part>>(list).map_err(|error| Error::Filter(error.to_string()))?);
+    }
     let mut part = |name: &str| parts.remove(name).ok_or_else(|| Error::Filter(format!("the list lacks its part {name:?}")));
-    let (answered, allowed) = (part("answered")?, part("runner")?);
+    let (answered, mut allowed) = (part("answered")?, part("runner")?);
+    if lists.len() > 1 {
+        let more = part("service")?;
+        if (more.match_action, more.mismatch_action) != (allowed.match_action, allowed.mismatch_action) {
+            return Err(Error::Filter("both lists of allowed calls do the same with a call".into()));
+        }
+        allowed.filter.extend(more.filter);
+    }
     if let Some(name) = parts.keys().next() {
         return Err(Error::Filter(format!("the list has an unknown part {name:?}")));
     }
@@ -258,6 +272,7 @@ fn number(name: &str) -> Result<u32> {
         ($($name:ident),* $(,)?) => { [$((stringify!($name), libc::$name)),*] };
     }
     let table = table![
+        SYS_accept4,
         SYS_arch_prctl,
         SYS_clock_gettime,
         SYS_clock_nanosleep,
@@ -281,6 +296,8 @@ fn number(name: &str) -> Result<u32> {
         SYS_getdents64,
         SYS_getpid,
         SYS_getrandom,
+        SYS_getsockname,
+        SYS_getsockopt,
         SYS_gettid,
         SYS_ioctl,
         SYS_lseek,
@@ -313,6 +330,7 @@ fn number(name: &str) -> Result<u32> {
         SYS_sendto,
         SYS_set_robust_list,
         SYS_set_tid_address,
+        SYS_setsockopt,
         SYS_shutdown,
         SYS_sigaltstack,
         SYS_statx,
@@ -331,7 +349,15 @@ fn number(name: &str) -> Result<u32> {
 /// # Errors
 /// Only if the list in this crate is broken, which a test excludes.
 pub fn runner() -> Result<Compiled> {
-    compile(RUNNER)
+    compile(&[RUNNER])
+}
+
+/// The filter of the process that runs the payload's own threads.
+///
+/// # Errors
+/// As [`runner`].
+pub fn service() -> Result<Compiled> {
+    compile(&[RUNNER, SERVICE])
 }
 
 #[cfg(test)]
@@ -367,24 +393,34 @@ mod tests {
         panic!("no return");
     }
 
-    fn ours() -> Vec<(u16, u8, u8, u32)> {
+    fn ours(compiled: &Compiled) -> Vec<(u16, u8, u8, u32)> {
         let unpack = |word: &u64| {
             let b = word.to_ne_bytes();
             (u16::from_ne_bytes([b[0], b[1]]), b[2], b[3], u32::from_ne_bytes([b[4], b[5], b[6], b[7]]))
         };
-        runner().unwrap().0.iter().map(unpack).collect()
+        compiled.0.iter().map(unpack).collect()
     }
 
     #[test]
     fn agrees_with_seccompiler() {
-        let theirs = seccompiler::compile_from_json(RUNNER.as_bytes(), std::env::consts::ARCH.try_into().unwrap()).unwrap();
-        let theirs: BTreeMap<&str, Vec<_>> =
-            theirs.iter().map(|(name, program)| (name.as_str(), program.iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect())).collect();
-        let ours = ours();
+        let mut theirs: BTreeMap<String, Vec<_>> = BTreeMap::new();
+        for list in [RUNNER, SERVICE] {
+            let programs = seccompiler::compile_from_json(list.as_bytes(), std::env::consts::ARCH.try_into().unwrap()).unwrap();
+            theirs.extend(programs.into_iter().map(|(name, program)| (name, program.iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect())));
+        }
+        let (runner, service) = (ours(&runner().unwrap()), ours(&service().unwrap()));
         let interesting: Vec<u64> = [0, 1, 2, 3, 15, 22, 59, 0x1001, 0x1002, 0x1003, 0x1004, 0x1005, 0o100, 0o1000, 0o2000000, 0o20000000]
             .into_iter()
             .chain([0x5356_4d41, 0x3d_0f00, 0x0001_0000, 0x1001_0000, 0x0001_0080, 0x7e02_0000, 1 << 32, u64::MAX])
             .collect();
+        // Levels and names of socket options.
+        let options: Vec<[u64; 6]> = (0..12).flat_map(|level| (0..24).map(move |name| [9, level, name, 0, 0, 0])).collect();
+        for (number, arguments) in
+            [libc::SYS_setsockopt, libc::SYS_getsockopt].into_iter().flat_map(|n| options.iter().map(move |o| (n, o)))
+        {
+            let expected = run(&theirs["service"], THIS_ARCH, number as u32, *arguments);
+            assert_eq!(run(&service, THIS_ARCH, number as u32, *arguments), expected, "call {number} {arguments:?}");
+        }
         let mut compared = 0;
         for arch in [THIS_ARCH, 0x4000_0003, 0] {
             for number in (0..600).chain([1 << 30, (1 << 30) + 1, u32::MAX]) {
@@ -396,11 +432,12 @@ mod tests {
                         if expected == Action::Allow.value() {
                             expected = run(&theirs["runner"], arch, number, arguments);
                         }
-                        assert_eq!(
-                            run(&ours, arch, number, arguments),
-                            expected,
-                            "arch {arch:#x} call {number} argument {index} = {value:#x}"
-                        );
+                        let what = format!("arch {arch:#x} call {number} argument {index} = {value:#x}");
+                        assert_eq!(run(&runner, arch, number, arguments), expected, "{what}");
+                        if expected == Action::KillProcess.value() {
+                            expected = run(&theirs["service"], arch, number, arguments);
+                        }
+                        assert_eq!(run(&service, arch, number, arguments), expected, "service, {what}");
                         compared += 1;
                     }
                 }
@@ -417,7 +454,8 @@ mod tests {
                     "runner":{{"mismatch_action":"kill_process","match_action":"allow","filter":[{{"syscall":"{syscall}"{rest}}}]}}}}"#
             )
         };
-        assert!(compile(&rule("read", r#","comment":"why""#)).is_ok());
+        assert!(compile(&[&rule("read", r#","comment":"why""#)]).is_ok());
+        assert!(compile(&[RUNNER, RUNNER]).is_err() && compile(&[SERVICE]).is_err());
         for list in [
             "".to_owned(),
             "{}".to_owned(),
@@ -427,7 +465,7 @@ mod tests {
             rule("read", r#","comment":"why","args":[{"index":6,"type":"dword","op":"eq","val":1,"comment":"none such"}]"#),
             rule("read", r#","comment":"why","args":[{"index":1,"type":"qword","op":"eq","val":1,"comment":"not done"}]"#),
         ] {
-            assert!(compile(&list).is_err(), "{list}");
+            assert!(compile(&[&list]).is_err(), "{list}");
         }
     }
 }

@@ -163,6 +163,7 @@ fn become_zygote(
         null,
         proc,
         runner_filter: hello.runner_filter.clone(),
+        service_filter: hello.service_filter.clone(),
     };
     Ok((ring, surroundings))
 }
