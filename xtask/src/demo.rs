@@ -76,7 +76,7 @@ fn functions(node: &Node, manifest: &Manifest, store: &ObjectStore) -> Result<Ve
         }
     }
     let mut head = vec!["function", "result", "container"];
-    head.extend(PARTS.iter().map(|part| part.title()));
+    head.extend(columns().map(Part::title));
     head.push("in all");
     println!("{}", text::table(&head, &rows));
     if nine.len() != 9 {
@@ -86,22 +86,15 @@ fn functions(node: &Node, manifest: &Manifest, store: &ObjectStore) -> Result<Ve
 }
 
 /// The columns; clean-up comes after the answer.
-const PARTS: [Part; 8] = [
-    Part::Request,
-    Part::ThreadLease,
-    Part::EnclaveCreation,
-    Part::ContainerCreation,
-    Part::EnclaveAliasing,
-    Part::EnclaveExpansion,
-    Part::Execution,
-    Part::Return,
-];
+fn columns() -> impl Iterator<Item = Part> {
+    Part::ALL.into_iter().filter(|part| *part != Part::Cleanup)
+}
 
 fn row(name: &str, outcome: Option<&Outcome>, good: bool) -> Vec<String> {
     let mut row = vec![name.to_owned(), if good { "right".to_owned() } else { "WRONG".to_owned() }];
     row.push(outcome.map_or_else(|| "-".to_owned(), |outcome| outcome.container.to_string()));
     let parts = outcome.map(|outcome| breakdown::parts(&outcome.marks)).unwrap_or_default();
-    for part in PARTS {
+    for part in columns() {
         let time = parts.iter().find(|(which, _)| *which == part).map(|(_, us)| breakdown::human(*us));
         row.push(time.unwrap_or_else(|| "-".to_owned()));
     }

@@ -156,10 +156,29 @@ fn run(local: &mut Local, thread: &'static thread::Thread) -> ! {
     unsafe { return_from_ocall(0, thread.saved_rsp.get(), thread.fs_base.get()) }
 }
 
+/// Registers that the callee keeps, onto the stack.
+macro_rules! push_kept {
+    () => {
+        "push rbp\npush rbx\npush r12\npush r13\npush r14\npush r15"
+    };
+}
+/// The same, back.
+macro_rules! pop_kept {
+    () => {
+        "pop r15\npop r14\npop r13\npop r12\npop rbx\npop rbp"
+    };
+}
+/// All of a [`Frame`], the stack pointer last, and back to the payload.
+macro_rules! pop_frame {
+    () => {
+        concat!("pop rax\npop rdi\npop rsi\npop rdx\npop r10\npop r8\npop r9\n", pop_kept!(), "\npop rsp\nret")
+    };
+}
+
 /// Takes up a stack that [`switch_ocall`] or [`switch_suspend`] left: `rdi` becomes their result.
 #[unsafe(naked)]
 unsafe extern "C" fn return_from_ocall(value: u64, rsp: u64, fs_base: u64) -> ! {
-    naked_asm!("wrfsbase rdx", "mov rsp, rsi", "mov rax, rdi", "pop r15", "pop r14", "pop r13", "pop r12", "pop rbx", "pop rbp", "ret",)
+    naked_asm!("wrfsbase rdx", "mov rsp, rsi", "mov rax, rdi", pop_kept!(), "ret")
 }
 
 /// Leaves with an OCALL and returns when it is answered: the `enter::RETURN` argument.
@@ -169,12 +188,7 @@ unsafe extern "C" fn return_from_ocall(value: u64, rsp: u64, fs_base: u64) -> ! 
 #[unsafe(naked)]
 pub unsafe extern "C" fn switch_ocall() -> u64 {
     naked_asm!(
-        "push rbp",
-        "push rbx",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
+        push_kept!(),
         "mov gs:[0x20], rsp",
         "mov qword ptr gs:[0x28], 2",
         "mov edi, 1",
@@ -192,12 +206,7 @@ pub unsafe extern "C" fn switch_ocall() -> u64 {
 #[unsafe(naked)]
 pub unsafe extern "C" fn switch_suspend(saved_rsp: *mut u64, publish: extern "C" fn(u64), argument: u64) -> u64 {
     naked_asm!(
-        "push rbp",
-        "push rbx",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
+        push_kept!(),
         "mov [rdi], rsp",
         "jmp {finish}",
         finish = sym leave_idle,
@@ -260,12 +269,7 @@ pub unsafe extern "C" fn teemate_syscall() {
         "mov gs:[0x30], rsp",
         "mov rsp, gs:[0x10]",
         "push qword ptr gs:[0x30]",
-        "push rbp",
-        "push rbx",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
+        push_kept!(),
         "push r9",
         "push r8",
         "push r10",
@@ -282,21 +286,7 @@ pub unsafe extern "C" fn teemate_syscall() {
         "call {dispatch}",
         "fxrstor64 [rsp]",
         "mov rsp, rbp",
-        "pop rax",
-        "pop rdi",
-        "pop rsi",
-        "pop rdx",
-        "pop r10",
-        "pop r8",
-        "pop r9",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbx",
-        "pop rbp",
-        "pop rsp",
-        "ret",
+        pop_frame!(),
         dispatch = sym crate::syscall::dispatch,
     )
 }
@@ -327,8 +317,7 @@ pub unsafe extern "C" fn teemate_trapped() -> ! {
 pub unsafe extern "C" fn first_run() -> ! {
     naked_asm!(
         // The frame of a syscall that "returns" to the new thread.
-        "pop rax", "pop rdi", "pop rsi", "pop rdx", "pop r10", "pop r8", "pop r9", "pop r15", "pop r14", "pop r13", "pop r12", "pop rbx",
-        "pop rbp", "pop rsp", "ret",
+        pop_frame!(),
     )
 }
 

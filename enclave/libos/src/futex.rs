@@ -23,8 +23,8 @@ fn queue(address: u64) -> &'static Spin<Vec<Waiter>> {
     &QUEUES[(address >> 2) as usize * 0x9E37_79B1 % BUCKETS]
 }
 
-/// The syscall.
-pub fn syscall(address: u64, operation: u64, value: u64, timeout: u64, other: u64, bitset: u64) -> SysResult {
+/// The syscall. Its fifth argument, a second word, is of no use to what is served here.
+pub fn syscall(address: u64, operation: u64, value: u64, timeout: u64, bitset: u64) -> SysResult {
     if !address.is_multiple_of(4) {
         return Err(libc::EINVAL);
     }
@@ -42,10 +42,7 @@ pub fn syscall(address: u64, operation: u64, value: u64, timeout: u64, other: u6
         // Waking everybody instead of moving them is always right, and rare: nothing that std or wasmtime does requeues.
         libc::FUTEX_CMP_REQUEUE => Ok(u64::from(wake(address, u32::MAX, u32::MAX))),
         _ if command == FUTEX_REQUEUE_COMMAND => Ok(u64::from(wake(address, u32::MAX, u32::MAX))),
-        _ => {
-            let _ = other;
-            Err(libc::ENOSYS)
-        }
+        _ => Err(libc::ENOSYS),
     }
 }
 

@@ -123,8 +123,11 @@ pub fn mmap(address: u64, length: u64, protection: u64, mmap_flags: u64, fd: i64
     let length = length.checked_next_multiple_of(PAGE_SIZE).ok_or(libc::ENOMEM)?;
     let right = rights(protection)?;
     let owner = container::current();
+    let fixed = has(libc::MAP_FIXED) || has(libc::MAP_FIXED_NOREPLACE);
+    if has(libc::MAP_FIXED) && address.is_multiple_of(PAGE_SIZE) {
+        forget_code(&(address..address.checked_add(length).ok_or(libc::ENOMEM)?))?;
+    }
     with(|m| {
-        let fixed = has(libc::MAP_FIXED) || has(libc::MAP_FIXED_NOREPLACE);
         let wanted = if address.is_multiple_of(PAGE_SIZE) { address.checked_add(length).map(|end| address..end) } else { None };
         let range = match wanted {
             Some(r) if m.space.contains(&r) && (fixed || m.space.overlapping(r.clone()).next().is_none()) => r,
@@ -154,6 +157,7 @@ pub fn reserve(length: u64) -> Option<u64> {
 /// munmap(2).
 pub fn munmap(address: u64, length: u64) -> SysResult {
     let range = pages(address, length)?;
+    forget_code(&range)?;
     with(|m| {
         if !m.space.contains(&range) {
             return Err(libc::EINVAL);
@@ -175,21 +179,24 @@ pub fn mprotect(address: u64, length: u64, protection: u64) -> SysResult {
         // Measured pages: the rights that they have are not kept; give, then restrict.
         return change(range, right, None);
     }
-    let accepted = with(|m| {
-        if m.space.contains(&range) {
-            return if m.space.protect(range.clone(), right) { Ok(true) } else { Err(libc::ENOMEM) };
-        }
-        if range.start >= m.brk_start && range.end <= m.brk { Ok(true) } else { Err(libc::ENOMEM) }
+    with(|m| {
+        let in_arena = m.space.contains(&range) && m.space.protect(range.clone(), right);
+        let in_brk = range.start >= m.brk_start && range.end <= m.brk;
+        if in_arena || in_brk { Ok(()) } else { Err(libc::ENOMEM) }
     })?;
-    debug_assert!(accepted);
     // PROT_NONE is not told to the EPCM: a guard page that was never touched is no part of the enclave, and faults.
     if right == 0 {
         return Ok(0);
     }
+    set_rights(range, right, |had| had != right | prot::R)
+}
+
+/// Gives accepted pages whose present rights are `wrong` these ones. The lock is not held while the host is asked: were the asking process
+/// killed, everybody would wait for its adoption.
+fn set_rights(range: Range<u64>, right: u8, wrong: impl Fn(u8) -> bool) -> SysResult {
     let mut at = range.start;
     while at < range.end {
-        // The next run of accepted pages whose rights differ, all with the same rights.
-        let (run, had) = with(|m| m.table.run(at..range.end, right));
+        let (run, had) = with(|m| m.table.run(at..range.end, &wrong));
         if run.is_empty() {
             break;
         }
@@ -198,6 +205,15 @@ pub fn mprotect(address: u64, length: u64, protection: u64) -> SysResult {
         at = run.end;
     }
     Ok(0)
+}
+
+/// Before pages are given back: takes the right to execute away, which needs the host. What is left for the lock's holder is to zero them.
+fn forget_code(range: &Range<u64>) -> Result<(), i32> {
+    let executable = |had: u8| had & prot::X != 0;
+    if with(|m| m.space.contains(range)) {
+        set_rights(range.clone(), prot::R, executable)?;
+    }
+    Ok(())
 }
 
 /// Makes the EPCM's rights of accepted pages `right`; `had`: what they are, if known.
@@ -230,6 +246,7 @@ pub fn madvise(address: u64, length: u64, advice: u64) -> SysResult {
     }
     let range = pages(address, length)?;
     if advice == libc::MADV_DONTNEED as u64 {
+        forget_code(&range)?;
         with(|m| {
             if !m.space.covers(range.clone()) {
                 return Err(libc::ENOMEM);
@@ -245,6 +262,9 @@ pub fn madvise(address: u64, length: u64, advice: u64) -> SysResult {
 /// mremap(2): shrinks, or grows where there is room behind; else ENOMEM, and the caller copies.
 pub fn mremap(address: u64, old: u64, new: u64) -> SysResult {
     let (old, new) = (pages(address, old)?, pages(address, new)?);
+    if new.end < old.end {
+        forget_code(&(new.end..old.end))?;
+    }
     with(|m| {
         if !m.space.contains(&old) || !m.space.covers(old.clone()) {
             return Err(libc::EFAULT);
@@ -438,9 +458,9 @@ impl PageTable {
         }
     }
 
-    /// The first run of accepted pages in `range` that have the same rights, other than `right`; and these rights.
-    fn run(&self, range: Range<u64>, right: u8) -> (Range<u64>, u8) {
-        let differs = |state: u8| state & ACCEPTED != 0 && state & RIGHTS != right | prot::R;
+    /// The first run of accepted pages in `range` that have the same rights, and `wrong` ones; and these rights.
+    fn run(&self, range: Range<u64>, wrong: &impl Fn(u8) -> bool) -> (Range<u64>, u8) {
+        let differs = |state: u8| state & ACCEPTED != 0 && wrong(state & RIGHTS);
         let mut at = range.start;
         while at < range.end && !differs(self.get(at)) {
             at += PAGE_SIZE;

@@ -28,7 +28,7 @@ fn serve(frame: &mut Frame) -> SysResult {
         libc::SYS_brk => Ok(memory::brk(a)),
 
         // Threads.
-        libc::SYS_futex => futex::syscall(a, b, c, d, e, f),
+        libc::SYS_futex => futex::syscall(a, b, c, d, f),
         libc::SYS_clone3 => clone3(frame, a, b),
         libc::SYS_exit => thread::exit(),
         libc::SYS_exit_group => end::exit(a & 0xff),
