@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::json;
+use teemate_client::deployment::Deployment;
 use teemate_control::function::{FailureKind, Limits, Outcome};
 use teemate_control::node::{ContainerInfo, Request, Sharing};
 use teemate_tests::artifacts::Artifacts;
@@ -40,6 +41,26 @@ function main() {
   }
   return { megabytes: all.length };
 }";
+/// Leaves and enters some thousand times, and grows: calls of the host, entries and faults are hit.
+const NAPS: &str = r#"(module
+  (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 256) "{\"naps\":2000}")
+  (func (export "_start") (local $i i32) (local $top i32)
+    (i32.store (i32.const 16) (i32.const 1))
+    (i64.store (i32.const 24) (i64.const 20000))
+    (loop $again
+      (drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128)))
+      (if (i32.eqz (i32.rem_u (local.get $i) (i32.const 50)))
+        (then
+          (local.set $top (memory.grow (i32.const 4)))
+          (i32.store (i32.shl (local.get $top) (i32.const 16)) (i32.const 7))))
+      (local.set $i (i32.add (local.get $i) (i32.const 1)))
+      (br_if $again (i32.lt_u (local.get $i) (i32.const 2000))))
+    (i32.store (i32.const 200) (i32.const 256))
+    (i32.store (i32.const 204) (i32.const 13))
+    (drop (call $write (i32.const 1) (i32.const 200) (i32.const 1) (i32.const 208)))))"#;
 const ROUNDS: u64 = 40;
 /// Time of a call; the answer must come within this and what the node needs to tell.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -100,9 +121,9 @@ impl Seen {
 }
 
 /// Calls on and on from some threads while `killer` does its work; then everything must be as before.
-fn survive(node: &mut Node, killer: impl FnOnce(&Node, &Seen) -> u64) {
+fn survive(node: &mut Node, function: &str, killer: impl FnOnce(&Node, &Seen) -> u64) {
     let params = || json!({ "rounds": ROUNDS });
-    let must = node.call("work", params()).unwrap();
+    let must = node.call(function, params()).unwrap();
     let before = at_rest(node);
     let seen = Seen::default();
     let over = AtomicBool::new(false);
@@ -119,7 +140,7 @@ fn survive(node: &mut Node, killer: impl FnOnce(&Node, &Seen) -> u64) {
                 let mut connection = connect();
                 while !over.load(Ordering::Relaxed) {
                     let begin = Instant::now();
-                    let outcome = invoke(&mut connection, "work", params(), None).map_err(|error| error.to_string());
+                    let outcome = invoke(&mut connection, function, params(), None).map_err(|error| error.to_string());
                     if outcome.is_err() {
                         connection = connect();
                     }
@@ -133,21 +154,34 @@ fn survive(node: &mut Node, killer: impl FnOnce(&Node, &Seen) -> u64) {
     });
     let (right, lost) = (seen.right.into_inner(), seen.lost.into_inner());
     println!("{killed} kills; {right} calls were right, {lost} were lost with their container");
-    for line in node.metrics().unwrap_or_default().lines().filter(|line| !line.starts_with('#') && line.contains("kill")) {
-        println!("{line}");
-    }
+    tell_states(&node.metrics().unwrap_or_default());
     let wrong = seen.wrong.into_inner().unwrap();
     assert!(wrong.is_empty(), "{} of the calls went wrong:\n{}\n{}", wrong.len(), wrong.join("\n"), node.last_words());
     assert!(lost > 0 && lost <= killed, "{lost} calls were lost by {killed} kills");
     // Later calls are right, as many at once as before: no lock is held, no TCS is gone.
     for _ in 0..20 {
-        assert_eq!(node.call("work", params()).unwrap(), must);
+        assert_eq!(node.call(function, params()).unwrap(), must);
     }
     let after = at_rest(node);
     assert_eq!(after.0, before.0, "a TCS leaks");
     let grown = after.1.saturating_sub(before.1);
     assert!(grown < 4096, "{grown} EPC pages leak");
     node.stop().unwrap();
+}
+
+/// Kills and adoptions by what they hit.
+fn states(metrics: &str) -> impl Iterator<Item = (&str, u64)> {
+    let told =
+        |name: &str| ["teemate_kills_saved", "teemate_threads_adopted", "teemate_service_takeovers"].iter().any(|n| name.starts_with(n));
+    metrics
+        .lines()
+        .filter_map(|line| line.rsplit_once(' '))
+        .filter(move |(name, _)| told(name))
+        .filter_map(|(n, count)| Some((n, count.parse().ok()?)))
+}
+
+fn tell_states(metrics: &str) {
+    states(metrics).for_each(|(name, count)| println!("{name} {count}"));
 }
 
 /// Leased TCSs and EPC pages, once no function runs.
@@ -191,14 +225,33 @@ fn killing(node: &Node, seen: &Seen, count: u64, kill: impl Fn(&Node, &Container
 fn sigkills_at_random_instants() {
     let Some(mut node) = start() else { return };
     let count = if full() { 1_000 } else { 200 };
-    survive(&mut node, |node, seen| killing(node, seen, count, sigkill));
+    survive(&mut node, "work", |node, seen| killing(node, seen, count, sigkill));
+}
+
+/// Most kills hit what takes most time. Here that is a call of the host, and much of the rest is entries, exits and new pages.
+#[test]
+fn sigkills_in_calls_and_transitions() {
+    let Some(mut node) = start() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let code = directory.path().join("naps.wasm");
+    std::fs::write(&code, wat::parse_str(NAPS).unwrap()).unwrap();
+    let limits = Limits { timeout_ms: DEADLINE.as_millis() as u64, ..Limits::default() };
+    node.deploy(&Deployment { name: "naps".into(), code, limits, ..Deployment::default() }).unwrap();
+    let count = if full() { 1_000 } else { 100 };
+    survive(&mut node, "naps", |node, seen| {
+        let killed = killing(node, seen, count, sigkill);
+        let metrics = node.metrics().unwrap();
+        let in_call = states(&metrics).find(|(name, _)| name.contains("in_call")).map_or(0, |(_, count)| count);
+        assert!(in_call > 0, "no kill hit a call of the host\n{metrics}");
+        killed
+    });
 }
 
 #[test]
 fn containers_killed_by_the_administrator() {
     let Some(mut node) = start() else { return };
     let count = if full() { 200 } else { 40 };
-    survive(&mut node, |node, seen| {
+    survive(&mut node, "work", |node, seen| {
         let mut connection = node.connect().unwrap();
         let connection = std::cell::RefCell::new(&mut connection);
         // A container that ended in the meantime is no kill, and no error of the test.

@@ -8,8 +8,8 @@ use teemate_control::service::{Ask, Reply, ToService};
 
 use crate::channel::Channel;
 use crate::error::{Error, Result};
+use crate::locks::Lock;
 use crate::node::Shop;
-use crate::util::Lock;
 
 /// Questions that may wait. The service asks few at a time; one that floods gets refusals.
 const QUEUE: usize = 1024;

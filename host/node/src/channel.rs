@@ -15,7 +15,7 @@ use teemate_control::service::{Ask, FromService, KEEP_LIMIT_MS, Order, OrderDone
 use teemate_runner::board::now_ns;
 
 use crate::error::{Error, Result};
-use crate::util::Lock;
+use crate::locks::Lock;
 
 /// How long the service may leave a packet unread.
 const SEND_LIMIT: Duration = Duration::from_secs(30);

@@ -21,7 +21,7 @@ use teemate_runner::role::Role;
 
 use crate::error::{Error, Result};
 use crate::lease::Lease;
-use crate::util::{Lock, SharedLock, wait};
+use crate::locks::{Lock, SharedLock, wait};
 
 /// Idle control groups that are kept.
 const GROUPS_KEPT: usize = 64;

@@ -7,7 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use teemate_control::function::{Mark, Outcome};
 use teemate_control::node::CallLog;
 
-use crate::util::{Lock, cut};
+use crate::locks::Lock;
+use crate::text::cut;
 
 /// Calls kept of each function.
 const CALLS_KEPT: usize = 64;

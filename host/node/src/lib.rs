@@ -29,6 +29,7 @@ pub mod error;
 pub mod gateway;
 pub mod history;
 pub mod lease;
+mod locks;
 pub mod metrics;
 pub mod names;
 pub mod node;
@@ -38,8 +39,8 @@ pub mod signals;
 pub mod solo;
 pub mod store;
 pub mod takeover;
+mod text;
 pub mod upgrade;
-mod util;
 
 pub use config::Config;
 pub use error::{Error, Result};

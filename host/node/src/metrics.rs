@@ -19,8 +19,8 @@ use teemate_control::node::Sharing;
 
 use crate::containers::Kind;
 use crate::error::{Error, Result};
+use crate::locks::Lock;
 use crate::node::Node;
-use crate::util::Lock;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct CallLabels {
@@ -142,7 +142,12 @@ impl Collector for Live {
         ];
         let help = "SGX events, over all enclaves since the node's start";
         family(&mut encoder, "sgx_events", help, MetricType::Counter, "event", &instructions)?;
-        let kills = [("inside", counters.killed_inside), ("in_transition", counters.killed_in_transition)];
+        let kills = [
+            ("inside", counters.killed_inside),
+            ("entering", counters.killed_entering),
+            ("in_leaf", counters.killed_in_leaf),
+            ("in_exit", counters.killed_in_exit),
+        ];
         let help = "Kills that hit a thread of an enclave, whose state was saved";
         family(&mut encoder, "kills_saved", help, MetricType::Counter, "state", &kills)?;
         let calls: Vec<_> =

@@ -20,12 +20,13 @@ use crate::control::Rest;
 use crate::error::{Error, Result};
 use crate::gateway::{self, Listener};
 use crate::history::History;
+use crate::locks::{Lock, wait};
 use crate::metrics::Metrics;
 use crate::sealed::Sealed;
 use crate::shared::SharedEnclave;
 use crate::solo::{DEPLOY_LIMIT, Solo};
 use crate::store::{Function, Store};
-use crate::util::{Lock, hex, wait};
+use crate::text::hex;
 
 /// Beyond a function's own time limit and the wait for a thread: how long until a call is given up.
 const CALL_MARGIN: Duration = Duration::from_secs(5);
@@ -196,7 +197,9 @@ pub fn sum(a: Counters, b: Counters) -> Counters {
         eaug: a.eaug + b.eaug,
         eremove: a.eremove + b.eremove,
         killed_inside: a.killed_inside + b.killed_inside,
-        killed_in_transition: a.killed_in_transition + b.killed_in_transition,
+        killed_entering: a.killed_entering + b.killed_entering,
+        killed_in_leaf: a.killed_in_leaf + b.killed_in_leaf,
+        killed_in_exit: a.killed_in_exit + b.killed_in_exit,
     }
 }
 

@@ -16,7 +16,7 @@ use teemate_control::packet::MAX_MESSAGE;
 use teemate_control::service::{Ask, JOURNAL_PIECE, Reply};
 
 use crate::error::{Error, Result};
-use crate::util::hex;
+use crate::text::hex;
 
 /// The directory of sealed bytes.
 #[derive(Debug)]

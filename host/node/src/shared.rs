@@ -30,9 +30,9 @@ use crate::containers::{Ended, Kind, Nursery, Order, Process};
 use crate::error::{Error, Result};
 use crate::gateway::Listener;
 use crate::lease::{Count, Lease, Leases};
+use crate::locks::{Lock, wait};
 use crate::node::{Shop, add_phases};
 use crate::takeover::Lives;
-use crate::util::{Lock, wait};
 
 /// How long the payload has to boot.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
@@ -208,7 +208,7 @@ impl SharedEnclave {
             enclave: Some(self.id),
             lease: None,
             limits: Limits::default(),
-            filter: Filter::None,
+            filter: if kind == Kind::Service { Filter::Service } else { Filter::Runner },
             root: None,
             lifetime: None,
             body,

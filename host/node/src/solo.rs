@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::node::{Shop, add_phases};
 use crate::shared::{LIFETIME_MARGIN, device_name, limits, not_up, reason, serve_edmm};
 use crate::store::Function;
-use crate::util::hex;
+use crate::text::hex;
 
 /// How long the payload has to boot.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);

@@ -21,7 +21,8 @@ use sha2::{Digest, Sha256};
 use teemate_control::function::FunctionSpec;
 
 use crate::error::{Error, Result};
-use crate::util::{Lock, SharedLock, hex};
+use crate::locks::{Lock, SharedLock};
+use crate::text::hex;
 
 /// Largest code: OpenWhisk's limit.
 pub const CODE_MAX: usize = 48 << 20;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::util::Lock;
+use crate::locks::Lock;
 
 /// Deaths within [`WINDOW`] after which the enclave is given up: something else is wrong.
 const DEATHS_MAX: usize = 500;

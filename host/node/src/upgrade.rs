@@ -16,9 +16,10 @@ use teemate_image::Image;
 
 use crate::error::Error;
 use crate::gateway;
+use crate::locks::Lock;
 use crate::node::{Node, give};
 use crate::shared::SharedEnclave;
-use crate::util::{Lock, hex};
+use crate::text::hex;
 
 /// How long calls on the operator's socket may go on in an enclave that was replaced: the longest time limit of a function, and a margin.
 const LAST_CALL: Duration = Duration::from_secs(660);

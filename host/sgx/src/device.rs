@@ -80,8 +80,12 @@ pub struct Counters {
     pub eremove: u64,
     /// Kills that hit a thread inside, whose state was saved.
     pub killed_inside: u64,
-    /// Kills that hit a thread in the simulator's own transition code.
-    pub killed_in_transition: u64,
+    /// Simulator: kills that hit a thread in EENTER or ERESUME, which was taken back.
+    pub killed_entering: u64,
+    /// Simulator: kills that hit a thread in another leaf, before or after its effect.
+    pub killed_in_leaf: u64,
+    /// Simulator: kills that hit a thread in its AEX.
+    pub killed_in_exit: u64,
 }
 
 /// In [`Exit::Exception`]'s `error`, beside the processor's own bits: the fault was an EACCEPT or an access in the dynamic range for which

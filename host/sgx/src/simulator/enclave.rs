@@ -14,7 +14,7 @@ use teemate_abi::{host_area, layout::PAGE_SIZE, ocall::edmm};
 
 use super::{
     epcm::{Refusal, Word},
-    guard::{Guard, KillCounts},
+    guard::{Guard, KillCounts, Rule},
     memory::Memory,
     process, signals,
 };
@@ -179,8 +179,10 @@ impl Enclave for SimulatedEnclave {
         let mut counters = Counters {
             eaug: shared.eaug(),
             eremove: shared.secs().eremove.load(Relaxed),
-            killed_inside: kills.inside(),
-            killed_in_transition: kills.in_transition(),
+            killed_inside: kills.by(Rule::Inside) + kills.by(Rule::InsideSyscall),
+            killed_entering: kills.by(Rule::Entering) + kills.by(Rule::Resuming),
+            killed_in_leaf: kills.by(Rule::LeafBefore) + kills.by(Rule::LeafAfter),
+            killed_in_exit: kills.by(Rule::HandlerInside) + kills.by(Rule::HandlerTransition),
             ..Counters::default()
         };
         for record in shared.records() {

@@ -172,14 +172,19 @@ fn accept(shared: &Shared, record: &Record) -> Result<(), Cause> {
         if word.compare_exchange(now.0, next.0, AcqRel, Relaxed).is_err() {
             continue;
         }
-        result(record, 0);
-        done(record);
-        unmark(shared, page, mark);
-        record.journal.store(0, SeqCst);
-        shared.changed(page);
+        finish(shared, record, page, mark);
         return Ok(());
     }
     Err(page_fault(address, PF_PRESENT))
+}
+
+/// The end of EACCEPT and EACCEPTCOPY, once the page has changed under its mark: the result first, then what a kill in between would need.
+fn finish(shared: &Shared, record: &Record, page: u64, mark: u64) {
+    result(record, 0);
+    done(record);
+    unmark(shared, page, mark);
+    record.journal.store(0, SeqCst);
+    shared.changed(page);
 }
 
 fn accept_copy(shared: &Shared, record: &Record) -> Result<(), Cause> {
@@ -208,11 +213,7 @@ fn accept_copy(shared: &Shared, record: &Record) -> Result<(), Cause> {
         }
         copy_out(shared, address, &content)?;
         word.store(last.marked(mark).0, Release);
-        result(record, 0);
-        done(record);
-        unmark(shared, page, mark);
-        record.journal.store(0, SeqCst);
-        shared.changed(page);
+        finish(shared, record, page, mark);
         return Ok(());
     }
     Err(page_fault(address, PF_PRESENT))

@@ -1,6 +1,5 @@
-//! Small things that several modules need.
+//! Locks that outlive a panic, and waiting on them.
 
-use std::fmt::Write;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -36,21 +35,4 @@ impl<T> SharedLock<T> for RwLock<T> {
 /// Waits on a condition variable, at most so long.
 pub fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>, limit: Duration) -> MutexGuard<'a, T> {
     condition.wait_timeout(guard, limit).unwrap_or_else(PoisonError::into_inner).0
-}
-
-/// Bytes in hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// Cuts a text at a character's border.
-pub fn cut(text: &mut String, limit: usize) {
-    if text.len() > limit {
-        let at = (0..=limit).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-        text.truncate(at);
-    }
 }
