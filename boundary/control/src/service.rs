@@ -157,10 +157,12 @@ pub enum Ask {
         /// The REPORT.
         report: Vec<u8>,
     },
-    /// The active generation of the sealed journal from this byte on, in pieces of at most [`JOURNAL_PIECE`]; empty at its end.
+    /// A piece of the active generation of the sealed journal; empty at its end.
     Journal {
-        /// Bytes read already.
+        /// Where it begins.
         offset: u64,
+        /// Most bytes of it; never more than [`JOURNAL_PIECE`] come.
+        length: u32,
     },
     /// Append to a generation of the journal, durably: the active one, or one that is being written to take its place.
     Append {

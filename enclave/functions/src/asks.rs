@@ -32,7 +32,7 @@ impl Shape {
         match ask {
             Ask::QuoteTarget => bytes(512, 512, false),
             Ask::Quote { .. } => bytes(1, QUOTE_LIMIT, false),
-            Ask::Journal { .. } => bytes(0, JOURNAL_PIECE, true),
+            Ask::Journal { length, .. } => bytes(0, (*length as usize).min(JOURNAL_PIECE), true),
             Ask::Blob { .. } => bytes(0, BLOB_LIMIT, true),
             Ask::Append { .. } | Ask::Activate { .. } | Ask::PutBlob { .. } | Ask::DropBlob { .. } => Shape::Done,
         }
@@ -94,7 +94,7 @@ mod tests {
         prop_oneof![
             Just(Ask::QuoteTarget),
             Just(Ask::Quote { report: vec![] }),
-            Just(Ask::Journal { offset: 0 }),
+            Just(Ask::Journal { offset: 0, length: JOURNAL_PIECE as u32 }),
             Just(Ask::Append { generation: 0, offset: 0, bytes: vec![] }),
             Just(Ask::Activate { generation: 0 }),
             Just(Ask::PutBlob { id: [0; 32], bytes: vec![] }),

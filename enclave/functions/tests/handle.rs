@@ -218,7 +218,7 @@ fn questions_are_answered_once_and_fittingly() {
     assert!(waiting.join().unwrap().unwrap_err().to_string().contains("replaced"));
     // Callbacks.
     let (sender, receiver) = channel();
-    handle.ask(Ask::Journal { offset: 0 }, Box::new(move |reply| sender.send(reply).unwrap()));
+    handle.ask(Ask::Journal { offset: 0, length: 1 << 20 }, Box::new(move |reply| sender.send(reply).unwrap()));
     let number = question(&mut node).0;
     node.send(&ToService::Reply { question: number, reply: Reply::Bytes(vec![]) });
     assert_eq!(receiver.recv_timeout(PATIENCE).unwrap(), Reply::Bytes(vec![]));

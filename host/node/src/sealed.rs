@@ -49,7 +49,7 @@ impl Sealed {
     pub fn answer(&mut self, ask: &Ask) -> Option<Reply> {
         let (what, result) = match ask {
             Ask::QuoteTarget | Ask::Quote { .. } => return None,
-            Ask::Journal { offset } => ("read the sealed journal", self.journal(*offset)),
+            Ask::Journal { offset, length } => ("read the sealed journal", self.journal(*offset, *length)),
             Ask::Append { generation, offset, bytes } => ("write the sealed journal", self.append(*generation, *offset, bytes)),
             Ask::Activate { generation } => ("switch to a new sealed journal", self.activate(*generation)),
             Ask::PutBlob { id, bytes } => ("write a sealed blob", self.put_blob(id, bytes)),
@@ -80,12 +80,12 @@ impl Sealed {
         self.directory.join("blobs").join(hex(id))
     }
 
-    fn journal(&self, offset: u64) -> std::io::Result<Reply> {
+    fn journal(&self, offset: u64, length: u32) -> std::io::Result<Reply> {
         let Some(generation) = self.active()? else { return Ok(Reply::Missing) };
         let mut file = File::open(self.path(generation))?;
         file.seek(SeekFrom::Start(offset))?;
         let mut bytes = Vec::new();
-        file.take(JOURNAL_PIECE as u64).read_to_end(&mut bytes)?;
+        file.take(u64::from(length).min(JOURNAL_PIECE as u64)).read_to_end(&mut bytes)?;
         Ok(Reply::Bytes(bytes))
     }
 
@@ -106,9 +106,13 @@ impl Sealed {
         if offset > length {
             return Err(std::io::Error::other(format!("the journal has {length} bytes, and {offset} is beyond its end")));
         }
-        // What lies beyond was never acknowledged, or is the same piece, which the enclave sends again.
+        if offset < length {
+            // What lies beyond was never acknowledged, or is the same piece, which the enclave sends again. It goes first, and durably: a
+            // crash must not leave its end behind what is written now.
+            file.set_len(offset)?;
+            file.sync_data()?;
+        }
         file.write_all_at(bytes, offset)?;
-        file.set_len(offset + bytes.len() as u64)?;
         file.sync_data()?;
         Ok(Reply::Done)
     }
@@ -182,26 +186,31 @@ mod tests {
         }
     }
 
+    fn journal(offset: u64) -> Ask {
+        Ask::Journal { offset, length: u32::MAX }
+    }
+
     #[test]
     fn a_journal_grows_and_is_replaced() {
         let state = tempfile::tempdir().unwrap();
         let mut sealed = open(state.path());
-        assert_eq!(sealed.answer(&Ask::Journal { offset: 0 }), Some(Reply::Missing));
+        assert_eq!(sealed.answer(&journal(0)), Some(Reply::Missing));
         let append = |generation, offset, text: &str| Ask::Append { generation, offset, bytes: text.as_bytes().to_vec() };
         assert_eq!(sealed.answer(&append(7, 0, "head")), Some(Reply::Done));
-        assert_eq!(sealed.answer(&Ask::Journal { offset: 0 }), Some(Reply::Missing), "it is not active yet");
+        assert_eq!(sealed.answer(&journal(0)), Some(Reply::Missing), "it is not active yet");
         assert_eq!(sealed.answer(&Ask::Activate { generation: 7 }), Some(Reply::Done));
         assert_eq!(sealed.answer(&append(7, 4, "tail")), Some(Reply::Done));
         assert_eq!(sealed.answer(&append(7, 4, "tail")), Some(Reply::Done), "twice is once");
         assert!(matches!(sealed.answer(&append(7, 100, "x")), Some(Reply::Failed(_))));
         let mut again = open(state.path());
-        assert_eq!(bytes(again.answer(&Ask::Journal { offset: 0 })), b"headtail");
-        assert_eq!(bytes(again.answer(&Ask::Journal { offset: 6 })), b"il");
-        assert_eq!(bytes(again.answer(&Ask::Journal { offset: 8 })), b"");
+        assert_eq!(bytes(again.answer(&journal(0))), b"headtail");
+        assert_eq!(bytes(again.answer(&journal(6))), b"il");
+        assert_eq!(bytes(again.answer(&Ask::Journal { offset: 1, length: 3 })), b"ead");
+        assert_eq!(bytes(again.answer(&journal(8))), b"");
         assert!(matches!(again.answer(&Ask::Activate { generation: 9 }), Some(Reply::Failed(_))));
         assert_eq!(again.answer(&append(9, 0, "next")), Some(Reply::Done));
         assert_eq!(again.answer(&Ask::Activate { generation: 9 }), Some(Reply::Done));
-        assert_eq!(bytes(again.answer(&Ask::Journal { offset: 0 })), b"next");
+        assert_eq!(bytes(again.answer(&journal(0))), b"next");
         assert!(!state.path().join("sealed/journal-0000000000000007").exists());
     }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use teemate_control::service::{Ask, Reply};
+use teemate_control::service::{Ask, JOURNAL_PIECE, Reply};
 use teemate_vault::Disk;
 
 use crate::handle::Handle;
@@ -30,7 +30,11 @@ impl HostDisk {
 
 impl Disk for HostDisk {
     fn journal(&self, offset: u64) -> io::Result<Option<Vec<u8>>> {
-        self.bytes(Ask::Journal { offset })
+        self.bytes(Ask::Journal { offset, length: JOURNAL_PIECE as u32 })
+    }
+
+    fn journal_part(&self, offset: u64, length: usize) -> io::Result<Option<Vec<u8>>> {
+        self.bytes(Ask::Journal { offset, length: length.min(JOURNAL_PIECE) as u32 })
     }
 
     fn append(&self, generation: u64, offset: u64, bytes: Vec<u8>) -> io::Result<()> {
