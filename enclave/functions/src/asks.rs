@@ -95,6 +95,7 @@ mod tests {
             Just(Ask::QuoteTarget),
             Just(Ask::Quote { report: vec![] }),
             Just(Ask::Journal { offset: 0, length: JOURNAL_PIECE as u32 }),
+            Just(Ask::Journal { offset: 0, length: 100 }),
             Just(Ask::Append { generation: 0, offset: 0, bytes: vec![] }),
             Just(Ask::Activate { generation: 0 }),
             Just(Ask::PutBlob { id: [0; 32], bytes: vec![] }),
@@ -132,7 +133,7 @@ mod tests {
                 Reply::Bytes(bytes) => match ask {
                     Ask::QuoteTarget => prop_assert_eq!(bytes.len(), 512),
                     Ask::Quote { .. } => prop_assert!(!bytes.is_empty() && bytes.len() <= QUOTE_LIMIT),
-                    Ask::Journal { .. } => prop_assert!(bytes.len() <= JOURNAL_PIECE),
+                    Ask::Journal { length, .. } => prop_assert!(bytes.len() <= length as usize),
                     _ => prop_assert!(may_lack),
                 },
                 Reply::Failed(reason) => prop_assert!(reason.chars().count() <= MAX_REASON),
