@@ -109,7 +109,7 @@ fn who_is_not_accepted_hears_nothing() {
     let endpoint = format!("https://{}", node.endpoint());
     eve.json(&["login", &endpoint, "--claim", &token, "--policy", &policy]).unwrap();
     let again = eve.run(&["login", &endpoint, "--claim", &token, "--policy", &policy, "--name", "again"]).unwrap();
-    assert!(again.code == 1 && again.err.contains("claimed"), "{again:?}");
+    assert!(again.code == 1 && again.err.contains("used already"), "{again:?}");
     // Owners do not see each other's.
     assert_eq!(eve.json(&["--profile", "default", "function", "list"]).unwrap(), json!([]));
     let run = eve.run(&["--profile", "default", "function", "invoke", "greet"]).unwrap();

@@ -160,12 +160,12 @@ pub fn serve(
     Ok(())
 }
 
-/// Container ids go from a random start upwards, and are never 0.
+/// Container ids go from a random start upwards, and are never 0. They stay below 2^53: receipts carry them as JSON numbers.
 fn first_id() -> AtomicU64 {
     let mut start = [0u8; 8];
     crate::clock::random(&mut start);
     // Half of the range is left: more than any enclave can use.
-    AtomicU64::new((u64::from_le_bytes(start) >> 1) + 1)
+    AtomicU64::new((u64::from_le_bytes(start) >> 12) + 1)
 }
 
 /// Starts a thread.
