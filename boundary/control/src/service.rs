@@ -241,6 +241,8 @@ pub enum FromService {
         function: String,
         /// Time limit of the call in milliseconds: what outlives it by much may be killed.
         timeout_ms: u64,
+        /// For how long it may wait for a further call of the function; 0: it serves one call only. See [`FromService::KeepContainer`].
+        keep_ms: u64,
     },
     /// A container that was asked for is not needed any more: its call was answered otherwise. If it comes all the same, it leaves again.
     Unneeded {

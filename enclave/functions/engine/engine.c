@@ -32,6 +32,8 @@ static JSContext *context;
 static JSValue prelude_call, prelude_describe, prelude_fire, prelude_environment;
 static const char *out;
 static size_t out_length;
+// The string that `out` is, if it is one of QuickJS's.
+static const char *owned;
 
 EXPORT("te_alloc") void *te_alloc(size_t length) { return malloc(length ? length : 1); }
 EXPORT("te_free") void te_free(void *place, size_t length) { memset(place, 0, length); free(place); }
@@ -168,7 +170,7 @@ static JSValue evaluate(const uint8_t *code, size_t length)
 
 static void answer(JSValueConst value)
 {
-    out = JS_ToCStringLen(context, &out_length, value);
+    out = owned = JS_ToCStringLen(context, &out_length, value);
     if (!out) {
         JS_FreeValue(context, JS_GetException(context));
         out = "";
@@ -245,15 +247,9 @@ EXPORT("te_compile") int te_compile(const char *source, size_t length, const cha
     return OK;
 }
 
-// Evaluates a script, calls its entry point, drives promises and timers until the result is there, and leaves it as JSON.
-// `source` and `parameters` are zero-terminated.
-EXPORT("te_run") int te_run(const uint8_t *code, size_t length, const char *entry, const char *environment, size_t environment_length,
-                            const char *parameters, size_t parameters_length)
+// Makes the environment known and evaluates a script, whose bytecode is `code`.
+static int load(const uint8_t *code, size_t length, const char *environment, size_t environment_length)
 {
-    begin();
-    host_random(&context->random_state, sizeof context->random_state);
-    context->random_state |= 1;
-
     JSValue text = JS_NewStringLen(context, environment, environment_length);
     JSValue done = JS_Call(context, prelude_environment, JS_UNDEFINED, 1, (JSValueConst[]){ text });
     JS_FreeValue(context, text);
@@ -261,11 +257,16 @@ EXPORT("te_run") int te_run(const uint8_t *code, size_t length, const char *entr
     JSValue value = evaluate(code, length);
     if (JS_IsException(value)) return fail(JS_GetException(context));
     JS_FreeValue(context, value);
+    return OK;
+}
 
+// Calls the entry point, drives promises and timers until the result is there, and leaves it as JSON. `parameters` are zero-terminated.
+static int invoke(const char *entry, const char *parameters, size_t parameters_length)
+{
     JSValue arguments = JS_ParseJSON(context, parameters, parameters_length, "parameters");
     if (JS_IsException(arguments)) return fail(JS_GetException(context));
     JSValue name = JS_NewString(context, entry);
-    value = JS_Call(context, prelude_call, JS_UNDEFINED, 2, (JSValueConst[]){ name, arguments });
+    JSValue value = JS_Call(context, prelude_call, JS_UNDEFINED, 2, (JSValueConst[]){ name, arguments });
     JS_FreeValue(context, arguments);
     JS_FreeValue(context, name);
     if (JS_IsException(value)) return fail(JS_GetException(context));
@@ -288,8 +289,48 @@ EXPORT("te_run") int te_run(const uint8_t *code, size_t length, const char *entr
     if (JS_IsPromise(value)) {
         JSValue settled = JS_PromiseResult(context, value);
         if (JS_PromiseState(context, value) == JS_PROMISE_REJECTED) return fail(settled);
+        JS_FreeValue(context, value);
         value = settled;
     }
     answer(value);
+    JS_FreeValue(context, value);
     return OK;
+}
+
+// One call in an instance of its own: evaluates the script and calls its entry point.
+EXPORT("te_run") int te_run(const uint8_t *code, size_t length, const char *entry, const char *environment, size_t environment_length,
+                            const char *parameters, size_t parameters_length)
+{
+    begin();
+    host_random(&context->random_state, sizeof context->random_state);
+    context->random_state |= 1;
+    int status = load(code, length, environment, environment_length);
+    return status == OK ? invoke(entry, parameters, parameters_length) : status;
+}
+
+// The first half of `te_run`, for an instance that is called more than once. `seed` is for Math.random.
+EXPORT("te_load") int te_load(const uint8_t *code, size_t length, const char *environment, size_t environment_length, uint64_t seed)
+{
+    begin();
+    context->random_state = seed | 1;
+    return load(code, length, environment, environment_length);
+}
+
+// The second half. Without an environment that of before stays.
+EXPORT("te_call") int te_call(const char *entry, const char *environment, size_t environment_length, const char *parameters,
+                              size_t parameters_length, uint64_t seed)
+{
+    begin();
+    context->random_state = seed | 1;
+    if (owned) {
+        JS_FreeCString(context, owned);
+        owned = NULL;
+    }
+    if (environment_length) {
+        JSValue text = JS_NewStringLen(context, environment, environment_length);
+        JSValue done = JS_Call(context, prelude_environment, JS_UNDEFINED, 1, (JSValueConst[]){ text });
+        JS_FreeValue(context, text);
+        if (JS_IsException(done)) return fail(JS_GetException(context));
+    }
+    return invoke(entry, parameters, parameters_length);
 }

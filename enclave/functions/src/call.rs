@@ -1,15 +1,16 @@
-//! One call: a fresh instance, its limits, and the outcome.
+//! One call: its instance, its limits, and the outcome.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use teemate_control::function::{Failure, FailureKind, Limits, Mark, Outcome, Phase, Usage};
+use teemate_control::function::{Failure, FailureKind, Limits, Mark, Outcome, Phase, Reuse, Usage};
 use wasmtime::{ResourceLimiter, Store, Trap, UpdateDeadline};
 
 use crate::clock::{self, mark};
 use crate::control::Control;
 use crate::engine::WASM_STACK;
 use crate::function::{Code, Function};
+use crate::javascript::Script;
 use crate::jobs::Input;
 use crate::{javascript, wasi};
 
@@ -30,6 +31,10 @@ pub struct State {
     pub input_read: usize,
     /// Variables of this call, beside those of the function.
     pub env: Vec<(String, String)>,
+    /// Whether they are others than when the instance last looked.
+    pub env_changed: bool,
+    /// Whether secret random numbers were drawn.
+    pub drew: bool,
     /// Result, as it writes it to stdout.
     pub output: Vec<u8>,
     /// Log, as it writes it to stderr.
@@ -42,7 +47,7 @@ pub struct State {
     pub memory: Option<wasmtime::Memory>,
     /// What it was denied, for when that ends it.
     pub denied: Option<Failure>,
-    /// When it began: nanoseconds of the monotonic clock.
+    /// When it began, and with it the time that the guest sees: nanoseconds of the monotonic clock.
     pub began_ns: u64,
 }
 
@@ -114,6 +119,23 @@ pub fn stop(stop: impl Into<Stop>) -> wasmtime::Error {
 }
 
 impl State {
+    /// Another call begins in the same instance. What belongs to the call before goes; what an instance has of its own stays.
+    fn begin(&mut self, control: &Arc<Control>, input: Input, began_ns: u64) {
+        self.control = control.clone();
+        self.env_changed = self.env != input.env;
+        self.env = input.env;
+        self.input = input.params;
+        self.input_read = 0;
+        self.output.clear();
+        self.reply = Vec::new();
+        self.denied = None;
+        self.meter.refused = None;
+        if self.function.spec.reuse == Reuse::Rewind {
+            // Its initialisation ran in its own time; that of a kept instance goes on.
+            self.began_ns = began_ns;
+        }
+    }
+
     /// Adds to the log.
     ///
     /// # Errors
@@ -155,12 +177,35 @@ impl State {
     }
 }
 
+/// An instance that can be called.
+pub struct Warm {
+    store: Box<Store<State>>,
+    running: Running,
+}
+
+enum Running {
+    Module(wasi::Running),
+    Script(javascript::Running, Arc<Script>),
+}
+
+impl Warm {
+    /// Its linear memory, for tests.
+    pub fn memory(&self) -> &[u8] {
+        match &self.running {
+            Running::Script(running, _) => running.bytes(&self.store),
+            Running::Module(_) => &[],
+        }
+    }
+}
+
 /// A call that is over. Its instance is still there, so that the answer need not wait for it to be taken down: drop this afterwards.
 pub struct Finished {
     /// What came of it.
     pub outcome: Outcome,
-    /// Its store.
+    /// Its store, when no further call may use it.
     pub rest: Option<Box<Store<State>>>,
+    /// Its instance, when further calls may: only for a function whose instances are kept.
+    pub warm: Option<Warm>,
 }
 
 /// A store for one call of this function.
@@ -172,7 +217,9 @@ pub fn store(function: &Arc<Function>, control: &Arc<Control>, input: Input, beg
         meter: Meter { limit: memory, peak: 0, refused: None },
         input: input.params,
         input_read: 0,
+        env_changed: !input.env.is_empty(),
         env: input.env,
+        drew: false,
         output: Vec::new(),
         log: Vec::new(),
         files: wasi::Files::default(),
@@ -192,38 +239,99 @@ pub fn store(function: &Arc<Function>, control: &Arc<Control>, input: Input, beg
     Ok(store)
 }
 
-/// Runs a call to its end. Never panics.
-pub fn run(function: &Arc<Function>, control: &Arc<Control>, input: Input, container: u64, mut marks: Vec<Mark>) -> Finished {
+/// An instance of a function that is rewound, as it is before a call. `None` when its initialisation fails: then the next call says why.
+pub fn prepare(function: &Arc<Function>, control: &Arc<Control>) -> Option<Warm> {
+    let attempt = || {
+        let began_ns = clock::monotonic_ns();
+        control.start(began_ns, function.spec.limits.timeout_ms);
+        let mut store = Box::new(store(function, control, Input::default(), began_ns).ok()?);
+        let running = initialise(&mut store).ok()?;
+        Some(Warm { store, running })
+    };
+    std::panic::catch_unwind(AssertUnwindSafe(attempt)).ok().flatten()
+}
+
+fn initialise(store: &mut Store<State>) -> wasmtime::Result<Running> {
+    let function = store.data().function.clone();
+    match &function.code {
+        Code::Module { start } => wasi::Running::initialised(store, start).map(Running::Module),
+        Code::Script { bytecode, script } => {
+            javascript::Running::initialised(store, script, bytecode).map(|running| Running::Script(running, script.clone()))
+        }
+    }
+}
+
+/// Runs a call to its end, in this instance if one is given. Never panics.
+pub fn run(
+    function: &Arc<Function>,
+    control: &Arc<Control>,
+    input: Input,
+    container: u64,
+    mut marks: Vec<Mark>,
+    warm: Option<Warm>,
+) -> Finished {
     let begun = marks.len();
-    let attempt = std::panic::catch_unwind(AssertUnwindSafe(|| run_inner(function, control, input, container, &mut marks)));
+    let attempt = std::panic::catch_unwind(AssertUnwindSafe(|| run_inner(function, control, input, container, &mut marks, warm)));
     attempt.unwrap_or_else(|_| {
         marks.truncate(begun);
         let failure = Failure::new(
             FailureKind::Internal,
             format!("the service failed while it ran '{}'; its log has the reason", function.spec.name),
         );
-        Finished { outcome: Outcome { result: Err(failure), logs: String::new(), usage: Usage::default(), container, marks }, rest: None }
+        over(failure, container, marks)
     })
 }
 
-fn run_inner(function: &Arc<Function>, control: &Arc<Control>, input: Input, container: u64, marks: &mut Vec<Mark>) -> Finished {
+/// A call that has no instance.
+fn over(failure: Failure, container: u64, marks: Vec<Mark>) -> Finished {
+    let outcome = Outcome { result: Err(failure), logs: String::new(), usage: Usage::default(), container, marks };
+    Finished { outcome, rest: None, warm: None }
+}
+
+fn run_inner(
+    function: &Arc<Function>,
+    control: &Arc<Control>,
+    input: Input,
+    container: u64,
+    marks: &mut Vec<Mark>,
+    warm: Option<Warm>,
+) -> Finished {
     // A worker has just looked at the clock; in an enclave that is a call out, so not again.
     let began_ns = marks.last().map_or_else(clock::monotonic_ns, |last| last.at_ns);
     control.start(began_ns, function.spec.limits.timeout_ms);
     let fuel = function.spec.limits.fuel.unwrap_or(u64::MAX);
-    let mut store = match store(function, control, input, began_ns) {
-        Ok(store) => Box::new(store),
-        Err(error) => {
-            let failure = Failure::new(FailureKind::Internal, format!("no store for '{}': {error}", function.spec.name));
-            let outcome =
-                Outcome { result: Err(failure), logs: String::new(), usage: Usage::default(), container, marks: std::mem::take(marks) };
-            return Finished { outcome, rest: None };
+    let (mut store, running) = match warm {
+        Some(Warm { mut store, running }) => {
+            store.data_mut().begin(control, input, began_ns);
+            let refuelled = store.set_fuel(fuel);
+            store.set_epoch_deadline(1);
+            match refuelled {
+                Ok(()) => (store, Some(running)),
+                Err(error) => return over(no_store(function, &error), container, std::mem::take(marks)),
+            }
         }
+        None => match store(function, control, input, began_ns) {
+            Ok(store) => (Box::new(store), None),
+            Err(error) => return over(no_store(function, &error), container, std::mem::take(marks)),
+        },
     };
-    let ready = |marks: &mut Vec<Mark>| marks.push(mark(Phase::InstanceReady));
-    let ended = match &function.code {
-        Code::Module { start, .. } => wasi::run(&mut store, start, || ready(marks)),
-        Code::Script { bytecode, script } => javascript::run(&mut store, script, bytecode, || ready(marks)),
+    let mut ready = || marks.push(mark(Phase::InstanceReady));
+    let (ended, running) = match (running, &function.code, function.spec.reuse) {
+        // In one go, since nothing is called twice.
+        (None, Code::Script { bytecode, script }, Reuse::Fresh) => {
+            (javascript::run(&mut store, script, bytecode, ready).map(|()| false), None)
+        }
+        (running, ..) => match running.map_or_else(|| initialise(&mut store), Ok) {
+            Ok(running) => {
+                ready();
+                let ended = match &running {
+                    Running::Module(module) => module.call(&mut store),
+                    Running::Script(instance, script) => instance.call(&mut store, script).map(|()| true),
+                };
+                (ended, Some(running))
+            }
+            Err(error) => (Err(error), None),
+        },
     };
     let executed = mark(Phase::Executed);
     marks.push(executed);
@@ -236,8 +344,9 @@ fn run_inner(function: &Arc<Function>, control: &Arc<Control>, input: Input, con
         execution_us: executed.at_ns.saturating_sub(began_ns) / 1000,
     };
     let state = store.data_mut();
+    let again = matches!(ended, Ok(true)) && function.spec.reuse == Reuse::Keep;
     let result = match ended {
-        Ok(()) => finish(state),
+        Ok(_) => finish(state),
         Err(error) => Err(failure(state, &error)),
     };
     let logs = match String::from_utf8(std::mem::take(&mut state.log)) {
@@ -245,7 +354,14 @@ fn run_inner(function: &Arc<Function>, control: &Arc<Control>, input: Input, con
         Err(bytes) => String::from_utf8_lossy(bytes.as_bytes()).into_owned(),
     };
     let outcome = Outcome { result, logs, usage: spent, container, marks: std::mem::take(marks) };
-    Finished { outcome, rest: Some(store) }
+    match running {
+        Some(running) if again && outcome.result.is_ok() => Finished { outcome, rest: None, warm: Some(Warm { store, running }) },
+        _ => Finished { outcome, rest: Some(store), warm: None },
+    }
+}
+
+fn no_store(function: &Function, error: &wasmtime::Error) -> Failure {
+    Failure::new(FailureKind::Internal, format!("no store for '{}': {error}", function.spec.name))
 }
 
 /// What a guest that ended well left as its result.

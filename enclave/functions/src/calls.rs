@@ -5,10 +5,10 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use teemate_control::function::{Failure, FailureKind, Mark, Outcome, Phase, Usage};
+use teemate_control::function::{Failure, FailureKind, Mark, Outcome, Phase, Reuse, Usage};
 use teemate_control::service::FromService;
 
-use crate::call::{self, Finished};
+use crate::call::{self, Finished, Warm};
 use crate::channel::leaves;
 use crate::clock::mark;
 use crate::control::Control;
@@ -93,18 +93,30 @@ impl Service {
         if !inline && !self.containers {
             return Err(Failure::new(FailureKind::Invalid, "this process is no enclave, so no container can enter it: call inline"));
         }
-        let container = if inline { 0 } else { self.ids.fetch_add(1, SeqCst) };
-        let job = Job { caller, container, function: function.clone(), input, control, marks: vec![accepted] };
+        let reuse = function.spec.reuse;
+        let job = Box::new(Job { caller, container: 0, function, input, control, marks: vec![accepted] });
         if inline {
-            return self.place_inline(job);
+            return self.place_inline(*job);
         }
-        self.place(job)?;
-        self.outbox.post_here(need(container, &function));
+        if reuse == Reuse::Fresh {
+            return self.place(*job);
+        }
+        let given = lock(&self.jobs).give(job);
+        given.or_else(|job| self.place(*job))
+    }
+
+    /// A call gets a new container.
+    fn place(self: &Arc<Self>, mut job: Job) -> Result<(), Failure> {
+        let container = self.ids.fetch_add(1, SeqCst);
+        let need = need(container, &job.function);
+        job.container = container;
+        self.await_container(job)?;
+        self.outbox.post_here(need);
         Ok(())
     }
 
     /// A call waits for its container; makes sure that a worker waits for it too.
-    fn place(self: &Arc<Self>, job: Job) -> Result<(), Failure> {
+    fn await_container(self: &Arc<Self>, job: Job) -> Result<(), Failure> {
         let mut jobs = lock(&self.jobs);
         let container = job.container;
         jobs.wait(job);
@@ -116,6 +128,12 @@ impl Service {
             Err(Failure::new(FailureKind::Busy, why))
         };
         if self.workers.load(SeqCst) >= MAX_WORKERS {
+            // One that waits for a call of another function can do this one as well.
+            let freed = jobs.dismiss(1, None);
+            self.idle.fetch_add(freed, SeqCst);
+            if freed > 0 {
+                return Ok(());
+            }
             return full(&mut jobs, format!("{MAX_WORKERS} calls are running, which is the limit; try again later"));
         }
         // Counted as idle from here on: it will wait for a container before long.
@@ -150,7 +168,7 @@ impl Service {
                     // What the enclave itself enforces, whatever becomes of the limits above it. Natively there are no quotas, and the
                     // call says so by failing.
                     let _ = teemate_containers::set_quota(quota_pages(job.function.spec.limits.memory));
-                    self.run(job);
+                    self.serve_in_container(job);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -203,27 +221,30 @@ impl Service {
                 }
             };
             job.marks.push(mark(Phase::Entered));
-            self.run(job);
+            self.run_inline(job);
         }
     }
 
-    fn run(&self, job: Job) {
-        let Job { caller, container, function, input, control, marks } = job;
-        self.ticker.begin();
-        let Finished { outcome, rest } = call::run(&function, &control, input, container, marks);
-        self.ticker.end();
-        if container != 0 {
-            // Before the answer, so that the call that follows on it finds a worker and starts none.
-            self.idle.fetch_add(1, SeqCst);
-        }
+    fn run_inline(&self, job: Job) {
+        let caller = job.caller;
+        let Finished { outcome, rest, .. } = self.execute(job, None);
         self.answer(caller, outcome);
         // The instance is taken down when the answer is on its way.
         drop(rest);
         self.ticker.wipe();
     }
 
+    /// Runs a call, in this instance if one is given.
+    pub(crate) fn execute(&self, job: Job, warm: Option<Warm>) -> Finished {
+        let Job { container, function, input, control, marks, .. } = job;
+        self.ticker.begin();
+        let finished = call::run(&function, &control, input, container, marks, warm);
+        self.ticker.end();
+        finished
+    }
+
     /// Answers a call, if that has not been done.
-    fn answer(&self, caller: Caller, mut outcome: Outcome) {
+    pub(crate) fn answer(&self, caller: Caller, mut outcome: Outcome) {
         let closed = lock(&self.jobs).close(caller);
         match (closed.map(|closed| closed.done), caller) {
             (Some(Some(done)), _) => self.outbox.send_out(Box::new(move || {
@@ -240,16 +261,22 @@ impl Service {
     }
 
     /// A call is given up by who made it.
-    pub fn cancel(&self, caller: Caller) {
+    pub fn cancel(self: &Arc<Self>, caller: Caller) {
         let lost = lock(&self.jobs).cancel(caller);
         let message = "time: the call was given up, because its caller has gone or its deadline has passed";
         self.lost(lost, 0, Failure::new(FailureKind::Limit, message));
     }
 
     /// What a loss means for its call.
-    pub fn lost(&self, lost: Lost, container: u64, failure: Failure) {
+    pub fn lost(self: &Arc<Self>, lost: Lost, container: u64, failure: Failure) {
         match lost {
             Lost::Waiting(caller) => self.answer(caller, without_result(failure, container)),
+            Lost::Again(job) => {
+                let caller = job.caller;
+                if let Err(failure) = self.place(*job) {
+                    self.answer(caller, without_result(failure, container));
+                }
+            }
             Lost::Running(control) => {
                 control.stop(failure);
                 self.engines.tick();
@@ -272,6 +299,7 @@ fn need(container: u64, function: &Function) -> FromService {
         egress: function.spec.egress.clone(),
         function: function.spec.name.clone(),
         timeout_ms: limits.timeout_ms,
+        keep_ms: if function.spec.reuse == Reuse::Fresh { 0 } else { limits.idle_ms },
     }
 }
 

@@ -114,7 +114,7 @@ impl Service {
             let compiled = function.as_ref().ok().filter(|_| precompiled.is_none()).and_then(Function::precompiled);
             let kept = function.and_then(|function| {
                 let digest = function.digest;
-                self.functions.put(&name, function).map(|_| digest)
+                self.functions.put(&name, function).map(|before| before.inspect(|before| self.retire(before))).map(|_| digest)
             });
             self.deployed(client, kept, compiled);
             self.start_waiting(&name);

@@ -1,6 +1,7 @@
 //! What is deployed: a function's specification and its code, compiled in this process.
 #![allow(unsafe_code)]
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use sha2::{Digest, Sha256};
@@ -10,6 +11,7 @@ use wasmtime::{Engine, InstancePre, Module};
 use crate::call::State;
 use crate::javascript::{self, Script};
 use crate::memory::Pool;
+use crate::snapshot::Snapshot;
 use crate::{engine, spec, wasi};
 
 /// The engines: one for modules of owners, one for the JavaScript engine, whose memories begin as its image.
@@ -77,6 +79,10 @@ pub struct Function {
     pub code: Code,
     /// Its environment as JSON, for scripts.
     pub environment: String,
+    /// What the top level of a script that is rewound left, once it was evaluated; `None` inside when each call must evaluate it anew.
+    pub snapshot: OnceLock<Option<Snapshot>>,
+    /// Another took its place, or it was deleted: no instance of it is kept.
+    pub retired: AtomicBool,
 }
 
 /// Environment variables as a script gets them.
@@ -102,6 +108,11 @@ pub enum Code {
 }
 
 impl Function {
+    /// Of its parts.
+    pub fn new(spec: FunctionSpec, digest: [u8; 32], code: Code, environment: String) -> Function {
+        Function { spec, digest, code, environment, snapshot: OnceLock::new(), retired: AtomicBool::new(false) }
+    }
+
     /// The engine that runs it.
     pub fn engine(&self) -> &Engine {
         match &self.code {
@@ -135,7 +146,10 @@ impl Function {
                 };
                 let module =
                     module.map_err(|error| invalid(format!("'{}' is no WebAssembly module that can run here: {error:#}", spec.name)))?;
-                (String::new(), Code::Module { start: wasi::link(&module).map_err(|why| invalid(format!("'{}': {why}", spec.name)))? })
+                (
+                    String::new(),
+                    Code::Module { start: wasi::link(&module, spec.reuse).map_err(|why| invalid(format!("'{}': {why}", spec.name)))? },
+                )
             }
             Kind::JavaScript => {
                 let script = engines.script()?;
@@ -155,7 +169,7 @@ impl Function {
                 (environment_json(spec::environment(&spec.env, &[])), Code::Script { bytecode, script: script.clone() })
             }
         };
-        Ok(Function { spec, digest, code, environment })
+        Ok(Function::new(spec, digest, code, environment))
     }
 
     /// The compiled code, so that the next process need not compile it. Only outside an enclave.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::Digest;
-use teemate_control::function::{Failure, FailureKind, FunctionSpec, Kind, Limits};
+use teemate_control::function::{Failure, FailureKind, FunctionSpec, Kind, Limits, Reuse};
 use wasmtime::{Caller, Engine, Instance, InstancePre, Linker, Memory, Module, Store, TypedFunc};
 
 use crate::call::{self, State, not_a_dictionary, stop};
@@ -15,7 +15,11 @@ use crate::function::{Code, Function, environment_json};
 use crate::image::Image;
 use crate::jobs::Input;
 use crate::memory::Pool;
+use crate::snapshot::Snapshot;
 use crate::{clock, egress, engine, files, guest, spec, wasi};
+
+/// Whether each instance that starts from a snapshot is compared with what it should be, byte by byte.
+const CHECK_SNAPSHOTS: bool = cfg!(any(debug_assertions, feature = "check-snapshots"));
 
 /// The engine as it was built: module without data, its memory, and the module compiled. `None` when it was not built.
 const BUILT: Option<Built> = include!(concat!(env!("OUT_DIR"), "/js_engine.rs"));
@@ -46,6 +50,9 @@ struct Exports {
     alloc: wasmtime::ModuleExport,
     compile: wasmtime::ModuleExport,
     run: wasmtime::ModuleExport,
+    free: wasmtime::ModuleExport,
+    load: wasmtime::ModuleExport,
+    call: wasmtime::ModuleExport,
     out: wasmtime::ModuleExport,
     out_length: wasmtime::ModuleExport,
 }
@@ -91,6 +98,9 @@ impl Script {
             alloc: export("te_alloc")?,
             compile: export("te_compile")?,
             run: export("te_run")?,
+            free: export("te_free")?,
+            load: export("te_load")?,
+            call: export("te_call")?,
             out: export("te_out")?,
             out_length: export("te_out_length")?,
         };
@@ -107,8 +117,8 @@ impl Script {
     }
 }
 
-/// An instance of the engine and its entry points.
-struct Running {
+/// An instance of the engine.
+pub struct Running {
     memory: Memory,
     instance: Instance,
 }
@@ -121,6 +131,107 @@ impl Running {
         store.data_mut().memory = Some(memory);
         // An instantiation grows no memory, so the limiter has not seen the initial size twice.
         Ok(Running { memory, instance })
+    }
+
+    /// An instance in which the store's function is initialised: the top level of its script evaluated, or, if that left a snapshot
+    /// before, as that says.
+    ///
+    /// # Errors
+    /// What the top level throws, and the limits that it passes.
+    pub fn initialised(store: &mut Store<State>, script: &Script, bytecode: &[u8]) -> wasmtime::Result<Running> {
+        let running = Running::new(store, script)?;
+        let function = store.data().function.clone();
+        match function.snapshot.get() {
+            Some(Some(snapshot)) => running.restore(store, script, snapshot)?,
+            Some(None) => running.load(store, script, bytecode)?,
+            None => {
+                running.load(store, script, bytecode)?;
+                if function.spec.reuse == Reuse::Rewind {
+                    let _ = function.snapshot.set(running.snapshot(store, script));
+                }
+            }
+        }
+        Ok(running)
+    }
+
+    /// Evaluates the top level of a script.
+    fn load(&self, store: &mut Store<State>, script: &Script, bytecode: &[u8]) -> wasmtime::Result<()> {
+        let function = store.data().function.clone();
+        let environment = function.environment.as_bytes();
+        let alloc = self.function(store, &script.exports.alloc)?;
+        let [code, environment_at] = self.put(store, &alloc, [bytecode, environment])?;
+        let load = self.function::<(u32, u32, u32, u32, u64), i32>(store, &script.exports.load)?;
+        let arguments = (code, bytecode.len() as u32, environment_at, environment.len() as u32, seed());
+        let status = load.call(&mut *store, arguments)?;
+        self.free(store, script, code, &[bytecode, environment])?;
+        if status == 0 {
+            return Ok(());
+        }
+        let out = self.out(store, script)?;
+        let (memory, state) = self.memory.data_and_store_mut(&mut *store);
+        Err(stop(thrown(&memory[out], state)))
+    }
+
+    /// Gives back what [`Running::put`] took, wiped.
+    fn free(&self, store: &mut Store<State>, script: &Script, at: u32, pieces: &[&[u8]]) -> wasmtime::Result<()> {
+        let total: usize = pieces.iter().map(|piece| (piece.len() + 1).next_multiple_of(8)).sum();
+        self.function::<(u32, u32), ()>(store, &script.exports.free)?.call(&mut *store, (at, u32::try_from(total)?))
+    }
+
+    /// What the top level left, if later calls may start from it: not when it drew secret random numbers, which each call must have anew.
+    fn snapshot(&self, store: &Store<State>, script: &Script) -> Option<Snapshot> {
+        if store.data().drew {
+            return None;
+        }
+        Some(Snapshot::take(self.memory.data(store), &before(script)))
+    }
+
+    fn restore(&self, store: &mut Store<State>, script: &Script, snapshot: &Snapshot) -> wasmtime::Result<()> {
+        let missing = snapshot.size().saturating_sub(self.memory.data_size(&*store));
+        if missing > 0 {
+            self.memory.grow(&mut *store, missing as u64 / 65_536)?;
+        }
+        if !snapshot.restore(self.memory.data_mut(&mut *store)) {
+            return Err(wasmtime::Error::msg("the memory has another size"));
+        }
+        if CHECK_SNAPSHOTS && !snapshot.matches(self.memory.data(&*store), &before(script)) {
+            return Err(wasmtime::Error::msg("the memory is not as it was after the initialisation"));
+        }
+        Ok(())
+    }
+
+    /// Calls the entry point of the function that [`Running::initialised`] made ready, with the store's input.
+    ///
+    /// # Errors
+    /// Why it ended otherwise than by a result.
+    pub fn call(&self, store: &mut Store<State>, script: &Script) -> wasmtime::Result<()> {
+        let function = store.data().function.clone();
+        let params = std::mem::take(&mut store.data_mut().input);
+        let entry = entry(&function.spec).as_bytes();
+        let new = store.data().env_changed;
+        let environment = if new { environment(store.data()).into_owned() } else { String::new() };
+        let environment = environment.as_bytes();
+        let alloc = self.function(store, &script.exports.alloc)?;
+        let pieces = [entry, environment, &params];
+        let [entry_at, environment_at, params_at] = self.put(store, &alloc, pieces)?;
+        let call = self.function::<(u32, u32, u32, u32, u32, u64), i32>(store, &script.exports.call)?;
+        let arguments = (entry_at, environment_at, environment.len() as u32, params_at, params.len() as u32, seed());
+        let status = call.call(&mut *store, arguments)?;
+        let out = self.out(store, script)?;
+        let (memory, state) = self.memory.data_and_store_mut(&mut *store);
+        if status != 0 {
+            return Err(stop(thrown(&memory[out], state)));
+        }
+        state.answer(&memory[out]).map_err(stop)?;
+        if function.spec.reuse == Reuse::Keep {
+            self.free(store, script, entry_at, &pieces)?;
+        }
+        Ok(())
+    }
+
+    /// Its memory, for tests.
+    pub fn bytes<'a>(&self, store: &'a Store<State>) -> &'a [u8] {
+        self.memory.data(store)
     }
 
     fn function<P: wasmtime::WasmParams, R: wasmtime::WasmResults>(
@@ -178,10 +289,10 @@ pub fn compile(script: &Arc<Script>, source: &str, name: &str) -> Result<Vec<u8>
         egress: vec![],
         files: vec![],
         env: vec![],
-        reuse: Default::default(),
+        reuse: Reuse::Fresh,
     };
     let code = Code::Script { bytecode: Vec::new(), script: script.clone() };
-    let function = Arc::new(Function { spec, digest: [0; 32], code, environment: String::new() });
+    let function = Arc::new(Function::new(spec, [0; 32], code, String::new()));
     let control = Arc::new(Control::default());
     control.start(clock::monotonic_ns(), COMPILE_MS);
     let attempt = || -> wasmtime::Result<Result<Vec<u8>, Failure>> {
@@ -214,7 +325,7 @@ pub fn run(store: &mut Store<State>, script: &Script, bytecode: &[u8], ready: im
     let params = std::mem::take(&mut store.data_mut().input);
     let environment = environment(store.data()).into_owned();
     let environment = environment.as_bytes();
-    let entry = if function.spec.main.is_empty() { "main" } else { &function.spec.main };
+    let entry = entry(&function.spec);
     let alloc = running.function(store, &script.exports.alloc)?;
     let [code, entry, environment_at, params_at] = running.put(store, &alloc, [bytecode, entry.as_bytes(), environment, &params])?;
     let run = running.function::<(u32, u32, u32, u32, u32, u32, u32), i32>(store, &script.exports.run)?;
@@ -226,6 +337,27 @@ pub fn run(store: &mut Store<State>, script: &Script, bytecode: &[u8], ready: im
         return state.answer(&memory[out]).map_err(stop);
     }
     Err(stop(thrown(&memory[out], state)))
+}
+
+/// The memory with which each instance of the engine begins.
+fn before(script: &Script) -> Vec<u8> {
+    let mut memory = vec![0; script.memories.image().map_or(0, Image::size)];
+    if let Some(image) = script.memories.image() {
+        image.fill(&mut memory);
+    }
+    memory
+}
+
+/// Name of the entry point.
+fn entry(spec: &FunctionSpec) -> &str {
+    if spec.main.is_empty() { "main" } else { &spec.main }
+}
+
+/// What Math.random begins with in a call.
+fn seed() -> u64 {
+    let mut seed = [0; 8];
+    clock::random(&mut seed);
+    u64::from_le_bytes(seed)
 }
 
 /// The environment of the store's call, as JSON.
@@ -283,7 +415,8 @@ fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     })?;
     linker.func_wrap(HOST, "now", |caller: Caller<'_, State>| clock::monotonic_ns().saturating_sub(caller.data().began_ns) as f64 / 1e6)?;
     linker.func_wrap(HOST, "random", |mut caller: Caller<'_, State>, at: u32, length: u32| {
-        let (memory, _) = wasi::memory(&mut caller)?;
+        let (memory, state) = wasi::memory(&mut caller)?;
+        state.drew = true;
         clock::random(guest::bytes_mut(memory, at, length).map_err(|_| broken_engine())?);
         Ok(())
     })?;

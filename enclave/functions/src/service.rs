@@ -205,7 +205,7 @@ impl Service {
                 let idle_workers = self.idle.load(SeqCst) as u64;
                 self.outbox.post_here(FromService::Stats { request, functions, running, idle_workers, answered });
             }
-            ToService::Reclaim { .. } => {}
+            ToService::Reclaim { wanted } => self.reclaim(wanted),
             ToService::Reply { question, reply } => {
                 let replied = lock(&self.asks).reply(question, reply);
                 if let Some((answered, reply)) = replied {
@@ -238,7 +238,7 @@ impl Service {
 
     /// Forgets a function.
     pub(crate) fn delete(&self, name: &Name) -> Result<(), Failure> {
-        self.functions.remove(name).map(drop)
+        self.functions.remove(name).map(|gone| self.retire(&gone))
     }
 
     pub(crate) fn finished(&self) -> bool {

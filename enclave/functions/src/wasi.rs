@@ -3,7 +3,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use wasmtime::{Caller, Extern, InstancePre, Linker, Module, Store, Val, ValType};
+use teemate_control::function::Reuse;
+use wasmtime::{Caller, Extern, InstancePre, Linker, Module, Store, TypedFunc, Val, ValType};
 
 use crate::call::{State, Stop, stop};
 use crate::guest::{self, Fault};
@@ -68,13 +69,27 @@ impl Files {
     }
 }
 
+/// The entry point of a module that is made ready once and then called, perhaps more than once; a command has `_start` instead.
+const HANDLE: &str = "handle";
+/// What makes such a module ready, if it exports that.
+const INITIALIZE: &str = "_initialize";
+
 /// Resolves a module's imports, once for all its calls.
 ///
 /// # Errors
 /// A sentence about what the module wants and cannot have.
-pub fn link(module: &Module) -> Result<InstancePre<State>, String> {
-    if !matches!(module.get_export("_start"), Some(wasmtime::ExternType::Func(_))) {
-        return Err("the module has no function _start: build it as a WASI command".to_owned());
+pub fn link(module: &Module, reuse: Reuse) -> Result<InstancePre<State>, String> {
+    let exports = |name| matches!(module.get_export(name), Some(wasmtime::ExternType::Func(_)));
+    match (exports(HANDLE), exports("_start"), reuse) {
+        (true, _, _) | (false, true, Reuse::Fresh | Reuse::Rewind) => {}
+        (false, true, Reuse::Keep) => {
+            return Err(format!(
+                "a kept instance is called again and again, and _start may be called once: export a function {HANDLE} instead, or deploy it with another policy of reuse"
+            ));
+        }
+        (false, false, _) => {
+            return Err(format!("the module has no function _start: build it as a WASI command, or as a reactor that exports {HANDLE}"));
+        }
     }
     let mut linker = Linker::new(module.engine());
     define(&mut linker).map_err(|e| e.to_string())?;
@@ -102,17 +117,37 @@ pub fn link(module: &Module) -> Result<InstancePre<State>, String> {
     linker.instantiate_pre(module).map_err(|e| format!("the module's imports do not fit: {e:#}"))
 }
 
-/// Runs a command module to its end.
-///
-/// # Errors
-/// Why it ended otherwise than by itself.
-pub fn run(store: &mut Store<State>, start: &InstancePre<State>, ready: impl FnOnce()) -> wasmtime::Result<()> {
-    let instance = start.instantiate(&mut *store)?;
-    let entry = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
-    ready();
-    match entry.call(&mut *store, ()) {
-        Err(error) if matches!(error.downcast_ref::<Stop>(), Some(Stop::Exit(0))) => Ok(()),
-        ended => ended,
+/// An instance whose initialisation is over.
+pub struct Running {
+    entry: TypedFunc<(), ()>,
+}
+
+impl Running {
+    /// Makes an instance, and makes it ready.
+    ///
+    /// # Errors
+    /// Why its initialisation ended otherwise than by itself.
+    pub fn initialised(store: &mut Store<State>, start: &InstancePre<State>) -> wasmtime::Result<Running> {
+        let instance = start.instantiate(&mut *store)?;
+        if instance.get_func(&mut *store, HANDLE).is_none() {
+            return Ok(Running { entry: instance.get_typed_func(&mut *store, "_start")? });
+        }
+        if instance.get_func(&mut *store, INITIALIZE).is_some() {
+            instance.get_typed_func::<(), ()>(&mut *store, INITIALIZE)?.call(&mut *store, ())?;
+        }
+        Ok(Running { entry: instance.get_typed_func(&mut *store, HANDLE)? })
+    }
+
+    /// Calls it with the store's input. False when it left by `proc_exit`, after which it cannot be called again.
+    ///
+    /// # Errors
+    /// Why it ended otherwise than by itself.
+    pub fn call(&self, store: &mut Store<State>) -> wasmtime::Result<bool> {
+        match self.entry.call(&mut *store, ()) {
+            Ok(()) => Ok(true),
+            Err(error) if matches!(error.downcast_ref::<Stop>(), Some(Stop::Exit(0))) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Addresses of a name that are tried.
 const ADDRESSES_MAX: usize = 4;
-/// Connections that one container may ask for.
+/// Connections that a container of one call may ask for.
 const QUESTIONS_MAX: usize = 1024;
 
 /// `host:port` in its two parts.
@@ -62,8 +62,8 @@ impl Drop for Open {
     }
 }
 
-/// A broker for one container. Gives the container's end; the broker ends with it.
-pub fn serve(list: Vec<String>, deadline: Duration) -> Result<OwnedFd> {
+/// A broker for one container, `again` if it may serve more than one call. Gives the container's end; the broker ends with it.
+pub fn serve(list: Vec<String>, deadline: Duration, again: bool) -> Result<OwnedFd> {
     if OPEN.fetch_add(1, Ordering::AcqRel) >= OPEN_MAX {
         drop(Open);
         return Err(Error::Busy(format!("{OPEN_MAX} containers with connections run already; try again later")));
@@ -79,7 +79,7 @@ pub fn serve(list: Vec<String>, deadline: Duration) -> Result<OwnedFd> {
         .name("broker".to_owned())
         .spawn(move || {
             let _open = open;
-            for _ in 0..QUESTIONS_MAX {
+            for _ in 0..if again { usize::MAX } else { QUESTIONS_MAX } {
                 let Ok(Some(question)) = broker::next(ours.as_fd()) else { return };
                 if broker::answer(ours.as_fd(), connect(&list, &question)).is_err() {
                     return;
@@ -144,7 +144,7 @@ mod tests {
         use std::io::{Read, Write};
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let theirs = serve(vec![address.clone()], Duration::from_secs(5)).unwrap();
+        let theirs = serve(vec![address.clone()], Duration::from_secs(5), false).unwrap();
         let mut connection = TcpStream::from(broker::ask(theirs.as_fd(), address.as_bytes()).unwrap());
         connection.write_all(b"hello").unwrap();
         drop(connection);

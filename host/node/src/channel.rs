@@ -22,6 +22,9 @@ const SEND_LIMIT: Duration = Duration::from_secs(30);
 /// How often a waiting call looks whether its caller is still there.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// The longest time limit of a call.
+const TIMEOUT_MAX_MS: u64 = 600_000;
+
 /// A service's wish for a container.
 #[derive(Clone, Debug)]
 pub struct Wish {
@@ -37,6 +40,8 @@ pub struct Wish {
     pub function: String,
     /// Time limit of its call.
     pub timeout_ms: u64,
+    /// For how long it may wait for further calls; 0: not at all.
+    pub keep_ms: u64,
     /// When the node read it.
     pub at_ns: u64,
 }
@@ -166,8 +171,9 @@ impl Channel {
 
     fn dispatch(&self, message: FromService, at_ns: u64, on_demand: &mut impl FnMut(Demand)) {
         match message {
-            FromService::NeedContainer { container, memory, cpu_milli, egress, function, timeout_ms } => {
-                on_demand(Demand::Container(Wish { container, memory, cpu_milli, egress, function, timeout_ms, at_ns }));
+            FromService::NeedContainer { container, memory, cpu_milli, egress, function, timeout_ms, keep_ms } => {
+                let (timeout_ms, keep_ms) = (timeout_ms.min(TIMEOUT_MAX_MS), keep_ms.min(KEEP_LIMIT_MS));
+                on_demand(Demand::Container(Wish { container, memory, cpu_milli, egress, function, timeout_ms, keep_ms, at_ns }));
             }
             FromService::Unneeded { container } => on_demand(Demand::Unneeded(container)),
             FromService::KeepContainer { container, for_ms } => {
@@ -382,7 +388,15 @@ mod tests {
                 ToService::Invoke { request, name, params, .. } => match name.as_str() {
                     "echo" => {
                         let (egress, function) = (vec![], name);
-                        say(FromService::NeedContainer { container: 5, memory: 1, cpu_milli: 0, egress, function, timeout_ms: 1 });
+                        say(FromService::NeedContainer {
+                            container: 5,
+                            memory: 1,
+                            cpu_milli: 0,
+                            egress,
+                            function,
+                            timeout_ms: 1,
+                            keep_ms: 0,
+                        });
                         say(FromService::Done { request, outcome: outcome(&params) });
                     }
                     "fail" => say(FromService::Failed { request, failure: Failure::new(FailureKind::Invalid, "no") }),

@@ -40,8 +40,8 @@ const BOOT_LIMIT: Duration = Duration::from_secs(120);
 const ADOPTION_LIMIT: Duration = Duration::from_secs(60);
 /// What a container lives beyond its function's time limit, before it is killed.
 pub const LIFETIME_MARGIN: Duration = Duration::from_secs(10);
-/// The longest time limit of a call.
-const TIMEOUT_MAX_MS: u64 = 600_000;
+/// How often the service is asked for containers that only wait, while others are wanted.
+const RECLAIM_STEP: Duration = Duration::from_millis(20);
 /// Containers that ended and whose calls may still ask for their phases.
 const ENDED_KEPT: usize = 1024;
 /// Memory of a container beside its function's: the runner's own, page tables, and what the simulator charges to who touches first.
@@ -75,6 +75,12 @@ struct Calls {
     refused: HashMap<u64, String>,
 }
 
+/// Whether there are containers that wait for further calls, as far as is known, and when the service was last asked for some back.
+enum Keeping {
+    Nothing,
+    Some(Option<Instant>),
+}
+
 /// An enclave that all containers share.
 pub struct SharedEnclave {
     /// Number within the node.
@@ -104,6 +110,7 @@ pub struct SharedEnclave {
     lives: Lives,
     /// Calls of [`SharedEnclave::invoke`].
     invoking: AtomicU64,
+    keeping: Mutex<Keeping>,
 }
 
 impl SharedEnclave {
@@ -148,6 +155,7 @@ impl SharedEnclave {
             adopted: Default::default(),
             lives: Lives::default(),
             invoking: AtomicU64::new(0),
+            keeping: Mutex::new(Keeping::Nothing),
         });
         match this.bring_up(&service_end, &reapers_end, troubles) {
             Ok(()) => {
@@ -337,7 +345,9 @@ impl SharedEnclave {
             *failure = Failure::new(FailureKind::Busy, reason);
         }
         if let Some(process) = process {
-            add_phases(&mut outcome.marks, process.marks());
+            // What a container did before this call, it did for an earlier one.
+            let first = outcome.marks.first().map_or(0, |mark| mark.at_ns);
+            add_phases(&mut outcome.marks, process.marks().into_iter().filter(|mark| mark.at_ns >= first));
         }
         outcome.marks.push(Mark { phase: Phase::Returned, at_ns: returned_ns });
         Ok(outcome)
@@ -365,6 +375,25 @@ impl SharedEnclave {
         queue.push_back(Waiting { wish, until: Instant::now() + self.shop.config.queue_timeout });
         drop(queue);
         self.queue.1.notify_one();
+        self.reclaim();
+    }
+
+    /// Containers are short: those that only wait for further calls shall go. Said now and then, for as long as it is so.
+    fn reclaim(&self) {
+        {
+            let mut asked = self.keeping.locked();
+            match *asked {
+                Keeping::Nothing => return,
+                Keeping::Some(Some(at)) if at.elapsed() < RECLAIM_STEP => return,
+                Keeping::Some(_) => *asked = Keeping::Some(Some(Instant::now())),
+            }
+        }
+        let wanted = u32::try_from(self.queued()).unwrap_or(u32::MAX);
+        if wanted > 0
+            && let Err(failure) = self.channel.send(&ToService::Reclaim { wanted })
+        {
+            self.fail(&failure.message);
+        }
     }
 
     /// Nobody waits for this container any more. One that is started already leaves again by itself.
@@ -374,6 +403,11 @@ impl SharedEnclave {
 
     /// A container waits for further calls of its function.
     fn keep(&self, container: u64, time: Duration) {
+        let mut keeping = self.keeping.locked();
+        if let Keeping::Nothing = *keeping {
+            *keeping = Keeping::Some(None);
+        }
+        drop(keeping);
         let process = self.calls.locked().by_container.get(&container).cloned();
         if let Some(process) = process {
             process.live_for(time + LIFETIME_MARGIN);
@@ -424,6 +458,7 @@ impl SharedEnclave {
                     None => {
                         self.queue.0.locked().push_front(waiting);
                         drop(starting);
+                        self.reclaim();
                         break;
                     }
                 }
@@ -444,8 +479,9 @@ impl SharedEnclave {
         let leased_ns = now_ns();
         self.board.reset(lease.tcs);
         let function = self.shop.store.get(&wish.function).ok();
-        let lifetime = Duration::from_millis(wish.timeout_ms.min(TIMEOUT_MAX_MS)) + LIFETIME_MARGIN;
-        let broker = (!wish.egress.is_empty()).then(|| crate::broker::serve(wish.egress, lifetime)).transpose()?;
+        let lifetime = Duration::from_millis(wish.timeout_ms) + LIFETIME_MARGIN;
+        let patience = lifetime + Duration::from_millis(wish.keep_ms);
+        let broker = (!wish.egress.is_empty()).then(|| crate::broker::serve(wish.egress, patience, wish.keep_ms > 0)).transpose()?;
         let order = Order {
             id: wish.container,
             kind: Kind::Function,

@@ -99,7 +99,7 @@ impl Solo {
         body.extend(descriptors.iter().map(AsFd::as_fd));
         let spec = &function.spec;
         let lifetime = BOOT_LIMIT + DEPLOY_LIMIT + Duration::from_millis(spec.limits.timeout_ms) + LIFETIME_MARGIN;
-        let broker = has_egress(function).then(|| crate::broker::serve(spec.egress.clone(), lifetime)).transpose()?;
+        let broker = has_egress(function).then(|| crate::broker::serve(spec.egress.clone(), lifetime, false)).transpose()?;
         body.extend(broker.iter().map(AsFd::as_fd));
         let order = Order {
             id: shop.next_id(),
