@@ -271,6 +271,10 @@ impl Service {
     pub fn lost(self: &Arc<Self>, lost: Lost, container: u64, failure: Failure) {
         match lost {
             Lost::Waiting(caller) => self.answer(caller, without_result(failure, container)),
+            Lost::Unneeded(caller, container) => {
+                self.outbox.post_here(FromService::Unneeded { container });
+                self.answer(caller, without_result(failure, container));
+            }
             Lost::Again(job) => {
                 let caller = job.caller;
                 if let Err(failure) = self.place(*job) {

@@ -104,6 +104,8 @@ struct Open {
 pub enum Lost {
     /// The call had not begun; it must be answered now.
     Waiting(Caller),
+    /// So it is, and the container that it waited for is not needed any more.
+    Unneeded(Caller, u64),
     /// The call had not begun and was given to a container that was there already: it can have another.
     Again(Box<Job>),
     /// The call runs; this stops it.
@@ -167,15 +169,14 @@ impl Jobs {
         open.map_or(Lost::Nothing, |open| Lost::Running(open.control.clone()))
     }
 
-    /// A call is given up. Like [`Jobs::lose`].
+    /// A call is given up.
     pub fn cancel(&mut self, caller: Caller) -> Lost {
         let Some(open) = self.open.get(&caller) else { return Lost::Nothing };
         if self.waiting.remove(&open.container).is_none() {
             return Lost::Running(open.control.clone());
         }
-        // The container that had been given it finds nothing and waits on.
-        self.given.remove(&open.container);
-        Lost::Waiting(caller)
+        // A container that had been given it finds nothing and waits on.
+        if self.given.remove(&open.container).is_some() { Lost::Waiting(caller) } else { Lost::Unneeded(caller, open.container) }
     }
 
     /// Takes a call out, for its answer. `None` when it was answered already.

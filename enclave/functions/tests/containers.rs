@@ -135,9 +135,12 @@ fn a_container_lost_at_work() {
 fn a_cancel_before_the_container_came() {
     let (mut node, _enter) = start();
     let request = node.begin("echo", "{}", false);
-    need(&mut node);
+    let container = need(&mut node).0;
     node.send(&ToService::Cancel { request });
     assert_eq!(failure(&node.answer(request)).0, FailureKind::Limit);
+    // The node need not make it any more.
+    let message = node.receive_that(|m| matches!(m, FromService::Unneeded { .. }));
+    assert_eq!(message, FromService::Unneeded { container });
 }
 
 #[test]

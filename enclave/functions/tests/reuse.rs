@@ -467,6 +467,29 @@ fn prepare(function: &Arc<Function>) -> Warm {
     call::prepare(function, &Arc::new(Control::default())).unwrap()
 }
 
+#[test]
+fn a_rewound_instance_sees_its_own_calls_environment() {
+    need_javascript!();
+    let engines = Engines::new().unwrap();
+    let source = "const top = process.env.__OW_KEY; function main() { return { top, key: process.env.__OW_KEY, own: process.env.OWN } }";
+    for (reuse, again) in [(Reuse::Rewind, Some("2")), (Reuse::Fresh, None)] {
+        let env = vec![("OWN".to_owned(), "o".to_owned())];
+        let spec = FunctionSpec { reuse, env, ..spec("f", Kind::JavaScript) };
+        let function = Arc::new(Function::deploy(&engines, spec, source.as_bytes(), None).unwrap());
+        let call = |key: Option<&str>, warm| {
+            let env = key.map(|key| ("__OW_KEY".to_owned(), key.to_owned())).into_iter().collect();
+            let input = Input { params: b"{}".to_vec(), env };
+            text(&call::run(&function, &Arc::new(Control::default()), input, 1, Vec::new(), warm).outcome)
+        };
+        let top = if reuse == Reuse::Fresh { r#""top":"1","# } else { "" };
+        assert_eq!(call(Some("1"), None), format!(r#"{{{top}"key":"1","own":"o"}}"#));
+        if again.is_some() {
+            assert_eq!(call(again, Some(prepare(&function))), r#"{"key":"2","own":"o"}"#);
+            assert_eq!(call(None, Some(prepare(&function))), r#"{"own":"o"}"#);
+        }
+    }
+}
+
 /// As many bytes as two instances differ in; `None` when their sizes differ.
 fn differing(a: &[u8], b: &[u8]) -> Option<usize> {
     (a.len() == b.len()).then(|| a.iter().zip(b).filter(|(a, b)| a != b).count())

@@ -42,6 +42,8 @@ const ADOPTION_LIMIT: Duration = Duration::from_secs(60);
 pub const LIFETIME_MARGIN: Duration = Duration::from_secs(10);
 /// How often the service is asked for containers that only wait, while others are wanted.
 const RECLAIM_STEP: Duration = Duration::from_millis(20);
+/// How many of them are asked for at a time when EPC is short.
+const RECLAIM_FOR_MEMORY: u32 = 4;
 /// Containers that ended and whose calls may still ask for their phases.
 const ENDED_KEPT: usize = 1024;
 /// Memory of a container beside its function's: the runner's own, page tables, and what the simulator charges to who touches first.
@@ -389,9 +391,22 @@ impl SharedEnclave {
             }
         }
         let wanted = u32::try_from(self.queued()).unwrap_or(u32::MAX);
-        if wanted > 0
-            && let Err(failure) = self.channel.send(&ToService::Reclaim { wanted })
-        {
+        if wanted > 0 {
+            self.want_back(wanted);
+        }
+    }
+
+    /// When EPC is short, containers that only wait shall go, a few at a time.
+    fn spare_memory(&self) {
+        let epc = self.enclave.epc();
+        let short = epc.limit > 0 && epc.pages.saturating_mul(10) > epc.limit.saturating_mul(9);
+        if short && !matches!(*self.keeping.locked(), Keeping::Nothing) {
+            self.want_back(RECLAIM_FOR_MEMORY);
+        }
+    }
+
+    fn want_back(&self, wanted: u32) {
+        if let Err(failure) = self.channel.send(&ToService::Reclaim { wanted }) {
             self.fail(&failure.message);
         }
     }
@@ -568,6 +583,7 @@ impl SharedEnclave {
         while !self.stopping.load(Ordering::Acquire) {
             let Ok(trouble) = troubles.recv_timeout(Duration::from_millis(250)) else {
                 self.look_for_late_adoptions();
+                self.spare_memory();
                 let eaug = self.enclave.counters().eaug;
                 if eaug != synced {
                     synced = eaug;
