@@ -39,6 +39,7 @@ use super::{
     signals,
     ssa::{Cause, Context, reg},
     transition::{self, GATE_RETURN, Place},
+    warm,
 };
 use crate::device::Error;
 
@@ -314,6 +315,8 @@ fn answer(to: &OwnedFd, errno: i32) {
 #[derive(Default)]
 struct Inner {
     enclaves: HashMap<u64, Arc<Memory>>,
+    /// Pages that processes of each enclave had, by the address of its memory.
+    samples: HashMap<usize, warm::Samples>,
     processes: HashMap<i32, Process>,
     /// Thread to process.
     threads: HashMap<i32, i32>,
@@ -425,7 +428,9 @@ fn serve(inner: &mut Inner, request: Request, mut fds: Vec<OwnedFd>) {
             Err(_) => libc::ENOMEM,
         },
         ask if ask == Ask::Forget as u64 => {
-            inner.enclaves.remove(&request.enclave);
+            if let Some(memory) = inner.enclaves.remove(&request.enclave) {
+                inner.samples.remove(&(Arc::as_ptr(&memory) as usize));
+            }
             0
         }
         ask if ask == Ask::Seize as u64 => match inner.enclaves.get(&request.enclave).cloned() {
@@ -554,6 +559,7 @@ fn on_stop(inner: &mut Inner, tid: i32, status: i32) {
         libc::PTRACE_EVENT_EXIT => {
             if let Some(pid) = inner.threads.remove(&tid) {
                 inner.last.remove(&tid);
+                sample(inner, pid);
                 ended(inner, pid, tid, |memory| stopped(memory, tid).map_or(Rule::Lost, |stopped| save(memory, stopped)));
             }
             go_on(libc::PTRACE_DETACH, tid, 0);
@@ -586,6 +592,19 @@ fn remember(inner: &mut Inner, tid: i32) -> bool {
     let Some(stopped) = stopped(memory, tid) else { return false };
     inner.last.insert(tid, stopped);
     true
+}
+
+/// Looks what a process that was inside has mapped, before its last thread ends: if it has one thread, as those of calls have.
+fn sample(inner: &mut Inner, pid: i32) {
+    let Some(process) = inner.processes.get(&pid).filter(|process| process.alive.len() == 1) else { return };
+    let memory = Arc::clone(&process.memory);
+    let samples = inner.samples.entry(Arc::as_ptr(&memory) as usize).or_default();
+    if entry_of(pid).is_some()
+        && samples.wanted()
+        && let Some(runs) = warm::mapped_pages(&memory.shared(), pid)
+    {
+        samples.add(&memory.shared(), runs);
+    }
 }
 
 /// A thread is at its end: deals with its TCS, and forgets the process with its last thread.

@@ -50,6 +50,7 @@ pub mod shared;
 pub mod signals;
 pub mod ssa;
 pub mod transition;
+mod warm;
 
 use std::{
     io::{Read, Write},

@@ -24,6 +24,7 @@ use super::{
     signals,
     ssa::{Cause, Context, Frame},
     transition::{self, kind, labels},
+    warm,
 };
 use crate::device::{Error, Exit, TcsState};
 
@@ -414,7 +415,6 @@ impl Thread {
         let Some(record) = shared.record(index as u64) else {
             return Err(Error::Entry { tcs: index, why: "there is no such TCS" });
         };
-        claim_entry(&shared)?;
         with_signals_blocked(|| map_block(&shared, index));
         let slot = host_area::slot(index);
         // The TCS is leased to this thread alone.
@@ -440,6 +440,11 @@ impl Thread {
         self.exit(record, came)
     }
 
+    /// Maps what calls touch first. For a moment when nobody waits.
+    pub fn prefault(&self) {
+        warm::prefault(&self.shared, self.index);
+    }
+
     /// ERESUME.
     pub fn resume(&self) -> Result<Exit, Error> {
         let record = self.prepare()?;
@@ -462,7 +467,9 @@ impl Thread {
         self.index
     }
 
+    /// A process takes its entry, and so its part in shootdowns, with its first way in: one that only waits is not woken for them.
     fn prepare(&self) -> Result<&Record, Error> {
+        claim_entry(&self.shared)?;
         if self.shared.secs().revocations.load(SeqCst) != SEEN_REVOCATIONS.load(Relaxed) {
             with_signals_blocked(sync_all);
         }
@@ -535,11 +542,17 @@ fn claim_entry(shared: &Shared) -> Result<(), Error> {
             continue;
         }
         entry.acknowledged.store(0, SeqCst);
+        // From here on shootdowns count this process; what was revoked before is carried out below.
         if own.compare_exchange(0, index as u64 + 1, AcqRel, Relaxed).is_err() {
             // Another thread of this process was first.
             entry.taken.store(0, Release);
         }
-        with_signals_blocked(sync_all);
+        let revocations = shared.secs().revocations.load(SeqCst);
+        if revocations == SEEN_REVOCATIONS.load(Relaxed) {
+            entry.acknowledged.fetch_max(revocations, SeqCst);
+        } else {
+            with_signals_blocked(sync_all);
+        }
         return Ok(());
     }
     Err(Error::Unsupported("too many processes have this enclave; end containers".to_owned()))

@@ -8,6 +8,7 @@
 //! 0x000_1000  ProcessEntry  one for each process that has threads; acknowledges shootdowns
 //! 0x002_0000  Record        one for each TCS
 //! 0x020_0000  change count  one for each 2 MiB of ELRANGE: what a process compares to bring its mapping up to date
+//! 0x0F0_0000  warm pages    runs of pages that calls touch first ([`super::warm`])
 //! 0x100_0000  EPCM          one word for each page of ELRANGE
 //! ```
 
@@ -25,12 +26,16 @@ pub const PROCESS_COUNT: usize = 0x1F000 / size_of::<ProcessEntry>();
 pub const RECORDS: u64 = 0x2_0000;
 /// Start of the change counts.
 pub const CHANGES: u64 = 0x20_0000;
+/// Start of the list of warm pages.
+pub const WARM: u64 = 0xF0_0000;
+/// Runs that it holds.
+pub const RUNS_MAX: usize = 1024;
 /// Start of the EPCM.
 pub const EPCM: u64 = 0x100_0000;
 /// Pages that share a change count.
 pub const CHUNK_PAGES: u64 = 512;
 /// First eight bytes of [`Secs`]. Changes with the layout of anything in this module.
-pub const MAGIC: u64 = u64::from_le_bytes(*b"TMSIM001");
+pub const MAGIC: u64 = u64::from_le_bytes(*b"TMSIM002");
 
 /// What EINIT fixed: never written afterwards.
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +96,8 @@ pub struct Secs {
     pub chunk_top: AtomicU64,
     /// Kills by rule, see `guard::Rule`.
     pub kills: [AtomicU64; 16],
+    /// Runs in the list of warm pages.
+    pub warm_runs: AtomicU64,
 }
 
 /// A process that has threads.
@@ -266,9 +273,15 @@ impl Shared {
         (page < self.pages).then(|| unsafe { &*self.base.add(EPCM as usize).cast::<AtomicU64>().add(page as usize) })
     }
 
+    /// A run of warm pages: the first in the upper half, how many in the lower.
+    pub fn warm_run(&self, index: usize) -> Option<&AtomicU64> {
+        // SAFETY: below RUNS_MAX, so before EPCM.
+        (index < RUNS_MAX).then(|| unsafe { &*self.base.add(WARM as usize).cast::<AtomicU64>().add(index) })
+    }
+
     /// Change count of the chunk that holds a page.
     pub fn chunk_changes(&self, chunk: u64) -> Option<&AtomicU64> {
-        // SAFETY: ELRANGE has at most 1 TiB, so the counts end below EPCM.
+        // SAFETY: ELRANGE has at most 1 TiB, so the counts end below WARM.
         (chunk < self.pages.div_ceil(CHUNK_PAGES))
             .then(|| unsafe { &*self.base.add(CHANGES as usize).cast::<AtomicU64>().add(chunk as usize) })
     }
@@ -308,4 +321,5 @@ impl Shared {
     }
 }
 
-const _: () = assert!(CHANGES + (teemate_abi::layout::ELRANGE_SIZE_MAX >> 21) * 8 <= EPCM);
+const _: () = assert!(CHANGES + (teemate_abi::layout::ELRANGE_SIZE_MAX >> 21) * 8 <= WARM);
+const _: () = assert!(WARM + RUNS_MAX as u64 * 8 <= EPCM);
