@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use teemate_client::deployment::Deployment;
@@ -32,7 +32,16 @@ impl Node {
     /// # Errors
     /// A sentence with the end of its log.
     pub fn start(artifacts: &Artifacts, sharing: Sharing) -> Result<Node, String> {
+        Node::start_with(artifacts, sharing, &[])
+    }
+
+    /// The same with further arguments of the node's program.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn start_with(artifacts: &Artifacts, sharing: Sharing, arguments: &[&str]) -> Result<Node, String> {
         let mut node = Node::prepare(artifacts, sharing)?;
+        node.options.arguments = arguments.iter().map(Into::into).collect();
         node.begin()?;
         Ok(node)
     }
@@ -169,6 +178,29 @@ impl Node {
         match connection.ask(&Request::Ps)? {
             Response::Ps(ps) => Ok(ps),
             other => Err(connection.unexpected(&other)),
+        }
+    }
+
+    /// What runs when no call does: waits for the end of those that are ending, and until the containers that are made ahead are as
+    /// many as they will be.
+    ///
+    /// # Errors
+    /// A sentence, when that takes too long.
+    pub fn at_rest(&self) -> Result<Ps, String> {
+        let begin = Instant::now();
+        let mut before = Vec::new();
+        loop {
+            let ps = self.ps().map_err(|error| error.to_string())?;
+            let of_role = |role: &str| ps.containers.iter().filter(|one| one.role == role).map(|one| one.pid).collect::<Vec<_>>();
+            let (busy, ready) = (of_role("function"), of_role("ready"));
+            if busy.is_empty() && !before.is_empty() && before == [ready.clone()] {
+                return Ok(ps);
+            }
+            if begin.elapsed() > Duration::from_secs(10) {
+                return Err(format!("no rest within 10 s: {:?}", ps.containers));
+            }
+            before = if busy.is_empty() { vec![ready] } else { Vec::new() };
+            std::thread::sleep(Duration::from_millis(250));
         }
     }
 

@@ -3,7 +3,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use serde_json::json;
 use teemate_control::function::Limits;
@@ -62,17 +61,9 @@ fn hold(node: &Node, callers: usize) {
 
 /// What the node and its enclave hold, once nothing runs.
 fn at_rest(node: &Node) -> (EnclaveInfo, u64, usize) {
-    let begin = Instant::now();
-    loop {
-        let ps = node.ps().unwrap();
-        let busy = ps.containers.iter().any(|container| container.role == "function");
-        if !busy || begin.elapsed() > Duration::from_secs(10) {
-            assert!(!busy, "containers are left: {:?}", ps.containers);
-            let family = memory::family(node.pid().unwrap());
-            return (ps.enclaves[0].clone(), memory::of(&family).pss_kib, family.len());
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
+    let ps = node.at_rest().unwrap();
+    let family = memory::family(node.pid().unwrap());
+    (ps.enclaves[0].clone(), memory::of(&family).pss_kib, family.len())
 }
 
 fn memory_is_as_before(node: &Node, work: impl FnOnce()) {

@@ -119,6 +119,8 @@ pub enum Phase {
     Returned,
     /// The container's process is reaped and its cgroup gone.
     Reaped,
+    /// A container that was made ahead was given to the call, instead of the phases from `ProcessStarted` to `EnclaveMapped`.
+    ContainerTaken,
 }
 
 /// When a phase was reached: nanoseconds of the host's CLOCK_MONOTONIC. Untrusted, as all time in an enclave is.

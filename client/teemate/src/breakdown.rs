@@ -15,6 +15,8 @@ pub enum Part {
     EnclaveCreation,
     /// Process, namespaces, root, cgroup.
     ContainerCreation,
+    /// Instead of a container's creation: one that was made ahead is taken, and gets the call's limits.
+    ContainerTaking,
     /// The enclave is mapped in the container and a thread enters it.
     EnclaveAliasing,
     /// The instance gets its memory: pages for it, its module.
@@ -29,11 +31,12 @@ pub enum Part {
 
 impl Part {
     /// All of them, in order.
-    pub const ALL: [Part; 9] = [
+    pub const ALL: [Part; 10] = [
         Part::Request,
         Part::ThreadLease,
         Part::EnclaveCreation,
         Part::ContainerCreation,
+        Part::ContainerTaking,
         Part::EnclaveAliasing,
         Part::EnclaveExpansion,
         Part::Execution,
@@ -48,6 +51,7 @@ impl Part {
             Part::ThreadLease => "thread lease",
             Part::EnclaveCreation => "enclave creation",
             Part::ContainerCreation => "container creation",
+            Part::ContainerTaking => "container taken from pool",
             Part::EnclaveAliasing => "enclave aliasing",
             Part::EnclaveExpansion => "enclave expansion",
             Part::Execution => "function execution",
@@ -63,6 +67,7 @@ impl Part {
             Phase::TcsLeased => Part::ThreadLease,
             Phase::EnclaveReady => Part::EnclaveCreation,
             Phase::ProcessStarted | Phase::ContainerReady => Part::ContainerCreation,
+            Phase::ContainerTaken => Part::ContainerTaking,
             Phase::EnclaveMapped | Phase::Entered => Part::EnclaveAliasing,
             Phase::InstanceReady => Part::EnclaveExpansion,
             Phase::Executed => Part::Execution,

@@ -62,15 +62,26 @@ impl Drop for Open {
     }
 }
 
+/// The socket over which a container asks: the broker's end, and the container's.
+pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(Error::system("make a socket for a container's connections"))
+}
+
 /// A broker for one container, `again` if it may serve more than one call. Gives the container's end; the broker ends with it.
 pub fn serve(list: Vec<String>, deadline: Duration, again: bool) -> Result<OwnedFd> {
+    let (ours, theirs) = pair()?;
+    serve_at(ours, list, deadline, again)?;
+    Ok(theirs)
+}
+
+/// A broker at its end of a [`pair`].
+pub fn serve_at(ours: OwnedFd, list: Vec<String>, deadline: Duration, again: bool) -> Result<()> {
     if OPEN.fetch_add(1, Ordering::AcqRel) >= OPEN_MAX {
         drop(Open);
         return Err(Error::Busy(format!("{OPEN_MAX} containers with connections run already; try again later")));
     }
     let open = Open;
-    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-        .map_err(Error::system("make a socket for a container's connections"))?;
     // A container that outlives its deadline is killed, and that closes its end; the timeout is for one that hands its end away.
     let timeout = rustix::net::sockopt::set_socket_timeout(&ours, rustix::net::sockopt::Timeout::Recv, Some(deadline));
     timeout.map_err(Error::system("set the timeout of a container's connections"))?;
@@ -87,7 +98,7 @@ pub fn serve(list: Vec<String>, deadline: Duration, again: bool) -> Result<Owned
             }
         })
         .map_err(Error::system("start a thread for a container's connections"))?;
-    Ok(theirs)
+    Ok(())
 }
 
 fn connect(list: &[String], question: &[u8]) -> std::result::Result<OwnedFd, Errno> {

@@ -69,6 +69,10 @@ pub struct Config {
     /// The most function containers at one time.
     #[arg(long, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=3000), default_value = "256")]
     pub max_containers: usize,
+    /// Containers of the shared enclave that are made ahead of their calls, each with a thread of the enclave, and kept ready. 0: each call
+    /// makes its own.
+    #[arg(long, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(0..=256), default_value = "4")]
+    pub ready_containers: usize,
     /// Threads of the enclave kept for the payload itself; containers share the rest.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=512), default_value = "24")]
     pub service_threads: u32,

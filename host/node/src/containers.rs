@@ -39,6 +39,8 @@ pub enum Kind {
     Reaper,
     /// Runs one call.
     Function,
+    /// Made ahead of its call; becomes a [`Kind::Function`] with it.
+    Ready,
 }
 
 impl Kind {
@@ -48,6 +50,7 @@ impl Kind {
             Kind::Service => "service",
             Kind::Reaper => "reaper",
             Kind::Function => "function",
+            Kind::Ready => "ready",
         }
     }
 }
@@ -94,16 +97,33 @@ pub enum Ended {
 /// Called once, on the reaping thread, when a process has ended: it must not wait for anything.
 pub type OnEnd = Box<dyn FnOnce(&Arc<Process>, &Ended) + Send>;
 
+/// What a process is for. A container that was made ahead learns it late.
+#[derive(Clone, Debug)]
+struct Purpose {
+    id: u64,
+    kind: Kind,
+    function: Option<String>,
+    until: Option<Instant>,
+}
+
+/// The call that takes a container which was made ahead.
+pub struct Taking {
+    /// Id that the enclave gave it.
+    pub id: u64,
+    /// Function.
+    pub function: String,
+    /// Limits of its group.
+    pub limits: Limits,
+    /// How long it may live from now on.
+    pub lifetime: Duration,
+    /// Phases that led here.
+    pub marks: Vec<Mark>,
+}
+
 /// A process that the node started.
 pub struct Process {
     /// Number within the node.
     pub serial: u64,
-    /// Id that people see.
-    pub id: u64,
-    /// What it is for.
-    pub kind: Kind,
-    /// Function, if it runs one.
-    pub function: Option<String>,
     /// Enclave, if it maps one.
     pub enclave: Option<u64>,
     /// TCS, if it leases one.
@@ -111,7 +131,9 @@ pub struct Process {
     /// On the host.
     pub pid: i32,
     begun: Instant,
-    until: Mutex<Option<Instant>>,
+    purpose: Mutex<Purpose>,
+    /// Made ahead: how it came to be is no part of its call.
+    ahead: bool,
     board: Option<(Arc<Board>, u32)>,
     marks: Mutex<Vec<Mark>>,
     why: Mutex<Option<String>>,
@@ -129,6 +151,55 @@ struct Inner {
 }
 
 impl Process {
+    /// Id that people see.
+    pub fn id(&self) -> u64 {
+        self.purpose.locked().id
+    }
+
+    /// What it is for.
+    pub fn kind(&self) -> Kind {
+        self.purpose.locked().kind
+    }
+
+    /// Function, if it runs one.
+    pub fn function(&self) -> Option<String> {
+        self.purpose.locked().function.clone()
+    }
+
+    /// Gives a container that was made ahead to a call: its group gets the call's limits, and `let_in` is called if it lives. False when
+    /// it does not, or can't be limited; then it is no use to anybody.
+    pub fn take(&self, taking: Taking, let_in: impl FnOnce()) -> bool {
+        // Held to the end: it can't be reaped meanwhile, so its end either was seen before or belongs to this call.
+        let mut inner = self.inner.locked();
+        if inner.container.is_none() || self.why.locked().is_some() {
+            return false;
+        }
+        if let Some(Err(error)) = inner.group.as_mut().map(|group| group.set_limits(&taking.limits)) {
+            tracing::warn!(pid = self.pid, %error, "a container that was made ahead can't get the limits of a call");
+            return false;
+        }
+        *self.marks.locked() = taking.marks;
+        *self.purpose.locked() =
+            Purpose { id: taking.id, kind: Kind::Function, function: Some(taking.function), until: Some(Instant::now() + taking.lifetime) };
+        self.mark(Phase::ContainerTaken, now_ns());
+        let_in();
+        true
+    }
+
+    /// Acts unless it has been reaped; it is not reaped meanwhile. So what is said to its TCS is never said to the next holder of that.
+    pub fn while_it_lives(&self, act: impl FnOnce()) {
+        let inner = self.inner.locked();
+        if inner.container.is_some() {
+            act();
+        }
+    }
+
+    /// Whether it waits for its call, everything that can be done ahead being done.
+    pub fn is_waiting(&self) -> bool {
+        let stamped = |(board, slot): &(Arc<Board>, u32)| board.stamps(*slot).any(|(stamp, _)| stamp == Stamp::EnclaveMapped);
+        self.kind() == Kind::Ready && self.board.as_ref().is_some_and(stamped)
+    }
+
     /// The phases that it has reached.
     pub fn marks(&self) -> Vec<Mark> {
         let inner = self.inner.locked();
@@ -145,11 +216,14 @@ impl Process {
                 marks.push(Mark { phase, at_ns });
             }
         };
-        add(Phase::ProcessStarted, timing.first_ns);
-        add(Phase::ContainerReady, timing.ready_ns);
+        if !self.ahead {
+            add(Phase::ProcessStarted, timing.first_ns);
+            add(Phase::ContainerReady, timing.ready_ns);
+        }
         if let Some((board, slot)) = &self.board {
             for (stamp, at_ns) in board.stamps(*slot) {
                 match stamp {
+                    Stamp::EnclaveMapped if self.ahead => {}
                     Stamp::EnclaveMapped => add(Phase::EnclaveMapped, at_ns),
                     Stamp::Entered => add(Phase::Entered, at_ns),
                     Stamp::ProcessStarted | Stamp::ContainerReady => {}
@@ -171,13 +245,13 @@ impl Process {
         if let Some(container) = &inner.container
             && let Err(error) = container.kill()
         {
-            tracing::error!(container = self.id, pid = self.pid, %error, "a container can't be killed");
+            tracing::error!(container = self.id(), pid = self.pid, %error, "a container can't be killed");
         }
     }
 
     /// It may live for so long from now, and at least as long as it might before.
     pub fn live_for(&self, time: Duration) {
-        let mut until = self.until.locked();
+        let until = &mut self.purpose.locked().until;
         *until = until.map(|before| before.max(Instant::now() + time));
     }
 
@@ -217,10 +291,11 @@ impl Process {
             let inner = self.inner.locked();
             inner.group.iter().flat_map(Group::directories).map(|path| path.display().to_string()).collect()
         };
+        let purpose = self.purpose.locked().clone();
         ContainerInfo {
-            id: self.id,
-            role: self.kind.name().to_owned(),
-            function: self.function.clone(),
+            id: purpose.id,
+            role: purpose.kind.name().to_owned(),
+            function: purpose.function,
             enclave: self.enclave,
             tcs: self.lease.map(|lease| lease.tcs),
             pid: self.pid.unsigned_abs(),
@@ -369,16 +444,15 @@ impl Containers {
         };
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let begun = Instant::now();
+        let until = order.lifetime.map(|lifetime| begun + lifetime);
         let process = Arc::new(Process {
             serial,
-            id: order.id,
-            kind: order.kind,
-            function: order.function,
             enclave: order.enclave,
             lease: order.lease,
             pid: container.pid(),
             begun,
-            until: Mutex::new(order.lifetime.map(|lifetime| begun + lifetime)),
+            purpose: Mutex::new(Purpose { id: order.id, kind: order.kind, function: order.function, until }),
+            ahead: order.kind == Kind::Ready,
             board: order.board,
             marks: Mutex::new(order.marks),
             why: Mutex::new(None),
@@ -409,7 +483,7 @@ impl Containers {
 
     /// How many of this kind live.
     pub fn count(&self, kind: Kind) -> usize {
-        self.map.locked().values().filter(|process| process.kind == kind).count()
+        self.map.locked().values().filter(|process| process.kind() == kind).count()
     }
 
     /// Reaped since the start.
@@ -419,7 +493,7 @@ impl Containers {
 
     /// The one with this id, if it lives.
     pub fn find(&self, id: u64) -> Option<Arc<Process>> {
-        self.map.locked().values().find(|process| process.id == id).cloned()
+        self.map.locked().values().find(|process| process.id() == id).cloned()
     }
 
     /// Kills everything that matches, and waits until it is reaped, at most `limit`.
@@ -472,7 +546,8 @@ impl Containers {
     fn sweep(&self) {
         let now = Instant::now();
         for process in self.all() {
-            if process.until.locked().is_some_and(|until| until < now) && process.why().is_none() {
+            let until = process.purpose.locked().until;
+            if until.is_some_and(|until| until < now) && process.why().is_none() {
                 process.kill("its time was over");
             }
             if process.begun.elapsed() > Duration::from_secs(1) {
@@ -553,7 +628,7 @@ fn ended(exit: &Exit, container: &Container) -> Ended {
 
 fn hostname(kind: Kind, id: u64) -> String {
     match kind {
-        Kind::Function => format!("f-{id:x}"),
+        Kind::Function | Kind::Ready => format!("f-{id:x}"),
         kind => format!("{}-{id:x}", kind.name()),
     }
 }

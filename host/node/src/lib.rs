@@ -18,6 +18,7 @@
 //! * [`metrics`], [`names`]: what is counted;
 //! * [`signals`]: SIGTERM and SIGINT (unsafe).
 
+pub mod ahead;
 pub mod answers;
 pub mod broker;
 pub mod channel;

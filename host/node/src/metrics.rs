@@ -153,7 +153,8 @@ impl Collector for Live {
         let calls: Vec<_> =
             ocalls.iter().enumerate().map(|(kind, count)| (crate::names::ocall(kind), *count)).filter(|(_, n)| *n > 0).collect();
         family(&mut encoder, "ocalls", "OCALLs, by kind", MetricType::Counter, "call", &calls)?;
-        let containers = [Kind::Service, Kind::Reaper, Kind::Function].map(|kind| (kind.name(), node.shop().containers.count(kind) as u64));
+        let containers =
+            [Kind::Service, Kind::Reaper, Kind::Function, Kind::Ready].map(|kind| (kind.name(), node.shop().containers.count(kind) as u64));
         family(&mut encoder, "containers", "Containers alive, by role", MetricType::Gauge, "role", &containers)?;
         plain(&mut encoder, "containers_reaped", "Containers reaped", MetricType::Counter, node.shop().containers.reaped())?;
         plain(&mut encoder, "functions", "Functions deployed", MetricType::Gauge, node.shop().store.all().len() as u64)?;
@@ -182,6 +183,8 @@ impl Collector for Live {
             let help = "Processes that took the service over from a killed one";
             plain(&mut encoder, "service_takeovers", help, MetricType::Counter, shared.taken_over())?;
             plain(&mut encoder, "containers_queued", "Containers that wait for a TCS", MetricType::Gauge, shared.queued() as u64)?;
+            let taken = shared.containers_taken();
+            plain(&mut encoder, "containers_taken", "Calls that got a container made ahead of them", MetricType::Counter, taken)?;
             plain(
                 &mut encoder,
                 "network_namespaces_ready",

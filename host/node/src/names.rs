@@ -30,6 +30,7 @@ pub fn phase(phase: Phase) -> &'static str {
         Phase::Answered => "answered",
         Phase::Returned => "returned",
         Phase::Reaped => "reaped",
+        Phase::ContainerTaken => "container_taken",
     }
 }
 

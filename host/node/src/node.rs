@@ -522,7 +522,7 @@ impl Node {
     pub fn ps(&self) -> Ps {
         let mut containers: Vec<_> = self.shop.containers.all().iter().map(|process| process.info()).collect();
         if let Some(shared) = self.current() {
-            let of_it = containers.iter_mut().filter(|container| container.enclave == Some(shared.id));
+            let of_it = containers.iter_mut().filter(|one| one.enclave == Some(shared.id) && one.role != Kind::Ready.name());
             of_it.for_each(|container| container.charged_pages = container.tcs.map(|tcs| shared.enclave.charged_pages(tcs)));
         }
         Ps { enclaves: self.enclave_rows(), containers }
@@ -531,8 +531,8 @@ impl Node {
     /// Containers of the shared enclave that run a function, and the EPC pages that are charged to each.
     pub fn charged_pages(&self) -> Vec<(u64, Kind, u64)> {
         let Some(shared) = self.current() else { return Vec::new() };
-        let of_it = self.shop.containers.all().into_iter().filter(|process| process.enclave == Some(shared.id));
-        of_it.filter_map(|process| Some((process.id, process.kind, shared.enclave.charged_pages(process.lease?.tcs)))).collect()
+        let of_it = self.shop.containers.all().into_iter().filter(|process| process.enclave == Some(shared.id) && process.kind() != Kind::Ready);
+        of_it.filter_map(|process| Some((process.id(), process.kind(), shared.enclave.charged_pages(process.lease?.tcs)))).collect()
     }
 
     /// Prometheus text.

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex};
@@ -18,15 +19,16 @@ use teemate_container::cgroup::Limits;
 use teemate_container::command::EXIT_NOT_EXECUTED;
 use teemate_control::function::{Failure, FailureKind, Mark, Outcome, Phase};
 use teemate_control::service::ToService;
-use teemate_runner::board::{Board, now_ns};
+use teemate_runner::board::{Board, Guest, now_ns};
 use teemate_runner::body::SYNC;
 use teemate_runner::reaper::{Command, Report, decode, encode};
 use teemate_runner::role::{self, DeviceName, Role, descriptor};
 use teemate_sgx::{Enclave, Error as DeviceError};
 
+use crate::ahead::{Ahead, Ready};
 use crate::answers::Answers;
 use crate::channel::{Channel, Demand, Wish};
-use crate::containers::{Ended, Kind, Nursery, Order, Process};
+use crate::containers::{Ended, Kind, Nursery, Order, Process, Taking};
 use crate::error::{Error, Result};
 use crate::gateway::Listener;
 use crate::lease::{Count, Lease, Leases};
@@ -52,6 +54,12 @@ const MEMORY_MARGIN: u64 = 128 << 20;
 const DEAD: i32 = role::EXIT_REFUSED + refused::DEAD as i32;
 /// Processes and threads in a container's group.
 const PIDS: u64 = 16;
+/// TCSs that containers which are made ahead leave to others.
+const TCS_SPARE: u32 = 8;
+/// How often it is looked whether containers shall be made ahead, when no call's end says so.
+const LOOK_AHEAD: Duration = Duration::from_millis(100);
+/// How long a container that is made ahead has to become ready.
+const READY_LIMIT: Duration = Duration::from_secs(5);
 
 /// A container for which there was no room.
 struct Waiting {
@@ -63,6 +71,8 @@ struct Waiting {
 enum Trouble {
     /// A container never came to be.
     NotStarted { container: u64, reason: String },
+    /// A container that had no call yet was killed.
+    Unused { pid: i32, tcs: u32 },
     /// A container ended otherwise than by finishing. `orphan`: its TCS may not be idle.
     Lost { container: u64, pid: i32, reason: String, orphan: Option<u32> },
     /// The process of the payload's own threads was killed.
@@ -100,6 +110,7 @@ pub struct SharedEnclave {
     queue: (Mutex<VecDeque<Waiting>>, Condvar),
     /// Held while a container is being started: the zygote does one at a time.
     starting: Mutex<()>,
+    ahead: Ahead,
     calls: Mutex<Calls>,
     trouble: Mutex<Sender<Trouble>>,
     reaper: OwnedFd,
@@ -148,6 +159,7 @@ impl SharedEnclave {
             service_tcs,
             queue: (Mutex::new(VecDeque::new()), Condvar::new()),
             starting: Mutex::new(()),
+            ahead: Ahead::new(shop.config.ready_containers, limits(teemate_control::function::Limits::default().memory, 0)),
             calls: Mutex::new(Calls::default()),
             trouble: Mutex::new(sender),
             reaper,
@@ -200,7 +212,11 @@ impl SharedEnclave {
                 Demand::Question(question, ask) => on.answers.leave(&on.channel, question, ask),
             });
             this.fail("the function service closed its channel");
-        })
+        })?;
+        if self.shop.config.ready_containers > 0 {
+            self.thread("ahead", |this| this.ahead_loop())?;
+        }
+        Ok(())
     }
 
     fn thread(self: &Arc<Self>, name: &str, work: impl FnOnce(Arc<Self>) + Send + 'static) -> Result<()> {
@@ -255,7 +271,7 @@ impl SharedEnclave {
         (0..self.service_tcs).for_each(|tcs| self.board.reset(tcs));
         let service = self.service(&end, life)?;
         match self.enclave.guard(service.pid) {
-            Ok(()) => self.board.let_in(0, life),
+            Ok(()) => self.board.let_in(0, life, Guest { container: 0, broker: false }),
             // It was killed before it entered: its own end is dealt with in its turn.
             Err(_) if service.wait(Duration::from_millis(500)) => {}
             Err(error) => return Err(error.into()),
@@ -358,10 +374,12 @@ impl SharedEnclave {
     // ---- starting containers ----
 
     fn on_wish(self: &Arc<Self>, wish: Wish) {
-        // The short way: nobody waits, the zygote is free, a TCS is free. No other thread has to be woken.
-        if self.queue.0.locked().is_empty()
-            && let Ok(starting) = self.starting.try_lock()
-        {
+        // The short ways: nobody waits, and a container is ready, or the zygote and a TCS are free. No other thread has to be woken.
+        let nobody_waits = self.queue.0.locked().is_empty();
+        if nobody_waits && self.take_ahead(&wish) {
+            return;
+        }
+        if nobody_waits && let Ok(starting) = self.starting.try_lock() {
             if let Some(lease) = self.lease(wish.container) {
                 self.start_container(wish, lease);
                 return;
@@ -468,10 +486,14 @@ impl SharedEnclave {
                 let starting = self.starting.locked();
                 // Take the wish before the lease, so that a lease is never held for nobody.
                 let Some(waiting) = self.queue.0.locked().pop_front() else { break };
+                if self.take_ahead(&waiting.wish) {
+                    continue;
+                }
                 match self.lease(waiting.wish.container) {
                     Some(lease) => self.start_container(waiting.wish, lease),
                     None => {
                         self.queue.0.locked().push_front(waiting);
+                        self.dismiss_one();
                         drop(starting);
                         self.reclaim();
                         break;
@@ -493,19 +515,18 @@ impl SharedEnclave {
     fn try_start(self: &Arc<Self>, wish: Wish, lease: Lease) -> Result<()> {
         let leased_ns = now_ns();
         self.board.reset(lease.tcs);
-        let function = self.shop.store.get(&wish.function).ok();
-        let lifetime = Duration::from_millis(wish.timeout_ms) + LIFETIME_MARGIN;
+        let (root, lifetime) = self.of_function(&wish);
         let patience = lifetime + Duration::from_millis(wish.keep_ms);
         let broker = (!wish.egress.is_empty()).then(|| crate::broker::serve(wish.egress, patience, wish.keep_ms > 0)).transpose()?;
         let order = Order {
             id: wish.container,
             kind: Kind::Function,
-            role: Role::Function { tcs: lease.tcs, container: wish.container, number: lease.number, broker: broker.is_some() },
+            role: Role::Function { tcs: lease.tcs, number: lease.number, ahead: false },
             enclave: Some(self.id),
             lease: Some(lease),
             limits: limits(wish.memory, wish.cpu_milli),
             filter: Filter::Runner,
-            root: function.as_ref().and_then(|function| function.root()),
+            root,
             function: Some(wish.function),
             lifetime: Some(lifetime),
             body: broker.iter().map(AsFd::as_fd).collect(),
@@ -526,8 +547,153 @@ impl SharedEnclave {
             process.kill(&format!("it could not be guarded: {error}"));
             return Ok(());
         }
-        self.board.let_in(lease.tcs, lease.number);
+        let guest = Guest { container: wish.container, broker: broker.is_some() };
+        process.while_it_lives(|| self.board.let_in(lease.tcs, lease.number, guest));
         Ok(())
+    }
+
+    /// The root that a function's containers have, if not the empty one, and how long one may live.
+    fn of_function(&self, wish: &Wish) -> (Option<PathBuf>, Duration) {
+        let root = self.shop.store.get(&wish.function).ok().and_then(|function| function.root());
+        (root, Duration::from_millis(wish.timeout_ms.min(TIMEOUT_MAX_MS)) + LIFETIME_MARGIN)
+    }
+
+    // ---- containers that are made ahead ----
+
+    /// Gives a container that is ready to the call. False if there is none, or none that would do.
+    fn take_ahead(self: &Arc<Self>, wish: &Wish) -> bool {
+        let (root, lifetime) = self.of_function(wish);
+        if root.is_some() || self.shop.containers.count(Kind::Function) >= self.shop.config.max_containers {
+            return false;
+        }
+        let limits = limits(wish.memory, wish.cpu_milli);
+        while let Some(Ready { process, broker }) = self.ahead.take(limits) {
+            let Some(lease) = process.lease else { continue };
+            let at_ns = now_ns();
+            let guest = Guest { container: wish.container, broker: !wish.egress.is_empty() };
+            if guest.broker
+                && let Err(error) = crate::broker::serve_at(broker, wish.egress.clone(), lifetime + Duration::from_millis(wish.keep_ms), wish.keep_ms > 0)
+            {
+                // The long way fails for the same reason, and says so to the caller.
+                tracing::warn!(%error, "a container that was made ahead can't have connections");
+                process.kill("it could not have the connections of its call");
+                return false;
+            }
+            let taking = Taking {
+                id: wish.container,
+                function: wish.function.clone(),
+                limits,
+                lifetime,
+                marks: vec![
+                    Mark { phase: Phase::ContainerRequested, at_ns: wish.at_ns },
+                    Mark { phase: Phase::TcsLeased, at_ns },
+                    Mark { phase: Phase::EnclaveReady, at_ns },
+                ],
+            };
+            self.calls.locked().by_container.insert(wish.container, Arc::clone(&process));
+            if process.take(taking, || self.board.let_in(lease.tcs, lease.number, guest)) {
+                self.ahead.count_taken();
+                return true;
+            }
+            self.calls.locked().by_container.remove(&wish.container);
+            process.kill("it could not be given to a call");
+        }
+        false
+    }
+
+    /// Keeps containers ready, and makes them in quiet moments.
+    fn ahead_loop(self: &Arc<Self>) {
+        while !self.stopping.load(Ordering::Acquire) {
+            let Some(limits) = self.ahead.wanted() else {
+                self.ahead.pause(LOOK_AHEAD);
+                continue;
+            };
+            // With a call under way, or the next one a moment after the last, it would take the processor from them.
+            if self.shop.containers.count(Kind::Function) > 0 && !self.ahead.is_quiet() {
+                self.ahead.pause(Duration::from_millis(1));
+                continue;
+            }
+            match self.make_ahead(limits) {
+                Ok(true) => {}
+                Ok(false) => self.ahead.pause(LOOK_AHEAD),
+                Err(error) => {
+                    tracing::warn!(%error, "a container can't be made ahead");
+                    std::thread::sleep(Duration::from_secs(1));
+                }
+            }
+        }
+    }
+
+    /// False if the enclave has no thread to spare.
+    fn make_ahead(self: &Arc<Self>, limits: Limits) -> Result<bool> {
+        let starting = self.starting.locked();
+        if self.stopping.load(Ordering::Acquire) {
+            return Ok(false);
+        }
+        let id = self.shop.next_id();
+        let lease = {
+            let mut leases = self.leases.locked();
+            if leases.count().free <= TCS_SPARE { None } else { leases.take(id) }
+        };
+        let Some(lease) = lease else { return Ok(false) };
+        self.board.reset(lease.tcs);
+        let made = crate::broker::pair().and_then(|(broker, theirs)| {
+            let order = Order {
+                id,
+                kind: Kind::Ready,
+                role: Role::Function { tcs: lease.tcs, number: lease.number, ahead: true },
+                enclave: Some(self.id),
+                lease: Some(lease),
+                limits,
+                filter: Filter::Runner,
+                root: None,
+                function: None,
+                lifetime: None,
+                body: vec![theirs.as_fd()],
+                board: Some((Arc::clone(&self.board), lease.tcs)),
+                marks: Vec::new(),
+            };
+            let this = Arc::clone(self);
+            let on_end = Box::new(move |process: &Arc<Process>, ended: &Ended| this.on_end(process, ended));
+            let process = self.shop.containers.start(&self.nursery, order, on_end)?;
+            Ok(Ready { process, broker })
+        });
+        drop(starting);
+        let ready = match made {
+            Ok(ready) => ready,
+            Err(error) => {
+                self.leases.locked().give_back(lease);
+                return Err(error);
+            }
+        };
+        if let Err(error) = self.enclave.guard(ready.process.pid) {
+            ready.process.kill("it could not be guarded");
+            return Err(error.into());
+        }
+        let end = Instant::now() + READY_LIMIT;
+        while !ready.process.is_waiting() {
+            if ready.process.ended().is_some() || Instant::now() > end {
+                ready.process.kill("it did not become ready");
+                return Err(Error::Service("a container that was made ahead did not become ready".to_owned()));
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        self.ahead.add(ready);
+        Ok(true)
+    }
+
+    /// Has a container that is ready end, so that a call which can't use it gets its TCS.
+    fn dismiss_one(&self) {
+        if let Some(Ready { process, .. }) = self.ahead.take_any()
+            && let Some(lease) = process.lease
+        {
+            process.while_it_lives(|| self.board.let_in(lease.tcs, lease.number, Guest { container: 0, broker: false }));
+        }
+    }
+
+    /// Calls that got a container which was made ahead.
+    pub fn containers_taken(&self) -> u64 {
+        self.ahead.taken()
     }
 
     // ---- ends of containers ----
@@ -537,12 +703,17 @@ impl SharedEnclave {
         let Some(lease) = process.lease else { return };
         let marks = process.marks();
         let entered = marks.iter().any(|mark| mark.phase == Phase::Entered);
+        if process.kind() == Kind::Ready {
+            self.on_end_unused(process, lease, ended, entered);
+            return;
+        }
+        self.ahead.nudge();
         if let Some(mark) = marks.iter().find(|mark| mark.phase == Phase::Reaped) {
-            self.shop.history.reaped(process.function.as_deref(), process.id, *mark);
+            self.shop.history.reaped(process.function().as_deref(), process.id(), *mark);
         }
         self.forget_later(process);
         if let Ended::Exited(status @ (role::EXIT_PANIC | role::EXIT_PAYLOAD | DEAD)) = ended {
-            tracing::error!(container = process.id, status, "a container found the payload at its end");
+            tracing::error!(container = process.id(), status, "a container found the payload at its end");
             self.fail("the enclave's payload has ended");
         }
         match ended {
@@ -552,14 +723,31 @@ impl SharedEnclave {
             // The LibOS refused: nothing ran, the TCS is as it was.
             Ended::Exited(status) if !entered || *status >= role::EXIT_REFUSED && *status < role::EXIT_REFUSED + 16 => {
                 self.leases.locked().give_back(lease);
-                self.trouble(Trouble::Lost { container: process.id, pid: process.pid, reason: reason(process, ended), orphan: None });
+                self.trouble(Trouble::Lost { container: process.id(), pid: process.pid, reason: reason(process, ended), orphan: None });
             }
             Ended::Exited(_) | Ended::Killed(_) => {
                 self.leases.locked().orphan(lease);
                 let orphan = Some(lease.tcs);
-                self.trouble(Trouble::Lost { container: process.id, pid: process.pid, reason: reason(process, ended), orphan });
+                self.trouble(Trouble::Lost { container: process.id(), pid: process.pid, reason: reason(process, ended), orphan });
             }
         }
+        if !self.queue.0.locked().is_empty() {
+            self.queue.1.notify_one();
+        }
+    }
+
+    /// The end of a container that had no call.
+    fn on_end_unused(&self, process: &Arc<Process>, lease: Lease, ended: &Ended, entered: bool) {
+        self.ahead.forget(process);
+        if matches!(ended, Ended::Exited(_)) && !entered {
+            self.leases.locked().give_back(lease);
+        } else {
+            self.leases.locked().orphan(lease);
+            if !self.stopping.load(Ordering::Acquire) {
+                self.trouble(Trouble::Unused { pid: process.pid, tcs: lease.tcs });
+            }
+        }
+        self.ahead.nudge();
         if !self.queue.0.locked().is_empty() {
             self.queue.1.notify_one();
         }
@@ -568,8 +756,8 @@ impl SharedEnclave {
     fn forget_later(&self, process: &Arc<Process>) {
         let mut calls = self.calls.locked();
         // It may have ended before `try_start` came to noting it.
-        calls.by_container.insert(process.id, Arc::clone(process));
-        calls.ended.push_back(process.id);
+        calls.by_container.insert(process.id(), Arc::clone(process));
+        calls.ended.push_back(process.id());
         while calls.ended.len() > ENDED_KEPT {
             if let Some(id) = calls.ended.pop_front() {
                 calls.by_container.remove(&id);
@@ -598,6 +786,10 @@ impl SharedEnclave {
                     if let Err(error) = self.take_over(pid) {
                         self.fail(&format!("the service process ended: {how}; and no other could take over: {error}"));
                     }
+                }
+                Trouble::Unused { pid, tcs } => {
+                    tracing::warn!(pid, tcs, "a container was lost before it had a call");
+                    self.adopt(pid, tcs);
                 }
                 Trouble::Lost { container, pid, reason, orphan } => {
                     tracing::warn!(container, pid, reason, tcs = orphan, "a container was lost");
@@ -696,7 +888,10 @@ impl SharedEnclave {
         self.lives.close();
         self.channel.close();
         self.queue.1.notify_all();
+        self.ahead.nudge();
         self.board.ring();
+        // Whoever starts a container next sees that none is wanted any more.
+        drop(self.starting.locked());
         let id = self.id;
         let gone =
             self.shop.containers.kill_all("its enclave is taken down", Duration::from_secs(10), |process| process.enclave == Some(id));

@@ -182,7 +182,7 @@ impl Solo {
     ) -> std::result::Result<Outcome, Failure> {
         let result = self.channel.invoke(name, params, true, limit, given_up);
         let (mut outcome, returned_ns) = result.map_err(|failure| self.explain(failure))?;
-        outcome.container = self.process.id;
+        outcome.container = self.process.id();
         add_phases(&mut outcome.marks, self.process.marks());
         outcome.marks.push(Mark { phase: Phase::Returned, at_ns: returned_ns });
         Ok(outcome)
@@ -214,7 +214,7 @@ impl Drop for Solo {
             let _ = thread.join();
         }
         if let Some(mark) = self.process.marks().iter().find(|mark| mark.phase == Phase::Reaped) {
-            self.shop.history.reaped(self.process.function.as_deref(), self.process.id, *mark);
+            self.shop.history.reaped(self.process.function().as_deref(), self.process.id(), *mark);
         }
         if let Some(id) = self.enclave_id {
             self.shop.solos(|rows| {

@@ -20,7 +20,9 @@ pub const SLOTS: u32 = TCS_MAX;
 /// Kinds of OCALL that are counted; numbers beyond count as kind 0.
 pub const OCALL_KINDS: usize = 32;
 
-const MAGIC: u64 = u64::from_le_bytes(*b"TMBOARD1");
+const MAGIC: u64 = u64::from_le_bytes(*b"TMBOARD2");
+/// A wait without end is made of waits of this length.
+const LONG: Duration = Duration::from_secs(3600);
 
 /// Time stamps that a container's process leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,11 +66,22 @@ pub struct EdmmRequest {
     pub permissions: u64,
 }
 
+/// The call that a container is let in for, as the node wrote it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guest {
+    /// Id that the enclave gave the container; 0: none, the container is not needed and ends.
+    pub container: u64,
+    /// Whether it may ask for connections.
+    pub broker: bool,
+}
+
 /// What is kept of one TCS.
 #[repr(C, align(512))]
 pub struct Slot {
-    /// 0: wait. The container's own number (never 0): enter.
+    /// 0: wait. The lease's own number (never 0): enter for `container`.
     go: AtomicU32,
+    broker: AtomicU32,
+    container: AtomicU64,
     edmm: AtomicU32,
     edmm_args: [AtomicU64; 4],
     edmm_reply: AtomicI64,
@@ -159,24 +172,31 @@ impl Board {
         }
     }
 
-    /// Lets the container with this number enter.
-    pub fn let_in(&self, tcs: u32, number: u32) {
+    /// Lets the process with the lease of this number enter, for this call.
+    pub fn let_in(&self, tcs: u32, number: u32, guest: Guest) {
         let Some(slot) = self.slot(tcs) else { return };
+        slot.container.store(guest.container, Ordering::Relaxed);
+        slot.broker.store(guest.broker.into(), Ordering::Relaxed);
         slot.go.store(number, Ordering::Release);
         let _ = futex::wake(&slot.go, futex::Flags::empty(), 1);
     }
 
-    /// Waits for [`Board::let_in`]; false when it does not come in time.
-    pub fn wait_for_leave(&self, tcs: u32, number: u32, limit: Duration) -> bool {
-        let Some(slot) = self.slot(tcs) else { return false };
+    /// Waits for [`Board::let_in`]; `None` when it does not come in time. Without a limit it waits as long as the process lives.
+    pub fn wait_for_leave(&self, tcs: u32, number: u32, limit: Option<Duration>) -> Option<Guest> {
+        let slot = self.slot(tcs)?;
         // Most often the node is done before us, or a few microseconds later: a sleep would cost more.
         for _ in 0..200 {
             if slot.go.load(Ordering::Acquire) == number {
-                return true;
+                break;
             }
             std::hint::spin_loop();
         }
-        wait_until(&slot.go, limit, |value| value == number)
+        while !wait_until(&slot.go, limit.unwrap_or(LONG), |value| value == number) {
+            if limit.is_some() {
+                return None;
+            }
+        }
+        Some(Guest { container: slot.container.load(Ordering::Relaxed), broker: slot.broker.load(Ordering::Relaxed) != 0 })
     }
 
     /// Leaves a time stamp.
@@ -365,10 +385,12 @@ mod tests {
         let board = Board::create().unwrap();
         let other = Board::open(board.fd().try_clone_to_owned().unwrap()).unwrap();
         board.reset(7);
-        assert!(!other.wait_for_leave(7, 9, Duration::from_millis(1)));
-        board.let_in(7, 9);
-        assert!(other.wait_for_leave(7, 9, Duration::from_millis(1)));
-        assert!(!other.wait_for_leave(7, 10, Duration::from_millis(1)), "another container's leave must not count");
+        let (soon, guest) = (Some(Duration::from_millis(1)), Guest { container: u64::MAX, broker: true });
+        assert_eq!(other.wait_for_leave(7, 9, soon), None);
+        board.let_in(7, 9, guest);
+        assert_eq!(other.wait_for_leave(7, 9, soon), Some(guest));
+        assert_eq!(other.wait_for_leave(7, 9, None), Some(guest));
+        assert_eq!(other.wait_for_leave(7, 10, soon), None, "another container's leave must not count");
         other.stamp(7, Stamp::Entered);
         assert_eq!(board.stamps(7).map(|(stamp, _)| stamp).collect::<Vec<_>>(), [Stamp::Entered]);
         other.count(7, 3);

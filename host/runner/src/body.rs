@@ -8,7 +8,7 @@ use teemate_container::command::Command;
 use teemate_container::zygote::{Body, Start};
 use teemate_sgx::{Attachment, DeviceKind, Exit, Thread};
 
-use crate::board::{Board, Stamp};
+use crate::board::{Board, Guest, Stamp};
 use crate::calls::Calls;
 use crate::descriptors::{Descriptors, Service};
 use crate::drive::{self, End, Left, Transition};
@@ -139,9 +139,7 @@ impl Body for Runner {
             return role::EXIT_SETUP;
         };
         let result = match (role, &self.mapped) {
-            (Role::Function { tcs, container, number, broker }, Some(mapped)) => {
-                return function(mapped, tcs, container, number, broker, &start);
-            }
+            (Role::Function { tcs, number, ahead }, Some(mapped)) => return function(mapped, tcs, number, ahead, &start),
             (Role::Service { tcs, attach: None, listener, life, .. }, Some(mapped)) => {
                 shared_service(mapped, &tcs, listener, life, start.descriptors)
             }
@@ -181,7 +179,7 @@ fn shared_service(mapped: &Mapped, tcs: &[u32], listener: bool, life: u32, descr
         mapped.attachment.sync();
         // Not before the guard has it: a kill in between would cost the enclave a thread.
         let first = tcs.first().ok_or("there is no TCS for the payload")?;
-        if !mapped.board.wait_for_leave(*first, life, LEAVE_LIMIT) {
+        if mapped.board.wait_for_leave(*first, life, Some(LEAVE_LIMIT)).is_none() {
             return Ok(role::EXIT_NO_LEAVE);
         }
     }
@@ -189,25 +187,34 @@ fn shared_service(mapped: &Mapped, tcs: &[u32], listener: bool, life: u32, descr
     Ok(service::serve(service::Service { mapped, descriptors: &descriptors, broker: None, shared: true, takes_over }, tcs))
 }
 
-/// The cold path: every instruction here is part of a call's start.
-fn function(mapped: &Mapped, tcs: u32, container: u64, number: u32, broker: bool, start: &Start) -> i32 {
+/// Everything up to the wait may lie before the call. From there on every instruction is part of its latency.
+fn function(mapped: &Mapped, tcs: u32, number: u32, ahead: bool, start: &Start) -> i32 {
     mapped.attachment.sync();
-    mapped.board.stamp(tcs, Stamp::EnclaveMapped);
     let Some(mailbox) = mapped.host.mailbox(tcs) else { return role::EXIT_SETUP };
     let descriptors = Descriptors::none();
-    let broker = start.descriptors.first().filter(|_| broker).map(AsFd::as_fd);
-    let calls = Calls { board: &mapped.board, host: mapped.host, descriptors: &descriptors, broker };
     let mut thread = match mapped.attachment.thread(tcs) {
         Ok(thread) => Entering(thread),
         Err(error) => {
-            eprintln!("container {container}: {error}");
+            eprintln!("container {}: {error}", start.id);
             return role::EXIT_SETUP;
         }
     };
-    if !mapped.board.wait_for_leave(tcs, number, LEAVE_LIMIT) {
+    if ahead {
+        thread.0.prefault();
+    }
+    mapped.board.stamp(tcs, Stamp::EnclaveMapped);
+    let Some(Guest { container, broker }) = mapped.board.wait_for_leave(tcs, number, (!ahead).then_some(LEAVE_LIMIT)) else {
         return role::EXIT_NO_LEAVE;
+    };
+    if container == 0 {
+        return role::EXIT_IDLE;
     }
     mapped.board.stamp(tcs, Stamp::Entered);
+    if ahead {
+        mapped.attachment.sync();
+    }
+    let broker = start.descriptors.first().filter(|_| broker).map(AsFd::as_fd);
+    let calls = Calls { board: &mapped.board, host: mapped.host, descriptors: &descriptors, broker };
     let begun = Instant::now();
     let end = loop {
         let end = drive::run(&mut thread, &calls, tcs, mailbox, enter::CONTAINER, container);

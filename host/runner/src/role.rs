@@ -37,16 +37,15 @@ pub enum DeviceName {
 /// A process's role.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
-    /// Run one worker of the enclave, then end. The descriptors beside it: the broker's socket if `broker`.
+    /// Run one worker of the enclave, then end. For which call, the node says when it lets it in ([`crate::board::Guest`]). The
+    /// descriptor beside it, if there is one: the broker's socket.
     Function {
         /// TCS leased to it.
         tcs: u32,
-        /// Id that the enclave gave the container.
-        container: u64,
         /// The number with which the node lets it in.
         number: u32,
-        /// Whether it may ask for connections.
-        broker: bool,
+        /// Made ahead of its call: it waits for that as long as it must.
+        ahead: bool,
     },
     /// Run the payload's own threads. The descriptors beside it: the service's channel; the listening socket if `listener`; then, if
     /// `attach`, the board and the enclave's.
@@ -100,9 +99,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_role_survives(tcs: u32, container: u64, number: u32, broker: bool, list: Vec<u32>) {
+        fn a_role_survives(tcs: u32, number: u32, ahead: bool, broker: bool, list: Vec<u32>) {
             for role in [
-                Role::Function { tcs, container, number, broker },
+                Role::Function { tcs, number, ahead },
                 Role::Service { tcs: list.clone(), attach: Some(DeviceName::Simulator), broker, listener: broker, life: number },
                 Role::Reaper,
                 Role::Native { slot: tcs, args: vec!["a".to_owned()], env: vec![], broker, listener: broker },
