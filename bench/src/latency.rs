@@ -1,9 +1,10 @@
 //! Figure 7: the latency of a cold call, and its parts. Modes take turns (A B A B), so that a slow minute of the machine hits all.
 
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use teemate_client::breakdown;
+use teemate_client::{Connection, Error, breakdown};
 use teemate_tests::running::{Node, invoke, result};
 
 use crate::mode::Mode;
@@ -27,16 +28,34 @@ pub struct Sample {
     pub error: Option<String>,
 }
 
+/// Between two samples: what the last one left is taken down, and what is made ahead is made.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Nodes by the way that they serve.
+pub struct Nodes {
+    /// With containers that are made ahead.
+    pub pooled: Node,
+    /// Without, if that way is wanted.
+    pub unpooled: Option<Node>,
+}
+
+impl Nodes {
+    /// The one for a mode.
+    pub fn of(&self, mode: Mode) -> Option<&Node> {
+        if mode == Mode::Unpooled { self.unpooled.as_ref() } else { Some(&self.pooled) }
+    }
+}
+
 /// Samples a mode shall give.
 pub fn wanted(mode: Mode, samples: usize, slow: usize) -> usize {
     match mode {
         Mode::Exclusive | Mode::Node => slow.min(samples),
-        Mode::Native | Mode::Shared => samples,
+        Mode::Native | Mode::Unpooled | Mode::Shared => samples,
     }
 }
 
 /// Measures one function in all modes.
-pub fn measure(workload: &Workload, modes: &[Mode], samples: usize, slow: usize, node: &Node, nodejs: Option<&Nodejs>) -> Vec<Sample> {
+pub fn measure(workload: &Workload, modes: &[Mode], samples: usize, slow: usize, nodes: &Nodes, nodejs: Option<&Nodejs>) -> Vec<Sample> {
     let mut all = Vec::new();
     // The first call of each mode fills caches and pools; the paper's subject is a fresh container, not a fresh node.
     for round in 0..=samples {
@@ -44,7 +63,10 @@ pub fn measure(workload: &Workload, modes: &[Mode], samples: usize, slow: usize,
             if round > wanted(*mode, samples, slow) {
                 continue;
             }
-            if let Some(mut sample) = once(workload, *mode, node, nodejs)
+            let Some(node) = nodes.of(*mode) else { continue };
+            let sample = once(workload, *mode, node, nodejs);
+            thread::sleep(PAUSE);
+            if let Some(mut sample) = sample
                 && round > 0
             {
                 sample.round = round;
@@ -55,9 +77,8 @@ pub fn measure(workload: &Workload, modes: &[Mode], samples: usize, slow: usize,
     all
 }
 
-/// One call. `None`: this function can't run this way.
+/// One call. `None`: this function can't run this way. Returns when what it left at the node is taken down.
 pub fn once(workload: &Workload, mode: Mode, node: &Node, nodejs: Option<&Nodejs>) -> Option<Sample> {
-    let sample = |latency_us: f64, parts, error| Sample { function: workload.name.clone(), mode, round: 0, latency_us, parts, error };
     if mode == Mode::Node {
         let (nodejs, action) = (nodejs?, action(workload)?);
         nodejs.fits(&action).ok()?;
@@ -65,26 +86,45 @@ pub fn once(workload: &Workload, mode: Mode, node: &Node, nodejs: Option<&Nodejs
             Ok(call) => {
                 let parts =
                     vec![("container creation", call.container_us), ("initialisation", call.init_us), ("function execution", call.run_us)];
-                sample(call.total_us, parts, workload.check(&call.result).err())
+                sample(workload, mode, call.total_us, parts, workload.check(&call.result).err())
             }
-            Err(error) => sample(0.0, Vec::new(), Some(format!("{error:#}"))),
+            Err(error) => sample(workload, mode, 0.0, Vec::new(), Some(format!("{error:#}"))),
         });
     }
-    let mut connection = match node.connect() {
+    let mut connection = match connect(node) {
         Ok(connection) => connection,
-        Err(error) => return Some(sample(0.0, Vec::new(), Some(error.to_string()))),
+        Err(error) => return Some(sample(workload, mode, 0.0, Vec::new(), Some(error.to_string()))),
     };
+    let sample = call(&mut connection, workload, mode);
+    // The node answers the next request of a connection when it is done with the one before.
+    let _ = connection.status();
+    Some(sample)
+}
+
+/// A connection that has been answered: the node's thread for it runs. A caller's connection is no part of a call.
+pub fn connect(node: &Node) -> Result<Connection, Error> {
+    let mut connection = node.connect()?;
+    connection.status()?;
+    Ok(connection)
+}
+
+/// One call on an open connection.
+pub fn call(connection: &mut Connection, workload: &Workload, mode: Mode) -> Sample {
     let begin = Instant::now();
-    let outcome = invoke(&mut connection, &workload.name, workload.params.clone(), mode.sharing());
+    let outcome = invoke(connection, &workload.name, workload.params.clone(), mode.sharing());
     let latency_us = begin.elapsed().as_secs_f64() * 1e6;
-    Some(match outcome {
+    match outcome {
         Ok(outcome) => {
             let parts = breakdown::parts(&outcome.marks).into_iter().map(|(part, us)| (part.title(), us)).collect();
             let error = result(&outcome).and_then(|value| workload.check(&value)).err();
-            sample(latency_us, parts, error)
+            sample(workload, mode, latency_us, parts, error)
         }
-        Err(error) => sample(latency_us, Vec::new(), Some(error.to_string())),
-    })
+        Err(error) => sample(workload, mode, latency_us, Vec::new(), Some(error.to_string())),
+    }
+}
+
+fn sample(workload: &Workload, mode: Mode, latency_us: f64, parts: Vec<(&'static str, f64)>, error: Option<String>) -> Sample {
+    Sample { function: workload.name.clone(), mode, round: 0, latency_us, parts, error }
 }
 
 /// The function for a Node container, if it has a script.

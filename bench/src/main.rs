@@ -24,6 +24,7 @@ use teemate_tests::manifest::Manifest;
 use teemate_tests::object_store::ObjectStore;
 use teemate_tests::running::Node;
 
+use crate::latency::Nodes;
 use crate::mode::Mode;
 use crate::nodejs::Nodejs;
 use crate::report::Run;
@@ -42,12 +43,12 @@ struct Options {
     #[arg(long, value_delimiter = ',', default_value = "7,8,9,10", value_parser = clap::value_parser!(u8).range(7..=10))]
     figures: Vec<u8>,
     /// Ways to compare.
-    #[arg(long, value_delimiter = ',', value_enum, default_value = "node,native,exclusive,shared")]
+    #[arg(long, value_delimiter = ',', value_enum, default_value = "node,native,exclusive,unpooled,shared")]
     modes: Vec<Mode>,
     /// Functions of the manifest [default: all]; the small one always belongs to it.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     functions: Vec<String>,
-    /// Samples of native and shared for figure 7.
+    /// Samples of native and of both shared ways for figure 7.
     #[arg(long, default_value_t = 30)]
     samples: usize,
     /// Samples of exclusive and of Node containers for figure 7: each takes long.
@@ -116,18 +117,22 @@ fn run(mut options: Options) -> Result<()> {
     ));
 
     if options.figures.iter().any(|figure| *figure <= 9) {
-        let mut node = start(&artifacts, Sharing::Shared)?;
-        run.node = Some(node.status()?);
-        deploy(&node, &workloads)?;
+        let unpooled = options.modes.contains(&Mode::Unpooled);
+        let unpooled = unpooled.then(|| Node::start_with(&artifacts, Sharing::Shared, &["--ready-containers", "0"])).transpose();
+        let mut nodes = Nodes { pooled: start(&artifacts, Sharing::Shared)?, unpooled: unpooled.map_err(|error| anyhow!(error))? };
+        run.node = Some(nodes.pooled.status()?);
+        deploy(&nodes.pooled, &workloads)?;
+        nodes.unpooled.iter().try_for_each(|node| deploy(node, &workloads))?;
         if options.figures.contains(&7) {
-            figure7(&mut run, &options, &workloads, &node, nodejs.as_ref());
+            figure7(&mut run, &options, &workloads, &nodes, nodejs.as_ref());
         }
         for (figure, calls) in [(8, 8), (9, 64)] {
             if options.figures.contains(&figure) {
-                figures8and9(&mut run, &options, calls, &workloads, &node, nodejs.as_ref());
+                figures8and9(&mut run, &options, calls, &workloads, &nodes, nodejs.as_ref());
             }
         }
-        node.stop().map_err(|error| anyhow!(error))?;
+        nodes.pooled.stop().map_err(|error| anyhow!(error))?;
+        nodes.unpooled.iter_mut().try_for_each(Node::stop).map_err(|error| anyhow!(error))?;
     }
     if options.figures.contains(&10) {
         figure10(&mut run, &options, &heavy, &artifacts, nodejs.as_ref())?;
@@ -162,14 +167,14 @@ fn deploy(node: &Node, workloads: &[Workload]) -> Result<()> {
     Ok(())
 }
 
-fn figure7(run: &mut Run, options: &Options, workloads: &[Workload], node: &Node, nodejs: Option<&Nodejs>) {
+fn figure7(run: &mut Run, options: &Options, workloads: &[Workload], nodes: &Nodes, nodejs: Option<&Nodejs>) {
     for workload in workloads {
         eprintln!("figure 7: {}", workload.name);
-        run.latency.extend(latency::measure(workload, &options.modes, options.samples, options.slow_samples, node, nodejs));
+        run.latency.extend(latency::measure(workload, &options.modes, options.samples, options.slow_samples, nodes, nodejs));
     }
 }
 
-fn figures8and9(run: &mut Run, options: &Options, calls: usize, workloads: &[Workload], node: &Node, nodejs: Option<&Nodejs>) {
+fn figures8and9(run: &mut Run, options: &Options, calls: usize, workloads: &[Workload], nodes: &Nodes, nodejs: Option<&Nodejs>) {
     for workload in workloads {
         eprintln!("{calls} calls at once: {}", workload.name);
         for round in 1..=options.rounds {
@@ -178,6 +183,7 @@ fn figures8and9(run: &mut Run, options: &Options, calls: usize, workloads: &[Wor
                 if round > rounds {
                     continue;
                 }
+                let Some(node) = nodes.of(*mode) else { continue };
                 if let Some(short) = too_little_memory(*mode, calls, node) {
                     run.notes.push(format!("{}, {}, {calls} calls at once: {short}", workload.name, mode.title()));
                     continue;
@@ -194,7 +200,7 @@ fn too_little_memory(mode: Mode, calls: usize, node: &Node) -> Option<String> {
         Mode::Node => 80 << 10,
         // What the shared enclave has is the least that each of its own would have.
         Mode::Exclusive => node.ps().ok()?.enclaves.iter().map(|enclave| enclave.epc_pages * 4).max()?,
-        Mode::Native | Mode::Shared => return None,
+        Mode::Native | Mode::Unpooled | Mode::Shared => return None,
     };
     let (needed, available) = (each_kib * calls as u64, machine::available_kib());
     (needed > available * 9 / 10).then(|| format!("needs about {} MiB, and {} are available", needed / 1024, available / 1024))
@@ -203,7 +209,8 @@ fn too_little_memory(mode: Mode, calls: usize, node: &Node) -> Option<String> {
 fn figure10(run: &mut Run, options: &Options, workloads: &[Workload], artifacts: &Artifacts, nodejs: Option<&Nodejs>) -> Result<()> {
     const CALLS: usize = 64;
     for workload in workloads.iter().filter(|workload| workload.name != SMALL) {
-        for mode in &options.modes {
+        // The pool is part of the node at rest: it is in shared's figure.
+        for mode in options.modes.iter().filter(|mode| **mode != Mode::Unpooled) {
             eprintln!("figure 10: {}, {}", workload.name, mode.title());
             let Some(sharing) = mode.sharing() else {
                 run.memory.extend(nodejs.and_then(|nodejs| footprint::of_nodejs(workload, CALLS, nodejs)));

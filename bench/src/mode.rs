@@ -1,4 +1,4 @@
-//! The four ways to run a function that are compared.
+//! The ways to run a function that are compared.
 
 use serde::Serialize;
 use teemate_control::node::Sharing;
@@ -13,13 +13,15 @@ pub enum Mode {
     Native,
     /// An enclave a container.
     Exclusive,
-    /// One enclave, many containers.
+    /// One enclave, many containers, each made when its call is there.
+    Unpooled,
+    /// One enclave, many containers, some of them made ahead of their calls.
     Shared,
 }
 
 impl Mode {
     /// All, in the order of the figures.
-    pub const ALL: [Mode; 4] = [Mode::Node, Mode::Native, Mode::Exclusive, Mode::Shared];
+    pub const ALL: [Mode; 5] = [Mode::Node, Mode::Native, Mode::Exclusive, Mode::Unpooled, Mode::Shared];
 
     /// For tables and figures.
     pub const fn title(self) -> &'static str {
@@ -27,6 +29,7 @@ impl Mode {
             Mode::Node => "Node container",
             Mode::Native => "native",
             Mode::Exclusive => "exclusive",
+            Mode::Unpooled => "shared, no pool",
             Mode::Shared => "shared",
         }
     }
@@ -37,7 +40,7 @@ impl Mode {
             Mode::Node => None,
             Mode::Native => Some(Sharing::Native),
             Mode::Exclusive => Some(Sharing::Exclusive),
-            Mode::Shared => Some(Sharing::Shared),
+            Mode::Unpooled | Mode::Shared => Some(Sharing::Shared),
         }
     }
 }

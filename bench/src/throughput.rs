@@ -45,8 +45,13 @@ pub fn once(workload: &Workload, mode: Mode, calls: usize, round: usize, node: &
         let threads: Vec<_> = (0..calls)
             .map(|_| {
                 scope.spawn(|| {
+                    let connection = (mode != Mode::Node).then(|| latency::connect(node));
                     barrier.wait();
-                    latency::once(workload, mode, node, nodejs).and_then(|sample| sample.error)
+                    match connection {
+                        None => latency::once(workload, mode, node, nodejs).and_then(|sample| sample.error),
+                        Some(Ok(mut connection)) => latency::call(&mut connection, workload, mode).error,
+                        Some(Err(error)) => Some(error.to_string()),
+                    }
                 })
             })
             .collect();
