@@ -555,7 +555,7 @@ impl SharedEnclave {
     /// The root that a function's containers have, if not the empty one, and how long one may live.
     fn of_function(&self, wish: &Wish) -> (Option<PathBuf>, Duration) {
         let root = self.shop.store.get(&wish.function).ok().and_then(|function| function.root());
-        (root, Duration::from_millis(wish.timeout_ms.min(TIMEOUT_MAX_MS)) + LIFETIME_MARGIN)
+        (root, Duration::from_millis(wish.timeout_ms) + LIFETIME_MARGIN)
     }
 
     // ---- containers that are made ahead ----
