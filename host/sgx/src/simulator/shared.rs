@@ -8,7 +8,7 @@
 //! 0x000_1000  ProcessEntry  one for each process that has threads; acknowledges shootdowns
 //! 0x002_0000  Record        one for each TCS
 //! 0x020_0000  change count  one for each 2 MiB of ELRANGE: what a process compares to bring its mapping up to date
-//! 0x0F0_0000  warm pages    runs of pages that calls touch first ([`super::warm`])
+//! 0x0F0_0000  warm pages    numbers of pages that calls touch first ([`super::warm`])
 //! 0x100_0000  EPCM          one word for each page of ELRANGE
 //! ```
 
@@ -28,8 +28,8 @@ pub const RECORDS: u64 = 0x2_0000;
 pub const CHANGES: u64 = 0x20_0000;
 /// Start of the list of warm pages.
 pub const WARM: u64 = 0xF0_0000;
-/// Runs that it holds.
-pub const RUNS_MAX: usize = 1024;
+/// Pages that it holds.
+pub const WARM_MAX: usize = 1024;
 /// Start of the EPCM.
 pub const EPCM: u64 = 0x100_0000;
 /// Pages that share a change count.
@@ -96,8 +96,8 @@ pub struct Secs {
     pub chunk_top: AtomicU64,
     /// Kills by rule, see `guard::Rule`.
     pub kills: [AtomicU64; 16],
-    /// Runs in the list of warm pages.
-    pub warm_runs: AtomicU64,
+    /// How many there are in the list of warm pages.
+    pub warm_pages: AtomicU64,
 }
 
 /// A process that has threads.
@@ -273,10 +273,10 @@ impl Shared {
         (page < self.pages).then(|| unsafe { &*self.base.add(EPCM as usize).cast::<AtomicU64>().add(page as usize) })
     }
 
-    /// A run of warm pages: the first in the upper half, how many in the lower.
-    pub fn warm_run(&self, index: usize) -> Option<&AtomicU64> {
-        // SAFETY: below RUNS_MAX, so before EPCM.
-        (index < RUNS_MAX).then(|| unsafe { &*self.base.add(WARM as usize).cast::<AtomicU64>().add(index) })
+    /// The number of a warm page.
+    pub fn warm_page(&self, index: usize) -> Option<&AtomicU64> {
+        // SAFETY: below WARM_MAX, so before EPCM.
+        (index < WARM_MAX).then(|| unsafe { &*self.base.add(WARM as usize).cast::<AtomicU64>().add(index) })
     }
 
     /// Change count of the chunk that holds a page.
@@ -322,4 +322,4 @@ impl Shared {
 }
 
 const _: () = assert!(CHANGES + (teemate_abi::layout::ELRANGE_SIZE_MAX >> 21) * 8 <= WARM);
-const _: () = assert!(WARM + RUNS_MAX as u64 * 8 <= EPCM);
+const _: () = assert!(WARM + WARM_MAX as u64 * 8 <= EPCM);

@@ -20,8 +20,9 @@ use teemate_abi::{
 };
 
 use super::{
+    epcm::Word,
     process,
-    shared::{CHUNK_PAGES, RUNS_MAX, Shared},
+    shared::{CHUNK_PAGES, Shared, WARM_MAX},
     transition,
 };
 
@@ -30,9 +31,12 @@ const SAMPLES: usize = 16;
 /// So many of them must have had a page.
 const ENOUGH: u32 = 2;
 /// Once there are [`SAMPLES`], one process in so many is looked at: looking takes some hundred microseconds.
-const SELDOM: u64 = 32;
+const SELDOM: u64 = 256;
 /// Most pages of the list.
 const PAGES_MAX: usize = 8192;
+/// A read fault of a page that is in memory maps its neighbours as well, those in the same aligned window of so many pages (the kernel's
+/// `fault_around_bytes`, by default 64 KiB).
+const WINDOW: u32 = 16;
 /// Bit of a pagemap entry: the page is there.
 const PRESENT: u64 = 1 << 63;
 
@@ -56,7 +60,8 @@ impl Samples {
             self.kept.pop_front();
         }
         self.kept.push_back(runs);
-        publish(shared, &common(&self.kept));
+        let rights = |page: u32| shared.word(page.into()).map_or(0, |word| Word(word.load(Relaxed)).usable());
+        publish(shared, &sparse(&common(&self.kept), rights));
     }
 }
 
@@ -105,18 +110,32 @@ fn common(samples: &VecDeque<Vec<(u32, u32)>>) -> Vec<(u32, u32)> {
             _ => runs.push((page, 1)),
         }
     }
-    runs.truncate(RUNS_MAX);
     runs
 }
 
-/// Readers may see a mixture of two lists: both are hints.
-fn publish(shared: &Shared, runs: &[(u32, u32)]) {
-    for (index, (start, count)) in runs.iter().enumerate() {
-        if let Some(word) = shared.warm_run(index) {
-            word.store(u64::from(*start) << 32 | u64::from(*count), Relaxed);
+/// One page for each window, and for each stretch of equal rights in it: so much does one fault map.
+fn sparse(runs: &[(u32, u32)], rights: impl Fn(u32) -> u8) -> Vec<u32> {
+    let mut pages: Vec<u32> = Vec::new();
+    let mut before = None;
+    for page in runs.iter().flat_map(|(start, count)| *start..*start + *count) {
+        let key = (page / WINDOW, rights(page));
+        if before != Some(key) {
+            pages.push(page);
+            before = Some(key);
         }
     }
-    shared.secs().warm_runs.store(runs.len() as u64, Release);
+    pages.truncate(WARM_MAX);
+    pages
+}
+
+/// Readers may see a mixture of two lists: both are hints.
+fn publish(shared: &Shared, pages: &[u32]) {
+    for (index, page) in pages.iter().enumerate() {
+        if let Some(word) = shared.warm_page(index) {
+            word.store((*page).into(), Relaxed);
+        }
+    }
+    shared.secs().warm_pages.store(pages.len() as u64, Release);
 }
 
 /// Maps what calls touch first, and what the TCS's own slot needs. Pages that the EPCM does not give stay as they are: they are PROT_NONE.
@@ -131,17 +150,13 @@ pub fn prefault(shared: &Shared, tcs: u32) {
     populate(host_area::BASE, PAGE_SIZE, libc::MADV_POPULATE_WRITE);
     populate(slot + host_area::SLOT_STACK_TOP - PAGE_SIZE, PAGE_SIZE, libc::MADV_POPULATE_WRITE);
     populate(slot + host_area::SLOT_MAILBOX, PAGE_SIZE, libc::MADV_POPULATE_WRITE);
-    let runs = shared.secs().warm_runs.load(Acquire).min(RUNS_MAX as u64) as usize;
-    let mut left = PAGES_MAX as u64;
-    for word in (0..runs).filter_map(|index| shared.warm_run(index)) {
-        let word = word.load(Relaxed);
-        let (first, count) = (word >> 32, (word & u64::from(u32::MAX)).min(left));
-        if first + count > shared.page_count() {
-            continue;
+    let count = shared.secs().warm_pages.load(Acquire).min(WARM_MAX as u64) as usize;
+    for word in (0..count).filter_map(|index| shared.warm_page(index)) {
+        let page = word.load(Relaxed);
+        if page < shared.page_count() {
+            // Reading is enough: a shared mapping of a memfd gets writable entries where it may be written.
+            populate(ELRANGE_BASE + page * PAGE_SIZE, PAGE_SIZE, libc::MADV_POPULATE_READ);
         }
-        left -= count;
-        // Reading is enough: a shared mapping of a memfd gets writable entries where it may be written.
-        populate(ELRANGE_BASE + first * PAGE_SIZE, count * PAGE_SIZE, libc::MADV_POPULATE_READ);
     }
 }
 
@@ -159,8 +174,15 @@ mod tests {
         let many: Vec<(u32, u32)> = vec![(0, PAGES_MAX as u32 * 2)];
         let total: u32 = common(&samples(&[&many, &many])).iter().map(|(_, count)| count).sum();
         assert_eq!(total as usize, PAGES_MAX);
-        let scattered: Vec<(u32, u32)> = (0..RUNS_MAX as u32 * 2).map(|index| (index * 2, 1)).collect();
-        assert_eq!(common(&samples(&[&scattered])).len(), RUNS_MAX);
+    }
+
+    #[test]
+    fn one_fault_maps_a_window_of_equal_rights() {
+        assert_eq!(sparse(&[], |_| 7), []);
+        assert_eq!(sparse(&[(3, 10), (14, 1), (17, 1)], |_| 7), [3, 17], "holes make no difference, windows do");
+        assert_eq!(sparse(&[(0, 33)], |_| 7), [0, 16, 32]);
+        assert_eq!(sparse(&[(0, 8)], |page| u8::from(page >= 5)), [0, 5], "a mapping ends where rights change");
+        assert_eq!(sparse(&[(0, WINDOW * 2 * WARM_MAX as u32)], |_| 7).len(), WARM_MAX);
     }
 
     #[test]
