@@ -16,8 +16,8 @@ use teemate_container::cgroup::Limits;
 use crate::containers::Process;
 use crate::util::{Lock, wait};
 
-/// Without a call for so long, the moment is quiet.
-const QUIET: Duration = Duration::from_millis(3);
+/// Without a new call for so long, the moment is quiet, though calls may be under way.
+const QUIET: Duration = Duration::from_millis(20);
 
 /// A container that waits for its call.
 pub struct Ready {

@@ -610,7 +610,7 @@ impl SharedEnclave {
             };
             // With a call under way, or the next one a moment after the last, it would take the processor from them.
             if self.shop.containers.count(Kind::Function) > 0 && !self.ahead.is_quiet() {
-                self.ahead.pause(Duration::from_millis(1));
+                self.ahead.pause(Duration::from_millis(2));
                 continue;
             }
             match self.make_ahead(limits) {
@@ -676,7 +676,7 @@ impl SharedEnclave {
                 ready.process.kill("it did not become ready");
                 return Err(Error::Service("a container that was made ahead did not become ready".to_owned()));
             }
-            std::thread::sleep(Duration::from_micros(200));
+            std::thread::sleep(Duration::from_micros(500));
         }
         self.ahead.add(ready);
         Ok(true)
