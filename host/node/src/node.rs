@@ -531,7 +531,8 @@ impl Node {
     /// Containers of the shared enclave that run a function, and the EPC pages that are charged to each.
     pub fn charged_pages(&self) -> Vec<(u64, Kind, u64)> {
         let Some(shared) = self.current() else { return Vec::new() };
-        let of_it = self.shop.containers.all().into_iter().filter(|process| process.enclave == Some(shared.id) && process.kind() != Kind::Ready);
+        let of_it =
+            self.shop.containers.all().into_iter().filter(|process| process.enclave == Some(shared.id) && process.kind() != Kind::Ready);
         of_it.filter_map(|process| Some((process.id(), process.kind(), shared.enclave.charged_pages(process.lease?.tcs)))).collect()
     }
 
