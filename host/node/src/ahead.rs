@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use teemate_container::cgroup::Limits;
 
 use crate::containers::Process;
-use crate::util::{Lock, wait};
+use crate::locks::{Lock, wait};
 
 /// Without a new call for so long, the moment is quiet, though calls may be under way.
 const QUIET: Duration = Duration::from_millis(20);

@@ -572,7 +572,8 @@ impl SharedEnclave {
             let at_ns = now_ns();
             let guest = Guest { container: wish.container, broker: !wish.egress.is_empty() };
             if guest.broker
-                && let Err(error) = crate::broker::serve_at(broker, wish.egress.clone(), lifetime + Duration::from_millis(wish.keep_ms), wish.keep_ms > 0)
+                && let Err(error) =
+                    crate::broker::serve_at(broker, wish.egress.clone(), lifetime + Duration::from_millis(wish.keep_ms), wish.keep_ms > 0)
             {
                 // The long way fails for the same reason, and says so to the caller.
                 tracing::warn!(%error, "a container that was made ahead can't have connections");
