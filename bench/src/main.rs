@@ -6,6 +6,7 @@ mod footprint;
 mod latency;
 mod machine;
 mod mode;
+mod modules;
 mod nodejs;
 mod report;
 mod stats;
@@ -97,10 +98,11 @@ fn run(mut options: Options) -> Result<()> {
         machine: machine::look(),
         load_after: String::new(),
         node: None,
-        nodejs: nodejs.as_ref().map_or_else(|reason| format!("none: {reason:#}"), |nodejs| nodejs.describe().to_owned()),
+        nodejs: nodejs.as_ref().map_or_else(|reason| format!("none: {reason:#}"), Nodejs::describe),
         latency: Vec::new(),
         throughput: Vec::new(),
         memory: Vec::new(),
+        modules: Vec::new(),
         notes: Vec::new(),
     };
     if machine::is_busy() {
@@ -125,6 +127,15 @@ fn run(mut options: Options) -> Result<()> {
         nodes.unpooled.iter().try_for_each(|node| deploy(node, &workloads))?;
         if options.figures.contains(&7) {
             figure7(&mut run, &options, &workloads, &nodes, nodejs.as_ref());
+        }
+        if modules::MODES.iter().all(|mode| options.modes.contains(mode)) {
+            match modules::workloads(&manifest, directory.path()) {
+                Ok(workloads) => {
+                    deploy(&node, &workloads)?;
+                    run.modules = modules::measure(&workloads, options.samples, &node);
+                }
+                Err(reason) => run.notes.push(format!("WebAssembly modules: {reason:#}")),
+            }
         }
         for (figure, calls) in [(8, 8), (9, 64)] {
             if options.figures.contains(&figure) {

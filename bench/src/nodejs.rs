@@ -1,4 +1,7 @@
 //! The Node container: an action runtime in a container of its own, started for each call, as OpenWhisk does when it is cold.
+//!
+//! The runtime is Apache OpenWhisk's own for Node.js where its sources and their packages are there (see [`WHERE`]), else a small server
+//! that does the same for these functions and starts faster.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -13,12 +16,20 @@ use serde_json::{Value, json};
 use teemate_tests::memory::{self, Memory};
 
 const SERVER: &str = include_str!("../nodejs/server.js");
+const LISTEN: &str = include_str!("../nodejs/listen.js");
+/// Names the directory of Apache's runtime: `core/nodejsActionBase` of its sources, with its packages installed.
+const WHERE: &str = "TEEMATE_OPENWHISK_RUNTIME";
+/// How to get it; nothing here does so by itself.
+const GET: &str = "git clone https://github.com/apache/openwhisk-runtime-nodejs && cd openwhisk-runtime-nodejs/core/nodejsActionBase && \
+    npm install --omit=dev && export TEEMATE_OPENWHISK_RUNTIME=$PWD";
 /// How long a runtime may take to listen.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often its socket is tried.
 const STEP: Duration = Duration::from_micros(500);
 /// Directory of the socket and the server, inside the container.
 const INSIDE: &str = "/action";
+/// Directory of Apache's runtime, inside the container, as in its own image.
+const APACHE_INSIDE: &str = "/nodejsAction";
 
 /// What makes the container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +44,8 @@ enum Runtime {
 pub struct Nodejs {
     node: PathBuf,
     runtime: Runtime,
+    /// Apache's runtime; without, the small server is used.
+    apache: Option<PathBuf>,
     directory: tempfile::TempDir,
     count: AtomicU64,
 }
@@ -79,14 +92,31 @@ impl Nodejs {
         };
         let directory = tempfile::Builder::new().prefix("teemate-nodejs-").tempdir()?;
         fs::write(directory.path().join("server.js"), SERVER)?;
-        Ok(Nodejs { node, runtime, directory, count: AtomicU64::new(0) })
+        fs::write(directory.path().join("listen.js"), LISTEN)?;
+        Ok(Nodejs { node, runtime, apache: apache()?, directory, count: AtomicU64::new(0) })
     }
 
-    /// How containers are made, for the report.
-    pub fn describe(&self) -> &'static str {
-        match self.runtime {
+    /// What runs and how containers are made, for the report.
+    pub fn describe(&self) -> String {
+        let program = match &self.apache {
+            Some(_) => "Apache OpenWhisk's action runtime for Node.js".to_owned(),
+            None => format!("a small server that starts faster than Apache's action runtime, which is not here ({GET})"),
+        };
+        let container = match self.runtime {
             Runtime::Runc => "runc, namespaces pid mount uts ipc net, a cgroup, a root of bind mounts",
-            Runtime::Unshare => "unshare(1), namespaces pid mount uts ipc net; runc is not installed, and would take longer",
+            Runtime::Unshare => {
+                "unshare(1), namespaces pid mount uts ipc net; runc is not installed (apt-get install runc), and would take longer"
+            }
+        };
+        format!("{program}; {container}")
+    }
+
+    /// Arguments of Node.js, when the runtime is at `apache` and what [`Nodejs::prepare`] made is at `own`.
+    fn arguments(&self, apache: &Path, own: &Path) -> Vec<PathBuf> {
+        match self.apache {
+            // As its own image starts it.
+            Some(_) => vec!["--expose-gc".into(), "--require".into(), own.join("listen.js"), apache.join("app.js")],
+            None => vec![own.join("server.js")],
         }
     }
 
@@ -137,7 +167,9 @@ impl Nodejs {
     fn prepare(&self, bundle: &Path, action: &Action<'_>) -> Result<()> {
         fs::create_dir_all(bundle.join("run"))?;
         fs::create_dir_all(bundle.join("rootfs"))?;
-        fs::copy(self.directory.path().join("server.js"), bundle.join("run/server.js"))?;
+        for script in ["server.js", "listen.js"] {
+            fs::copy(self.directory.path().join(script), bundle.join("run").join(script))?;
+        }
         if self.runtime == Runtime::Runc {
             fs::write(bundle.join("config.json"), serde_json::to_vec(&self.configuration(bundle, action))?)?;
         }
@@ -160,9 +192,11 @@ impl Nodejs {
         for place in places.into_iter().chain(extra).filter(|place| place.is_dir()) {
             mounts.push(bind(place, &place.display().to_string()));
         }
+        mounts.extend(self.apache.as_ref().map(|apache| bind(apache, APACHE_INSIDE)));
         for (source, target) in action.files {
             mounts.push(bind(&source.canonicalize().unwrap_or_else(|_| source.clone()), target));
         }
+        let arguments = [vec![node], self.arguments(Path::new(APACHE_INSIDE), Path::new(INSIDE))].concat();
         let mut namespaces = vec!["pid", "mount", "uts", "ipc"];
         if !action.network {
             namespaces.push("network");
@@ -171,9 +205,9 @@ impl Nodejs {
             "ociVersion": "1.0.2",
             "process": {
                 "user": { "uid": 0, "gid": 0 },
-                "args": [node, format!("{INSIDE}/server.js")],
+                "args": arguments,
                 "env": ["PATH=/usr/bin:/bin", format!("SOCKET={INSIDE}/socket")],
-                "cwd": "/",
+                "cwd": if self.apache.is_some() { APACHE_INSIDE } else { "/" },
             },
             "root": { "path": "rootfs", "readonly": false },
             "hostname": "action",
@@ -200,7 +234,8 @@ impl Nodejs {
                 if !action.network {
                     command.arg("--net");
                 }
-                command.arg(&self.node).arg(bundle.join("run/server.js")).env("SOCKET", bundle.join("run/socket"));
+                let apache = self.apache.clone().unwrap_or_default();
+                command.arg(&self.node).args(self.arguments(&apache, &bundle.join("run"))).env("SOCKET", bundle.join("run/socket"));
                 command
             }
         };
@@ -258,7 +293,10 @@ fn post(socket: &Path, path: &str, body: &Value) -> Result<(u16, Value)> {
     let body = serde_json::to_vec(body)?;
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(Duration::from_secs(120)))?;
-    let head = format!("POST {path} HTTP/1.1\r\nHost: action\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: action\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
     stream.write_all(head.as_bytes())?;
     stream.write_all(&body)?;
     let mut answer = Vec::new();
@@ -269,6 +307,17 @@ fn post(socket: &Path, path: &str, body: &Value) -> Result<(u16, Value)> {
     Ok((code, serde_json::from_str(body)?))
 }
 
+/// Apache's runtime, if somebody said where it is.
+fn apache() -> Result<Option<PathBuf>> {
+    let Some(directory) = std::env::var_os(WHERE).map(PathBuf::from) else { return Ok(None) };
+    for needed in ["app.js", "node_modules/express"] {
+        if !directory.join(needed).exists() {
+            bail!("{WHERE} names {}, which has no {needed}: {GET}", directory.display());
+        }
+    }
+    Ok(Some(directory.canonicalize()?))
+}
+
 fn which(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|directory| directory.join(program)).find(|path| path.is_file())
@@ -277,6 +326,22 @@ fn which(program: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_container_initialises_and_runs_an_action() {
+        let nodejs = match Nodejs::find() {
+            Ok(nodejs) => nodejs,
+            Err(reason) => {
+                println!("skipped: {reason:#}");
+                return;
+            }
+        };
+        let action = Action { code: "function main(p) { return { n: p.n + 1 }; }", files: &[], network: false };
+        let call = nodejs.call(&action, &json!({ "n": 1 })).unwrap();
+        assert_eq!(call.result, json!({ "n": 2 }), "{}", nodejs.describe());
+        assert!(call.container_us > 0.0 && call.init_us > 0.0 && call.run_us > 0.0);
+        assert!(call.container.memory().pss_kib > 0);
+    }
 
     /// Needs no container: the server itself, as a process.
     #[test]

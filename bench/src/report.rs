@@ -15,6 +15,7 @@ use crate::footprint::Footprint;
 use crate::latency::Sample;
 use crate::machine::Machine;
 use crate::mode::Mode;
+use crate::modules;
 use crate::stats::{Spread, spread};
 use crate::throughput::Round;
 use crate::workload::SMALL;
@@ -36,6 +37,8 @@ pub struct Run {
     pub throughput: Vec<Round>,
     /// Figure 10.
     pub memory: Vec<Footprint>,
+    /// Modules in the enclave and outside.
+    pub modules: Vec<Sample>,
     /// What was left out, and why.
     pub notes: Vec<String>,
 }
@@ -70,6 +73,9 @@ pub fn text(run: &Run) -> String {
     }
     if !run.memory.is_empty() {
         text += &memory_text(&run.memory);
+    }
+    if !run.modules.is_empty() {
+        text += &modules::text(&run.modules);
     }
     let errors: BTreeSet<String> = failures(run).collect();
     if !errors.is_empty() {
@@ -281,7 +287,8 @@ fn memory_text(footprints: &[Footprint]) -> String {
 }
 
 fn failures(run: &Run) -> impl Iterator<Item = String> {
-    let latency = run.latency.iter().filter_map(|s| Some(format!("{}, {}: {}", s.function, s.mode.title(), s.error.as_ref()?)));
+    let latency =
+        run.latency.iter().chain(&run.modules).filter_map(|s| Some(format!("{}, {}: {}", s.function, s.mode.title(), s.error.as_ref()?)));
     let rounds = run.throughput.iter().filter(|r| r.failed > 0);
     let rounds = rounds.map(|r| {
         format!("{}, {}, {} at once: {} failed: {}", r.function, r.mode.title(), r.calls, r.failed, r.error.as_deref().unwrap_or("-"))
@@ -409,6 +416,7 @@ mod tests {
                 resident_kib: 1000,
                 ..Default::default()
             }],
+            modules: vec![],
             notes: vec!["a note".into()],
         }
     }
