@@ -1,8 +1,9 @@
-//! wasmtime as an enclave wants it: no signals, no files, small mappings, and a meter.
+//! wasmtime as an enclave wants it: no files, small mappings, a meter, and no trap that the host could turn into something else.
+#![allow(unsafe_code)]
 
 use std::sync::Arc;
 
-use wasmtime::{Config, Engine, OptLevel};
+use wasmtime::{Config, Engine, OptLevel, WasmFeatures};
 
 use crate::memory::{Creator, Pool};
 
@@ -11,13 +12,29 @@ pub const WASM_STACK: usize = 512 << 10;
 /// Stack of a thread that runs calls: WebAssembly's, and room for the host's functions.
 pub const THREAD_STACK: usize = WASM_STACK + (256 << 10);
 
-/// The one configuration. Everything that decides what compiled code looks like is here, for the JavaScript engine is compiled when the
+/// What an engine runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guest {
+    /// Modules of owners.
+    Modules,
+    /// The JavaScript engine, whose build has made sure that its table holds no null function.
+    Script,
+}
+
+/// The configuration. Everything that decides what compiled code looks like is here, for the JavaScript engine is compiled when the
 /// program is built and loaded when it runs.
-pub fn config() -> Config {
+///
+/// With `signals_based_traps` a check that fails runs into an undefined instruction, which the LibOS delivers as SIGILL; without, it calls
+/// a function, and code takes twice as long. But with it wasmtime also lets a call of a null function pointer read the function's address
+/// at address 0 and counts on a fault. In an enclave address 0 is the host's: it could map a page there and have its address called. So
+/// the quick traps are for a module alone in whose table nothing is null and whose code never changes it, which its build checks.
+///
+/// For the same reason Cranelift's masking of addresses after a failed check is off: masked accesses go to address 0, too. A speculative
+/// access beyond a check is possible either way; see the threat model.
+pub fn config(guest: Guest) -> Config {
     let mut config = Config::new();
     config
-        // A fault would need a signal handler; explicit bounds checks do not.
-        .signals_based_traps(false)
+        .signals_based_traps(guest == Guest::Script)
         .memory_init_cow(false)
         .memory_reservation(0)
         .memory_reservation_for_growth(0)
@@ -45,6 +62,13 @@ pub fn config() -> Config {
         .wasm_extended_const(true)
         .wasm_custom_page_sizes(false)
         .wasm_wide_arithmetic(false);
+    if guest == Guest::Script {
+        config.wasm_features(WasmFeatures::FUNCTION_REFERENCES | WasmFeatures::GC, false);
+    }
+    for masking in ["enable_heap_access_spectre_mitigation", "enable_table_access_spectre_mitigation"] {
+        // SAFETY: the flag takes the masking away and leaves the check itself: an access out of bounds traps before it is done.
+        unsafe { config.cranelift_flag_set(masking, "false") };
+    }
     config
 }
 
@@ -52,8 +76,8 @@ pub fn config() -> Config {
 ///
 /// # Errors
 /// When this processor cannot run what the configuration asks for.
-pub fn engine(pool: &Arc<Pool>) -> wasmtime::Result<Engine> {
-    let mut config = config();
+pub fn engine(guest: Guest, pool: &Arc<Pool>) -> wasmtime::Result<Engine> {
+    let mut config = config(guest);
     config.with_host_memory(Arc::new(Creator(pool.clone())));
     Engine::new(&config)
 }

@@ -30,7 +30,7 @@ impl Engines {
     /// When this processor cannot run it.
     pub fn new() -> wasmtime::Result<Engines> {
         let memories = Pool::new(None);
-        Ok(Engines { modules: engine::engine(&memories)?, memories, script: OnceLock::new() })
+        Ok(Engines { modules: engine::engine(engine::Guest::Modules, &memories)?, memories, script: OnceLock::new() })
     }
 
     /// The JavaScript engine.

@@ -82,7 +82,7 @@ impl Script {
         };
         let image = Image::thaw(built.image).map_err(|e| broken(&e))?;
         let memories = Pool::new(Some(image));
-        let engine = engine::engine(&memories).map_err(|e| broken(&e))?;
+        let engine = engine::engine(engine::Guest::Script, &memories).map_err(|e| broken(&e))?;
         // SAFETY: the blob is part of this program, so it is measured with it, and `teemate-js-engine-build` made it from the module beside
         // it with the configuration of `engine::config`. wasmtime refuses it when this processor lacks something.
         let loaded = unsafe { Module::deserialize(&engine, built.compiled) };

@@ -7,22 +7,22 @@ use teemate_abi::transition::{EXCEPTION_EPC_FULL, exit};
 use crate::entry::{Leave, teemate_trapped};
 use crate::local::{Local, info};
 use crate::memory::{self, Fault};
-use crate::{cpuid, enclu, end};
+use crate::{cpuid, enclu, end, signal};
 
 /// GPRSGX at the end of an SSA frame (SDM vol. 3D, 34.9.1).
 #[repr(C)]
-struct Gprsgx {
-    rax: u64,
-    rcx: u64,
-    rdx: u64,
-    rbx: u64,
-    rsp: u64,
-    rbp: u64,
-    rsi: u64,
-    rdi: u64,
-    r8_to_r15: [u64; 8],
-    rflags: u64,
-    rip: u64,
+pub(crate) struct Gprsgx {
+    pub rax: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rbx: u64,
+    pub rsp: u64,
+    pub rbp: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    pub r8_to_r15: [u64; 8],
+    pub rflags: u64,
+    pub rip: u64,
     ursp: u64,
     urbp: u64,
     exitinfo: u32,
@@ -41,6 +41,7 @@ struct Exinfo {
 
 const _: () = assert!(size_of::<Gprsgx>() == 184 && size_of::<Exinfo>() == 16);
 
+const DIVIDE: u32 = 0;
 const UNDEFINED: u32 = 6;
 const PAGE_FAULT: u32 = 14;
 const VALID: u32 = 1 << 31;
@@ -92,6 +93,12 @@ pub fn second_stage(local: &mut Local, host_says: u64, cssa: u64) -> Leave {
         },
         _ => {}
     }
+    if of_payload && let Some(cause) = as_signal(vector, frame.rip, exinfo) {
+        // The payload may have a handler for it: WebAssembly's traps are such exceptions. It runs when the host resumes the thread.
+        if signal::deliver(frame, local.ssa(cssa - 1) as *const u8, &cause) {
+            return resume;
+        }
+    }
     die(format_args!(
         "exception {vector} at {:#x} (address {:#x}, error {:#x}, stack {:#x}) in the {}",
         frame.rip,
@@ -100,6 +107,20 @@ pub fn second_stage(local: &mut Local, host_says: u64, cssa: u64) -> Leave {
         frame.rsp,
         if of_payload { "payload" } else { "LibOS" }
     ))
+}
+
+/// What Linux would make of an exception of the payload.
+fn as_signal(vector: u32, rip: u64, exinfo: &Exinfo) -> Option<signal::Cause> {
+    const FPE_INTDIV: i32 = 1;
+    const ILL_ILLOPN: i32 = 2;
+    const SEGV_MAPERR: i32 = 1;
+    let (signal, code, address, error) = match vector {
+        DIVIDE => (libc::SIGFPE, FPE_INTDIV, rip, 0),
+        UNDEFINED => (libc::SIGILL, ILL_ILLOPN, rip, 0),
+        PAGE_FAULT => (libc::SIGSEGV, SEGV_MAPERR, exinfo.maddr, exinfo.errcd),
+        _ => return None,
+    };
+    Some(signal::Cause { signal, code, address, vector, error })
 }
 
 fn answer_cpuid(frame: &mut Gprsgx) -> Leave {

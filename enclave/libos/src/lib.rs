@@ -33,6 +33,7 @@ mod mem_functions;
 pub mod memory;
 pub mod ocall;
 pub mod random;
+pub mod signal;
 pub mod sockets;
 pub mod space;
 pub mod syscall;

@@ -6,7 +6,7 @@ use teemate_abi::own_calls as own;
 
 use crate::entry::{Frame, teemate_trapped};
 use crate::thread::{self, Thread};
-use crate::{SysResult, clock, container, enclu, end, epoll, files, futex, memory, ocall, random, sockets, user};
+use crate::{SysResult, clock, container, enclu, end, epoll, files, futex, memory, ocall, random, signal, sockets, user};
 
 /// Called by the entry code with the payload's registers; puts the answer into RAX.
 pub extern "C" fn dispatch(frame: &mut Frame) {
@@ -101,13 +101,8 @@ fn serve(frame: &mut Frame) -> SysResult {
         libc::SYS_ioctl => files::ioctl(a, b, c),
         libc::SYS_readlink => readlink(a, b, c),
 
-        // Signals: none is ever delivered; handlers are accepted and forgotten.
-        libc::SYS_rt_sigaction => {
-            if c != 0 {
-                user::write(c, [0u64; 4])?;
-            }
-            Ok(0)
-        }
+        // Signals: none but those that the payload raises by its own exceptions, and those cannot be blocked.
+        libc::SYS_rt_sigaction => signal::action(a, b, c, d),
         libc::SYS_rt_sigprocmask => {
             if c != 0 {
                 user::write(c, 0u64)?;

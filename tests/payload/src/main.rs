@@ -8,12 +8,13 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 mod server;
+mod signals;
 
 type Check = Result<(), String>;
 type Named = (&'static str, fn() -> Check);
 
 fn main() {
-    let checks: [Named; 15] = [
+    let checks: [Named; 16] = [
         ("arguments", arguments),
         ("heap", heap),
         ("threads", threads),
@@ -28,6 +29,7 @@ fn main() {
         ("zero pages", zero_pages),
         ("compiled code", compiled_code),
         ("report and key", report_and_key),
+        ("exceptions as signals", signals::check),
         ("server", server::check),
     ];
     let only = std::env::args().nth(1);

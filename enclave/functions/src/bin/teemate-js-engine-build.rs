@@ -21,7 +21,9 @@ use std::process::{Command, ExitCode};
 use teemate_functions::{engine, image};
 use wasmtime::{Engine, Linker, Module, Store};
 
-const C_SOURCES: [&str; 3] = ["libregexp.c", "libunicode.c", "dtoa.c"];
+/// C sources of the engine that include QuickJS-ng's own of nearly the same name, and those of QuickJS-ng that are compiled as they are.
+const OWN_SOURCES: [&str; 2] = ["engine.c", "regexp.c"];
+const C_SOURCES: [&str; 2] = ["libunicode.c", "dtoa.c"];
 const INSTALL: &str = "install them with: apt-get install clang-19 lld-19 libclang-rt-19-dev-wasm32 wasi-libc";
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -39,7 +41,7 @@ fn main() -> ExitCode {
     match build(&clang, &out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("teemate-js-engine-build: {error}");
+            eprintln!("teemate-js-engine-build: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -52,21 +54,22 @@ fn build(clang: &str, out: &Path) -> Result<()> {
         std::fs::create_dir_all(parent)?;
     }
     let raw = out.with_extension("raw");
-    compile(clang, &folder.join("engine.c"), &sources, &raw)?;
+    compile(clang, &folder, &sources, &raw)?;
     let module = std::fs::read(&raw)?;
     std::fs::remove_file(&raw)?;
 
     let memory = initialise(&module, &std::fs::read(folder.join("prelude.js"))?)?;
     let stripped = strip(&module, memory.len() / 65536)?;
+    check(&stripped)?;
     let frozen = image::freeze(&memory);
 
-    let mut config = engine::config();
+    let mut config = engine::config(engine::Guest::Script);
     config.target("x86_64-unknown-linux-gnu")?;
     for feature in engine::BUILD_FEATURES {
         // SAFETY: the flags name features of processors; a payload refuses code for features that its processor lacks.
         unsafe { config.cranelift_flag_enable(feature) };
     }
-    let compiled = Engine::new(&config)?.precompile_module(&stripped)?;
+    let compiled = Engine::new(&config)?.precompile_module(&stripped).map_err(|e| format!("{e:#}"))?;
 
     let sizes = [stripped.len(), frozen.len(), compiled.len()];
     for (extension, bytes) in [("wasm", stripped), ("image", frozen), ("cwasm", compiled)] {
@@ -97,22 +100,44 @@ fn quickjs(package: &Path) -> Result<PathBuf> {
     Ok(Path::new(manifest).parent().ok_or("a manifest has a folder")?.join("quickjs"))
 }
 
-fn compile(clang: &str, entry: &Path, sources: &Path, out: &Path) -> Result<()> {
+fn compile(clang: &str, own: &Path, sources: &Path, out: &Path) -> Result<()> {
+    let objects = out.with_extension("objects");
+    std::fs::create_dir_all(&objects)?;
+    let all = OWN_SOURCES.map(|name| own.join(name)).into_iter().chain(C_SOURCES.map(|name| sources.join(name)));
+    let mut linked = Vec::new();
+    for source in all {
+        let object = objects.join(source.file_stem().ok_or("a source has a name")?).with_extension("o");
+        let mut command = Command::new(clang);
+        command
+            .args(["--target=wasm32-wasi", "-O2", "-DNDEBUG", "-D_GNU_SOURCE", "-w"])
+            // As QuickJS-ng's own build for WASI does it.
+            .args(["-DEMSCRIPTEN=1", "-DFE_DOWNWARD=0", "-DFE_UPWARD=0"])
+            .args(["-msign-ext", "-mbulk-memory", "-mnontrapping-fptoint"])
+            .arg(format!("-ffile-prefix-map={}=quickjs", sources.display()))
+            .arg("-I")
+            .arg(sources)
+            .arg("-c")
+            .arg(&source)
+            .arg("-o")
+            .arg(&object);
+        run(clang, &mut command)?;
+        linked.push(object);
+    }
+    // Linked apart, and without -O: with it clang runs the machine's wasm-opt if there is one, and other machines would get other bytes.
     let mut command = Command::new(clang);
     command
-        .args(["--target=wasm32-wasi", "-mexec-model=reactor", "-O2", "-DNDEBUG", "-D_GNU_SOURCE", "-w"])
-        // As QuickJS-ng's own build for WASI does it.
-        .args(["-DEMSCRIPTEN=1", "-DFE_DOWNWARD=0", "-DFE_UPWARD=0"])
-        .args(["-msign-ext", "-mbulk-memory", "-mnontrapping-fptoint"])
-        .arg(format!("-ffile-prefix-map={}=quickjs", sources.display()))
-        .arg("-I")
-        .arg(sources)
-        .arg(entry)
-        .args(C_SOURCES.map(|source| sources.join(source)))
+        .args(["--target=wasm32-wasi", "-mexec-model=reactor"])
+        .args(&linked)
         .arg("-o")
         .arg(out)
         // The stack at address 0: its overflow is an access below memory, which traps.
         .args(["-Wl,--stack-first,-z,stack-size=163840,--strip-all"]);
+    run(clang, &mut command)?;
+    std::fs::remove_dir_all(&objects)?;
+    Ok(())
+}
+
+fn run(clang: &str, command: &mut Command) -> Result<()> {
     let output = command.output()?;
     if !output.status.success() {
         return Err(format!("{clang} cannot build the engine; {INSTALL}\n{}", String::from_utf8_lossy(&output.stderr)).into());
@@ -122,8 +147,8 @@ fn compile(clang: &str, entry: &Path, sources: &Path, out: &Path) -> Result<()> 
 
 /// Runs the initialisation and gives the memory that it leaves. The host's functions do nothing and return 0.
 fn initialise(module: &[u8], prelude: &[u8]) -> Result<Vec<u8>> {
-    let engine = Engine::new(&engine::config())?;
-    let module = Module::from_binary(&engine, module)?;
+    let engine = Engine::new(&engine::config(engine::Guest::Script))?;
+    let module = Module::from_binary(&engine, module).map_err(|e| format!("{e:#}"))?;
     let mut store = Store::new(&engine, ());
     store.set_fuel(u64::MAX)?;
     store.set_epoch_deadline(1 << 60);
@@ -148,13 +173,18 @@ fn initialise(module: &[u8], prelude: &[u8]) -> Result<Vec<u8>> {
     Ok(memory.data(&store).to_vec())
 }
 
-/// The module without its data, custom sections and so on, and with a memory of this many pages from the start.
+/// The module without its data, custom sections and so on, with a memory of this many pages from the start, and with the function that
+/// is exported as `te_null` where the table had null: the engine's traps count on that (see `teemate_functions::engine`).
 fn strip(module: &[u8], pages: usize) -> Result<Vec<u8>> {
+    const TABLE: u8 = 4;
     const MEMORY: u8 = 5;
     const GLOBAL: u8 = 6;
+    const EXPORT: u8 = 7;
+    const ELEMENT: u8 = 9;
     const DROPPED: [u8; 4] = [0, 8, 11, 12];
     let mut out = module.get(..8).ok_or("too short for a module")?.to_vec();
     let mut at = 8;
+    let (mut entries, mut null, mut filled) = (None, None, false);
     while at < module.len() {
         let id = module[at];
         let (length, start) = number(module, at + 1)?;
@@ -167,21 +197,97 @@ fn strip(module: &[u8], pages: usize) -> Result<Vec<u8>> {
         if id == GLOBAL && body[0] != 1 {
             return Err(format!("the engine has {} globals; only the stack pointer is expected", body[0]).into());
         }
-        let body = if id == MEMORY {
-            if body[..2] != [1, 0] {
-                return Err("the engine must have one memory without a maximum".into());
+        let body = match id {
+            TABLE => {
+                let (least, next) = number(body, 3)?;
+                if body[..3] != [1, 0x70, 1] || number(body, next)?.0 != least {
+                    return Err("the engine must have one table of functions that cannot grow".into());
+                }
+                entries = Some(least);
+                body.to_vec()
             }
-            let mut memory = vec![1, 0];
-            put(&mut memory, pages);
-            memory
-        } else {
-            body.to_vec()
+            MEMORY => {
+                if body[..2] != [1, 0] {
+                    return Err("the engine must have one memory without a maximum".into());
+                }
+                let mut memory = vec![1, 0];
+                put(&mut memory, pages);
+                memory
+            }
+            EXPORT => {
+                null = exported(body, b"te_null")?;
+                body.to_vec()
+            }
+            ELEMENT => {
+                // One active segment of functions, from entry 1 to the last: C's null pointer is entry 0.
+                let (count, functions) = number(body, 5)?;
+                if body[..5] != [1, 0, 0x41, 1, 0x0b] || Some(count + 1) != entries {
+                    return Err("the engine's table must be filled by one segment that begins with entry 1".into());
+                }
+                let mut element = vec![1, 0, 0x41, 0, 0x0b];
+                put(&mut element, count + 1);
+                put(&mut element, null.ok_or("the engine exports no te_null")?);
+                element.extend_from_slice(&body[functions..]);
+                filled = true;
+                element
+            }
+            _ => body.to_vec(),
         };
         out.push(id);
         put(&mut out, body.len());
         out.extend_from_slice(&body);
     }
+    if !filled {
+        return Err("the engine's table is not filled".into());
+    }
     Ok(out)
+}
+
+/// Makes sure that the module leaves its table as it is, and exports it to nobody who would not: then no entry is ever null.
+fn check(module: &[u8]) -> Result<()> {
+    use wasmparser::{ExternalKind, Operator, Parser, Payload};
+    for payload in Parser::new(0).parse_all(module) {
+        match payload? {
+            Payload::ExportSection(exports) => {
+                for export in exports {
+                    if export?.kind == ExternalKind::Table {
+                        return Err("the engine exports its table".into());
+                    }
+                }
+            }
+            Payload::CodeSectionEntry(function) => {
+                for operator in function.get_operators_reader()? {
+                    if let operator @ (Operator::RefNull { .. }
+                    | Operator::TableSet { .. }
+                    | Operator::TableFill { .. }
+                    | Operator::TableGrow { .. }
+                    | Operator::TableCopy { .. }
+                    | Operator::TableInit { .. }) = operator?
+                    {
+                        return Err(format!("the engine's code may change its table: {operator:?}").into());
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Index of the function that an export section exports under this name.
+fn exported(section: &[u8], wanted: &[u8]) -> Result<Option<usize>> {
+    let (count, mut at) = number(section, 0)?;
+    for _ in 0..count {
+        let (length, start) = number(section, at)?;
+        let name = section.get(start..start + length).ok_or("a name is cut off")?;
+        let kind = *section.get(start + length).ok_or("an export is cut off")?;
+        let (index, next) = number(section, start + length + 1)?;
+        if name == wanted && kind == 0 {
+            return Ok(Some(index));
+        }
+        at = next;
+    }
+    Ok(None)
 }
 
 /// Reads a LEB128 number; gives it and what follows.
