@@ -142,11 +142,12 @@ impl Memory {
         self.seen.get(&whose.key())
     }
 
-    /// Compares with what was seen last, and remembers it. With nothing remembered anything is taken.
+    /// Compares with what was seen last, also by other processes, and remembers it. With nothing remembered anything is taken.
     ///
     /// # Errors
-    /// [`Error::RolledBack`], [`Error::OtherStore`]: then what was known stays. [`Error::Io`].
+    /// [`Error::RolledBack`], [`Error::OtherStore`]: then what was known stays. [`Error::Io`], [`Error::Damaged`].
     pub fn observe(&mut self, whose: &Whose<'_>, seen: Seen) -> Result<(), Error> {
+        let _alone = self.refresh()?;
         if let Some(known) = self.last(whose) {
             if known.store.is_some() && known.store != seen.store {
                 return Err(Error::OtherStore { node: whose.node.to_owned() });
@@ -158,30 +159,45 @@ impl Memory {
                 return Ok(());
             }
         }
-        self.remember(whose, seen)
+        self.seen.insert(whose.key(), seen);
+        self.save().map_err(|source| self.failed(source))
     }
 
     /// Remembers it, whatever was known, and forgets what was known of this signer's store at this node for other owners.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`], [`Error::Damaged`].
     pub fn accept(&mut self, whose: &Whose<'_>, seen: Seen) -> Result<(), Error> {
+        let _alone = self.refresh()?;
         let prefix = whose.prefix();
         self.seen.retain(|key, _| !key.starts_with(&prefix));
-        self.remember(whose, seen)
+        self.seen.insert(whose.key(), seen);
+        self.save().map_err(|source| self.failed(source))
     }
 
-    fn remember(&mut self, whose: &Whose<'_>, seen: Seen) -> Result<(), Error> {
-        self.seen.insert(whose.key(), seen);
-        self.save().map_err(|source| Error::Io { path: self.path.clone(), source })
+    fn failed(&self, source: std::io::Error) -> Error {
+        Error::Io { path: self.path.clone(), source }
+    }
+
+    /// Reads the file again. As long as the answer lives no other process changes it: two that write at once must not forget what the
+    /// other one saw.
+    fn refresh(&mut self) -> Result<std::fs::File, Error> {
+        let lock = || {
+            if let Some(directory) = self.path.parent() {
+                std::fs::create_dir_all(directory)?;
+            }
+            let file = std::fs::File::create(self.path.with_extension("lock"))?;
+            file.lock()?;
+            Ok(file)
+        };
+        let file = lock().map_err(|source| self.failed(source))?;
+        self.seen = Memory::open(&self.path)?.seen;
+        Ok(file)
     }
 
     /// Writes a new file and puts it in the old one's place.
     fn save(&self) -> std::io::Result<()> {
         use std::os::unix::fs::OpenOptionsExt;
-        if let Some(directory) = self.path.parent() {
-            std::fs::create_dir_all(directory)?;
-        }
         let text = serde_json::to_vec_pretty(&File { version: VERSION, seen: self.seen.clone() })?;
         let new = self.path.with_extension(format!("new-{}", std::process::id()));
         let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
@@ -235,6 +251,20 @@ mod tests {
         assert_eq!(memory.last(&ADA), Some(&seen("w", 0)));
         assert_eq!(memory.last(&Whose { owner: Some("bob"), ..ADA }), None, "the other owners' store is the same one");
         assert_eq!(memory.seen.len(), 3);
+    }
+
+    #[test]
+    fn what_another_process_saw_counts() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("known.json");
+        let (mut one, mut two) = (Memory::open(&path).unwrap(), Memory::open(&path).unwrap());
+        one.observe(&ADA, seen("s", 5)).unwrap();
+        assert!(matches!(two.observe(&ADA, seen("s", 4)), Err(Error::RolledBack { .. })));
+        let bob = Whose { owner: Some("bob"), ..ADA };
+        two.observe(&bob, seen("s", 6)).unwrap();
+        one.observe(&ADA, seen("s", 7)).unwrap();
+        let last = Memory::open(&path).unwrap();
+        assert_eq!((last.last(&ADA), last.last(&bob)), (Some(&seen("s", 7)), Some(&seen("s", 6))));
     }
 
     #[test]
