@@ -131,8 +131,8 @@ fn run(mut options: Options) -> Result<()> {
         if modules::MODES.iter().all(|mode| options.modes.contains(mode)) {
             match modules::workloads(&manifest, directory.path()) {
                 Ok(workloads) => {
-                    deploy(&node, &workloads)?;
-                    run.modules = modules::measure(&workloads, options.samples, &node);
+                    deploy(&nodes.pooled, &workloads)?;
+                    run.modules = modules::measure(&workloads, options.samples, &nodes);
                 }
                 Err(reason) => run.notes.push(format!("WebAssembly modules: {reason:#}")),
             }

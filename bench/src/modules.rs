@@ -7,9 +7,8 @@ use std::path::Path;
 use anyhow::Result;
 use teemate_client::breakdown::{Part, human};
 use teemate_tests::manifest::Manifest;
-use teemate_tests::running::Node;
 
-use crate::latency::{self, Sample};
+use crate::latency::{self, Nodes, Sample};
 use crate::mode::Mode;
 use crate::stats::{Spread, spread};
 use crate::workload::{self, Workload};
@@ -37,12 +36,12 @@ pub fn workloads(manifest: &Manifest, scratch: &Path) -> Result<Vec<Workload>> {
 }
 
 /// Measures them, the two ways in turn.
-pub fn measure(workloads: &[Workload], samples: usize, node: &Node) -> Vec<Sample> {
+pub fn measure(workloads: &[Workload], samples: usize, nodes: &Nodes) -> Vec<Sample> {
     workloads
         .iter()
         .flat_map(|workload| {
             eprintln!("modules: {}", workload.name);
-            latency::measure(workload, &MODES, samples, samples, node, None)
+            latency::measure(workload, &MODES, samples, samples, nodes, None)
         })
         .collect()
 }
