@@ -124,6 +124,10 @@ impl Seen {
 fn survive(node: &mut Node, function: &str, killer: impl FnOnce(&Node, &Seen) -> u64) {
     let params = || json!({ "rounds": ROUNDS });
     let must = node.call(function, params()).unwrap();
+    // As many at once as later: the enclave keeps memories for as many.
+    for _ in 0..3 {
+        thread::scope(|scope| (0..CALLERS).for_each(|_| drop(scope.spawn(|| node.call(function, params()).unwrap()))));
+    }
     let before = at_rest(node);
     let seen = Seen::default();
     let over = AtomicBool::new(false);

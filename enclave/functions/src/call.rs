@@ -299,6 +299,10 @@ fn run_inner(
     // A worker has just looked at the clock; in an enclave that is a call out, so not again.
     let began_ns = marks.last().map_or_else(clock::monotonic_ns, |last| last.at_ns);
     control.start(began_ns, function.spec.limits.timeout_ms);
+    if let Some(failure) = control.stopped() {
+        // Its container was lost while the call was on its way to it: whoever carries this thread on must not run it in its place.
+        return over(failure, container, std::mem::take(marks));
+    }
     let fuel = function.spec.limits.fuel.unwrap_or(u64::MAX);
     let (mut store, running) = match warm {
         Some(Warm { mut store, running }) => {

@@ -34,6 +34,11 @@ impl Control {
         self.changed.notify_all();
     }
 
+    /// Why somebody has stopped it, if somebody has; does not look at the clock.
+    pub fn stopped(&self) -> Option<Failure> {
+        lock(&self.state).stop.clone()
+    }
+
     /// Why the call must end now, if it must.
     pub fn check(&self) -> Result<(), Failure> {
         lock(&self.state).check()

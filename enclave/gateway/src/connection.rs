@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Request;
 use hyper::body::Incoming;
@@ -109,10 +110,15 @@ where
     }
 }
 
+/// A connection that shall end stays open for this long: who has just been answered may have sent the next request already, and what is
+/// closed before it is read leaves its sender without knowing what became of it.
+const LINGER: Duration = Duration::from_millis(300);
+
 /// Runs a connection until it ends or must end.
 async fn watch<C: Graceful>(connection: C, activity: &Activity, limits: &Limits, metrics: &Metrics) {
     let mut connection = pin!(connection);
     let mut finishing = false;
+    let mut told = None;
     loop {
         let now = Instant::now();
         let wake = match activity.verdict(now, limits) {
@@ -126,6 +132,7 @@ async fn watch<C: Graceful>(connection: C, activity: &Activity, limits: &Limits,
                 return;
             }
             Verdict::Wait(until) => until,
+            Verdict::Finish if *told.get_or_insert(now) + LINGER > now => told.unwrap_or(now) + LINGER,
             Verdict::Finish => {
                 if !finishing {
                     finishing = true;

@@ -57,7 +57,9 @@ fn provoke(signal: i32, address: u64) -> Check {
 /// The check.
 pub fn check() -> Check {
     const SIGNALS: [i32; 3] = [libc::SIGSEGV, libc::SIGILL, libc::SIGFPE];
-    let guarded = crate::map(3 * 4096, libc::PROT_NONE)? as u64;
+    // So much that it was nobody's before: a page that was accepted once stays accepted, and PROT_NONE is only noted (docs/syscalls.md).
+    const GUARDED: usize = 64 << 20;
+    let guarded = crate::map(GUARDED, libc::PROT_NONE)? as u64;
     let mut old = Vec::new();
     for signal in SIGNALS {
         // SAFETY: plain structures; the handler is as SA_SIGINFO wants it.
@@ -92,6 +94,6 @@ pub fn check() -> Check {
         unsafe { libc::sigaction(signal, &raw const had, std::ptr::null_mut()) };
     }
     // SAFETY: the mapping is ours.
-    unsafe { libc::munmap(guarded as *mut _, 3 * 4096) };
+    unsafe { libc::munmap(guarded as *mut _, GUARDED) };
     result
 }
