@@ -8,7 +8,7 @@ use serde::Serialize;
 use teemate_tests::memory;
 use teemate_tests::running::Node;
 
-use crate::latency;
+use crate::latency::{self, Others};
 use crate::mode::Mode;
 use crate::nodejs::Nodejs;
 use crate::workload::Workload;
@@ -64,8 +64,9 @@ pub fn of_node(workload: &Workload, mode: Mode, calls: usize, node: &Node) -> Fo
             }
             peak
         });
-        let callers: Vec<_> =
-            (0..calls).map(|_| scope.spawn(|| latency::once(workload, mode, node, None).and_then(|sample| sample.error))).collect();
+        let callers: Vec<_> = (0..calls)
+            .map(|_| scope.spawn(|| latency::once(workload, mode, node, Others::default()).and_then(|sample| sample.error)))
+            .collect();
         let errors: Vec<_> = callers.into_iter().filter_map(|caller| caller.join().ok().flatten()).collect();
         over.store(true, Ordering::Relaxed);
         if let Ok((epc, resident, containers)) = watcher.join() {

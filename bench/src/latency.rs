@@ -7,6 +7,7 @@ use serde::Serialize;
 use teemate_client::{Connection, Error, breakdown};
 use teemate_tests::running::{Node, invoke, result};
 
+use crate::attested::Attested;
 use crate::mode::Mode;
 use crate::nodejs::{Action, Nodejs};
 use crate::workload::Workload;
@@ -31,6 +32,15 @@ pub struct Sample {
 /// Between two samples: what the last one left is taken down, and what is made ahead is made.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Those that do not answer on a node's own socket.
+#[derive(Clone, Copy, Default)]
+pub struct Others<'a> {
+    /// Node containers.
+    pub nodejs: Option<&'a Nodejs>,
+    /// An owner at the enclave.
+    pub attested: Option<&'a Attested>,
+}
+
 /// Nodes by the way that they serve.
 pub struct Nodes {
     /// With containers that are made ahead.
@@ -50,12 +60,12 @@ impl Nodes {
 pub fn wanted(mode: Mode, samples: usize, slow: usize) -> usize {
     match mode {
         Mode::Exclusive | Mode::Node => slow.min(samples),
-        Mode::Native | Mode::Unpooled | Mode::Shared => samples,
+        Mode::Native | Mode::Unpooled | Mode::Shared | Mode::Attested => samples,
     }
 }
 
 /// Measures one function in all modes.
-pub fn measure(workload: &Workload, modes: &[Mode], samples: usize, slow: usize, nodes: &Nodes, nodejs: Option<&Nodejs>) -> Vec<Sample> {
+pub fn measure(workload: &Workload, modes: &[Mode], samples: usize, slow: usize, nodes: &Nodes, others: Others<'_>) -> Vec<Sample> {
     let mut all = Vec::new();
     // The first call of each mode fills caches and pools; the paper's subject is a fresh container, not a fresh node.
     for round in 0..=samples {
@@ -64,7 +74,7 @@ pub fn measure(workload: &Workload, modes: &[Mode], samples: usize, slow: usize,
                 continue;
             }
             let Some(node) = nodes.of(*mode) else { continue };
-            let sample = once(workload, *mode, node, nodejs);
+            let sample = once(workload, *mode, node, others);
             thread::sleep(PAUSE);
             if let Some(mut sample) = sample
                 && round > 0
@@ -78,9 +88,9 @@ pub fn measure(workload: &Workload, modes: &[Mode], samples: usize, slow: usize,
 }
 
 /// One call. `None`: this function can't run this way. Returns when what it left at the node is taken down.
-pub fn once(workload: &Workload, mode: Mode, node: &Node, nodejs: Option<&Nodejs>) -> Option<Sample> {
+pub fn once(workload: &Workload, mode: Mode, node: &Node, others: Others<'_>) -> Option<Sample> {
     if mode == Mode::Node {
-        let (nodejs, action) = (nodejs?, action(workload)?);
+        let (nodejs, action) = (others.nodejs?, action(workload)?);
         nodejs.fits(&action).ok()?;
         return Some(match nodejs.call(&action, &workload.params) {
             Ok(call) => {
@@ -88,6 +98,16 @@ pub fn once(workload: &Workload, mode: Mode, node: &Node, nodejs: Option<&Nodejs
                     vec![("container creation", call.container_us), ("initialisation", call.init_us), ("function execution", call.run_us)];
                 sample(workload, mode, call.total_us, parts, workload.check(&call.result).err())
             }
+            Err(error) => sample(workload, mode, 0.0, Vec::new(), Some(format!("{error:#}"))),
+        });
+    }
+    if mode == Mode::Attested {
+        // What it can't be given it can't be called.
+        if !workload.deployment.files.is_empty() {
+            return None;
+        }
+        return Some(match others.attested?.call(workload) {
+            Ok((latency_us, result)) => sample(workload, mode, latency_us, Vec::new(), workload.check(&result).err()),
             Err(error) => sample(workload, mode, 0.0, Vec::new(), Some(format!("{error:#}"))),
         });
     }

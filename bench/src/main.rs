@@ -1,6 +1,7 @@
 //! `teemate-bench`: the paper's figures 7 to 10, in one run on one machine.
 #![forbid(unsafe_code)]
 
+mod attested;
 mod figures;
 mod footprint;
 mod latency;
@@ -25,7 +26,8 @@ use teemate_tests::manifest::Manifest;
 use teemate_tests::object_store::ObjectStore;
 use teemate_tests::running::Node;
 
-use crate::latency::Nodes;
+use crate::attested::Attested;
+use crate::latency::{Nodes, Others};
 use crate::mode::Mode;
 use crate::nodejs::Nodejs;
 use crate::report::Run;
@@ -44,7 +46,7 @@ struct Options {
     #[arg(long, value_delimiter = ',', default_value = "7,8,9,10", value_parser = clap::value_parser!(u8).range(7..=10))]
     figures: Vec<u8>,
     /// Ways to compare.
-    #[arg(long, value_delimiter = ',', value_enum, default_value = "node,native,exclusive,unpooled,shared")]
+    #[arg(long, value_delimiter = ',', value_enum, default_value = "node,native,exclusive,unpooled,shared,attested")]
     modes: Vec<Mode>,
     /// Functions of the manifest [default: all]; the small one always belongs to it.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
@@ -121,12 +123,14 @@ fn run(mut options: Options) -> Result<()> {
     if options.figures.iter().any(|figure| *figure <= 9) {
         let unpooled = options.modes.contains(&Mode::Unpooled);
         let unpooled = unpooled.then(|| Node::start_with(&artifacts, Sharing::Shared, &["--ready-containers", "0"])).transpose();
-        let mut nodes = Nodes { pooled: start(&artifacts, Sharing::Shared)?, unpooled: unpooled.map_err(|error| anyhow!(error))? };
+        let mut nodes = Nodes { pooled: start_pooled(&artifacts, &options)?, unpooled: unpooled.map_err(|error| anyhow!(error))? };
         run.node = Some(nodes.pooled.status()?);
         deploy(&nodes.pooled, &workloads)?;
         nodes.unpooled.iter().try_for_each(|node| deploy(node, &workloads))?;
+        let attested = attested(&mut run, &options, &workloads, &artifacts, &nodes.pooled)?;
+        let others = Others { nodejs: nodejs.as_ref(), attested: attested.as_ref() };
         if options.figures.contains(&7) {
-            figure7(&mut run, &options, &workloads, &nodes, nodejs.as_ref());
+            figure7(&mut run, &options, &workloads, &nodes, others);
         }
         if modules::MODES.iter().all(|mode| options.modes.contains(mode)) {
             match modules::workloads(&manifest, directory.path()) {
@@ -139,14 +143,14 @@ fn run(mut options: Options) -> Result<()> {
         }
         for (figure, calls) in [(8, 8), (9, 64)] {
             if options.figures.contains(&figure) {
-                figures8and9(&mut run, &options, calls, &workloads, &nodes, nodejs.as_ref());
+                figures8and9(&mut run, &options, calls, &workloads, &nodes, others);
             }
         }
         nodes.pooled.stop().map_err(|error| anyhow!(error))?;
         nodes.unpooled.iter_mut().try_for_each(Node::stop).map_err(|error| anyhow!(error))?;
     }
     if options.figures.contains(&10) {
-        figure10(&mut run, &options, &heavy, &artifacts, nodejs.as_ref())?;
+        figure10(&mut run, &options, &heavy, &artifacts, Others { nodejs: nodejs.as_ref(), attested: None })?;
     }
     run.load_after = machine::load();
 
@@ -171,6 +175,28 @@ fn start(artifacts: &Artifacts, sharing: Sharing) -> Result<Node> {
     Node::start(artifacts, sharing).map_err(|error| anyhow!(error))
 }
 
+/// The node with containers made ahead; its enclave answers owners if they are to be measured.
+fn start_pooled(artifacts: &Artifacts, options: &Options) -> Result<Node> {
+    if options.modes.contains(&Mode::Attested) {
+        return Node::start_listening(artifacts).map_err(|error| anyhow!(error));
+    }
+    start(artifacts, Sharing::Shared)
+}
+
+/// An owner with the functions that one can have, if owners are to be measured.
+fn attested(run: &mut Run, options: &Options, workloads: &[Workload], artifacts: &Artifacts, node: &Node) -> Result<Option<Attested>> {
+    if !options.modes.contains(&Mode::Attested) {
+        return Ok(None);
+    }
+    let attested = Attested::claim(artifacts, node)?;
+    for workload in workloads {
+        if let Err(reason) = attested.deploy(workload) {
+            run.notes.push(format!("{}, {}: {reason:#}", workload.name, Mode::Attested.title()));
+        }
+    }
+    Ok(Some(attested))
+}
+
 fn deploy(node: &Node, workloads: &[Workload]) -> Result<()> {
     for workload in workloads {
         node.deploy(&workload.deployment).map_err(|error| anyhow!("{}: {error}", workload.name)).context("a function can't be deployed")?;
@@ -178,14 +204,14 @@ fn deploy(node: &Node, workloads: &[Workload]) -> Result<()> {
     Ok(())
 }
 
-fn figure7(run: &mut Run, options: &Options, workloads: &[Workload], nodes: &Nodes, nodejs: Option<&Nodejs>) {
+fn figure7(run: &mut Run, options: &Options, workloads: &[Workload], nodes: &Nodes, others: Others<'_>) {
     for workload in workloads {
         eprintln!("figure 7: {}", workload.name);
-        run.latency.extend(latency::measure(workload, &options.modes, options.samples, options.slow_samples, nodes, nodejs));
+        run.latency.extend(latency::measure(workload, &options.modes, options.samples, options.slow_samples, nodes, others));
     }
 }
 
-fn figures8and9(run: &mut Run, options: &Options, calls: usize, workloads: &[Workload], nodes: &Nodes, nodejs: Option<&Nodejs>) {
+fn figures8and9(run: &mut Run, options: &Options, calls: usize, workloads: &[Workload], nodes: &Nodes, others: Others<'_>) {
     for workload in workloads {
         eprintln!("{calls} calls at once: {}", workload.name);
         for round in 1..=options.rounds {
@@ -199,7 +225,7 @@ fn figures8and9(run: &mut Run, options: &Options, calls: usize, workloads: &[Wor
                     run.notes.push(format!("{}, {}, {calls} calls at once: {short}", workload.name, mode.title()));
                     continue;
                 }
-                run.throughput.extend(throughput::once(workload, *mode, calls, round, node, nodejs));
+                run.throughput.extend(throughput::once(workload, *mode, calls, round, node, others));
             }
         }
     }
@@ -211,20 +237,24 @@ fn too_little_memory(mode: Mode, calls: usize, node: &Node) -> Option<String> {
         Mode::Node => 80 << 10,
         // What the shared enclave has is the least that each of its own would have.
         Mode::Exclusive => node.ps().ok()?.enclaves.iter().map(|enclave| enclave.epc_pages * 4).max()?,
-        Mode::Native | Mode::Unpooled | Mode::Shared => return None,
+        Mode::Native | Mode::Unpooled | Mode::Shared | Mode::Attested => return None,
     };
     let (needed, available) = (each_kib * calls as u64, machine::available_kib());
     (needed > available * 9 / 10).then(|| format!("needs about {} MiB, and {} are available", needed / 1024, available / 1024))
 }
 
-fn figure10(run: &mut Run, options: &Options, workloads: &[Workload], artifacts: &Artifacts, nodejs: Option<&Nodejs>) -> Result<()> {
+fn figure10(run: &mut Run, options: &Options, workloads: &[Workload], artifacts: &Artifacts, others: Others<'_>) -> Result<()> {
     const CALLS: usize = 64;
     for workload in workloads.iter().filter(|workload| workload.name != SMALL) {
         // The pool is part of the node at rest: it is in shared's figure.
         for mode in options.modes.iter().filter(|mode| **mode != Mode::Unpooled) {
             eprintln!("figure 10: {}, {}", workload.name, mode.title());
+            if *mode == Mode::Attested {
+                // The memory is the shared enclave's, whoever calls.
+                continue;
+            }
             let Some(sharing) = mode.sharing() else {
-                run.memory.extend(nodejs.and_then(|nodejs| footprint::of_nodejs(workload, CALLS, nodejs)));
+                run.memory.extend(others.nodejs.and_then(|nodejs| footprint::of_nodejs(workload, CALLS, nodejs)));
                 continue;
             };
             let mut node = start(artifacts, sharing)?;

@@ -17,11 +17,13 @@ pub enum Mode {
     Unpooled,
     /// One enclave, many containers, some of them made ahead of their calls.
     Shared,
+    /// The same, end to end: an owner's call over a new TLS connection whose quote is verified.
+    Attested,
 }
 
 impl Mode {
     /// All, in the order of the figures.
-    pub const ALL: [Mode; 5] = [Mode::Node, Mode::Native, Mode::Exclusive, Mode::Unpooled, Mode::Shared];
+    pub const ALL: [Mode; 6] = [Mode::Node, Mode::Native, Mode::Exclusive, Mode::Unpooled, Mode::Shared, Mode::Attested];
 
     /// For tables and figures.
     pub const fn title(self) -> &'static str {
@@ -31,6 +33,7 @@ impl Mode {
             Mode::Exclusive => "exclusive",
             Mode::Unpooled => "shared, no pool",
             Mode::Shared => "shared",
+            Mode::Attested => "shared, end to end",
         }
     }
 
@@ -40,7 +43,7 @@ impl Mode {
             Mode::Node => None,
             Mode::Native => Some(Sharing::Native),
             Mode::Exclusive => Some(Sharing::Exclusive),
-            Mode::Unpooled | Mode::Shared => Some(Sharing::Shared),
+            Mode::Unpooled | Mode::Shared | Mode::Attested => Some(Sharing::Shared),
         }
     }
 }

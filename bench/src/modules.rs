@@ -8,7 +8,7 @@ use anyhow::Result;
 use teemate_client::breakdown::{Part, human};
 use teemate_tests::manifest::Manifest;
 
-use crate::latency::{self, Nodes, Sample};
+use crate::latency::{self, Nodes, Others, Sample};
 use crate::mode::Mode;
 use crate::stats::{Spread, spread};
 use crate::workload::{self, Workload};
@@ -41,7 +41,7 @@ pub fn measure(workloads: &[Workload], samples: usize, nodes: &Nodes) -> Vec<Sam
         .iter()
         .flat_map(|workload| {
             eprintln!("modules: {}", workload.name);
-            latency::measure(workload, &MODES, samples, samples, nodes, None)
+            latency::measure(workload, &MODES, samples, samples, nodes, Others::default())
         })
         .collect()
 }

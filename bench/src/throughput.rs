@@ -7,9 +7,8 @@ use std::time::Instant;
 use serde::Serialize;
 use teemate_tests::running::Node;
 
-use crate::latency;
+use crate::latency::{self, Others};
 use crate::mode::Mode;
-use crate::nodejs::Nodejs;
 use crate::workload::Workload;
 
 /// One round.
@@ -34,10 +33,10 @@ pub struct Round {
 }
 
 /// One round. `None`: this function can't run this way.
-pub fn once(workload: &Workload, mode: Mode, calls: usize, round: usize, node: &Node, nodejs: Option<&Nodejs>) -> Option<Round> {
+pub fn once(workload: &Workload, mode: Mode, calls: usize, round: usize, node: &Node, others: Others<'_>) -> Option<Round> {
     if mode == Mode::Node {
         let action = latency::action(workload)?;
-        nodejs?.fits(&action).ok()?;
+        others.nodejs?.fits(&action).ok()?;
     }
     // All wait at the barrier, and so does the clock.
     let barrier = Barrier::new(calls + 1);
@@ -45,10 +44,10 @@ pub fn once(workload: &Workload, mode: Mode, calls: usize, round: usize, node: &
         let threads: Vec<_> = (0..calls)
             .map(|_| {
                 scope.spawn(|| {
-                    let connection = (mode != Mode::Node).then(|| latency::connect(node));
+                    let connection = (!matches!(mode, Mode::Node | Mode::Attested)).then(|| latency::connect(node));
                     barrier.wait();
                     match connection {
-                        None => latency::once(workload, mode, node, nodejs).and_then(|sample| sample.error),
+                        None => latency::once(workload, mode, node, others).and_then(|sample| sample.error),
                         Some(Ok(mut connection)) => latency::call(&mut connection, workload, mode).error,
                         Some(Err(error)) => Some(error.to_string()),
                     }

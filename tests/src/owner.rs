@@ -103,6 +103,17 @@ impl Owner {
         self.json(&["login", &endpoint, "--claim", token, "--policy", &policy]).map(drop)
     }
 
+    /// `uuid:key` of the profile `default`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn auth(&self) -> Result<String, String> {
+        let path = self.home().join(".config/teemate/profiles/default.toml");
+        let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let profile: toml::Table = toml::from_str(&text).map_err(|error| error.to_string())?;
+        profile.get("auth").and_then(toml::Value::as_str).map(str::to_owned).ok_or_else(|| "the profile holds no key".to_owned())
+    }
+
     /// Deploys JavaScript source.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
-use crate::activity::Activity;
+use crate::activity::{Activity, Verdict};
 use crate::connection::{self, Version};
 use crate::lock;
 use crate::paced::Paced;
@@ -182,10 +182,16 @@ impl Server {
         // Answers are written whole; waiting for more would only delay their end.
         let _ = stream.set_nodelay(true);
         let stream = Paced::new(stream, limits.patience, limits.farewell);
-        let handshake = timeout(limits.handshake, self.tls.accept(stream));
-        let shaken = tokio::select! {
-            shaken = handshake => shaken,
-            () = activity.changed() => return,
+        let mut handshake = std::pin::pin!(timeout(limits.handshake, self.tls.accept(stream)));
+        let shaken = loop {
+            tokio::select! {
+                shaken = &mut handshake => break shaken,
+                // Who was accepted before a drain began is served; only a connection that is cut ends here.
+                () = activity.changed() => match activity.verdict(Instant::now(), limits) {
+                    Verdict::Wait(_) | Verdict::Finish => {}
+                    Verdict::Cut | Verdict::Resets | Verdict::Slow => return,
+                },
+            }
         };
         let Ok(Ok(stream)) = shaken else {
             metrics.handshakes_failed.add();
@@ -214,6 +220,10 @@ impl Place {
         let id = table.next;
         table.next += 1;
         let activity = Activity::new();
+        if table.stopping {
+            // Accepted in the very moment in which a drain began.
+            activity.close();
+        }
         table.connections.insert(id, (activity.clone(), address));
         Some((Place { server: server.clone(), id }, activity))
     }

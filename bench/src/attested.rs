@@ -1,0 +1,80 @@
+//! End to end, as an owner calls: a new connection, the enclave's quote verified in the handshake, the call, its result.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+use teemate_attestation::http::Request;
+use teemate_attestation::{Connector, Endpoint, Policy, Session};
+use teemate_tests::artifacts::Artifacts;
+use teemate_tests::owner::Owner;
+use teemate_tests::running::Node;
+
+use crate::workload::Workload;
+
+/// Longest answer.
+const MAX_ANSWER: usize = 16 << 20;
+/// How long a call may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// An owner at a node's enclave.
+pub struct Attested {
+    owner: Owner,
+    connector: Connector,
+    endpoint: Endpoint,
+    credentials: String,
+}
+
+impl Attested {
+    /// Claims a namespace at this node's enclave, whose measurement the node tells: this measures, it does not trust.
+    pub fn claim(artifacts: &Artifacts, node: &Node) -> Result<Attested> {
+        let failed = |error: String| anyhow!(error);
+        let owner = Owner::new(artifacts).map_err(failed)?;
+        let policy = owner.policy("policy.toml", &format!("mrenclave = \"{}\"", node.status()?.mrenclave)).map_err(failed)?;
+        owner.claim(node.socket(), "bench", node.endpoint(), &policy).map_err(failed)?;
+        let auth = owner.auth().map_err(failed)?;
+        Ok(Attested {
+            connector: Connector::new(Policy::load(&policy)?)?,
+            endpoint: node.endpoint().to_string().parse().map_err(failed)?,
+            credentials: format!("Basic {}", STANDARD.encode(auth)),
+            owner,
+        })
+    }
+
+    /// Deploys a function, if it can be an owner's: one with files of its own can't.
+    pub fn deploy(&self, workload: &Workload) -> Result<()> {
+        let deployment = &workload.deployment;
+        if !deployment.files.is_empty() {
+            bail!("it reads files of its own, which owners' functions have in their archives");
+        }
+        let code = deployment.code.display().to_string();
+        let mut arguments = vec!["--profile", "default", "function", "deploy", &workload.name, &code];
+        for destination in &deployment.egress {
+            arguments.extend(["--egress", destination]);
+        }
+        self.owner.json(&arguments).map(drop).map_err(|error| anyhow!(error))
+    }
+
+    /// One call on a connection of its own: how long it took, in microseconds, and its result.
+    pub fn call(&self, workload: &Workload) -> Result<(f64, Value)> {
+        let params = workload.params.to_string();
+        let path = format!("/api/v1/namespaces/_/actions/{}?blocking=true&result=true", workload.name);
+        let begin = Instant::now();
+        let mut session = Session::open(&self.connector, &self.endpoint)?;
+        let request = Request {
+            method: "POST",
+            path: &path,
+            headers: &[("Authorization", &self.credentials)],
+            body: Some(("application/json", params.as_bytes())),
+        };
+        let response = session.client().send_within(&request, MAX_ANSWER, PATIENCE)?;
+        let latency_us = begin.elapsed().as_secs_f64() * 1e6;
+        let value = serde_json::from_slice(&response.body).context("the answer is not JSON")?;
+        if response.status != 200 {
+            bail!("HTTP {}: {value}", response.status);
+        }
+        Ok((latency_us, value))
+    }
+}
