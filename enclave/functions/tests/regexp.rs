@@ -30,8 +30,8 @@ fn a_search_finds_what_trying_each_position_finds() {
     let function = Arc::new(Function::deploy(&engines, spec, include_bytes!("regexp.js"), None).unwrap());
     for seed in [1, 4242, 31337] {
         let params = format!("{{\"seed\":{seed},\"count\":1500}}");
-        let finished =
-            call::run(&function, &Arc::new(Control::default()), Input { params: params.into_bytes(), env: Vec::new() }, 0, Vec::new());
+        let input = Input { params: params.into_bytes(), env: Vec::new() };
+        let finished = call::run(&function, &Arc::new(Control::default()), input, 0, Vec::new(), None);
         let result: serde_json::Value = serde_json::from_slice(&finished.outcome.result.unwrap()).unwrap();
         assert!(result["tried"].as_u64() > Some(3000) && result["found"].as_u64() > Some(500), "seed {seed}: {result}");
     }
