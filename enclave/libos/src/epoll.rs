@@ -188,11 +188,11 @@ fn renew(id: u64, stale: i32) -> Result<(), i32> {
             _ => None,
         }
     };
-    files::release(stale);
     let Some(indices) = indices else {
         give_back(new);
         return Ok(());
     };
+    files::release(stale);
     for index in indices {
         let entry = STATE.lock().instances.get(&id).and_then(|instance| instance.list.get(index).copied());
         let Some(entry) = entry else { continue };
