@@ -190,7 +190,7 @@ mod tests {
             namespaces: kinds.iter().map(|kind| ((*kind).to_owned(), inode)).collect(),
             cgroups: vec![format!("/{inode}")],
             rss_kib: 0,
-            charged_pages: 0,
+            charged_pages: None,
             age_ms: 0,
         }
     }
