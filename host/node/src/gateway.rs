@@ -3,8 +3,10 @@
 //! The socket outlives enclaves. Connections that an enclave has not accepted when it goes wait in it for the next one: so an upgrade, or
 //! a crash, refuses nobody.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 use teemate_control::function::{Failure, FailureKind};
@@ -14,6 +16,8 @@ use crate::error::{Error, Result};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
+/// How long an address may be taken.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Connections are cut this long after they were asked to end.
 pub const DRAIN_MS: u64 = 30_000;
 
@@ -25,8 +29,21 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens at this address; port 0 takes any that is free.
+    /// Listens at this address; port 0 takes any that is free. After a crash the processes of the node before may hold it for a moment
+    /// still, so it is tried for some seconds.
     pub fn open(address: SocketAddr) -> Result<Listener> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match Listener::try_open(address) {
+                Err(Error::System { source, .. }) if source.kind() == ErrorKind::AddrInUse && Instant::now() < end => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    fn try_open(address: SocketAddr) -> Result<Listener> {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let opened = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None).and_then(|socket| {
             sockopt::set_socket_reuseaddr(&socket, true)?;
