@@ -124,7 +124,11 @@ pub fn adopt(thread: &mut impl Transition, calls: &Calls<'_>, tcs: u32, mailbox:
         (_, Some(left)) => follow(thread, calls, tcs, mailbox, left),
         (_, None) => {
             let left = thread.resume();
-            follow(thread, calls, tcs, mailbox, left)
+            match follow(thread, calls, tcs, mailbox, left) {
+                // It was killed while it asked for something to run, and there was nothing.
+                End::Refused(refused::NO_THREAD | refused::NO_WORKER | refused::NO_OCALL) => End::Idle,
+                end => end,
+            }
         }
     };
     (end, found)
@@ -229,6 +233,9 @@ mod tests {
         let lost = "enter 3 1";
         for (cssa, steps, expected) in [
             (Some(1), vec![("resume", out(exit::IDLE, 0))], (End::Idle, Found::Inside)),
+            (Some(1), vec![("resume", out(exit::REFUSED, refused::NO_THREAD))], (End::Idle, Found::Inside)),
+            (Some(1), vec![("resume", out(exit::REFUSED, refused::NO_WORKER))], (End::Idle, Found::Inside)),
+            (Some(1), vec![("resume", out(exit::REFUSED, refused::DEAD))], (End::Refused(refused::DEAD), Found::Inside)),
             (Some(0), vec![(lost, out(exit::REFUSED, refused::NO_OCALL))], (End::Idle, Found::Idle)),
             (Some(0), vec![(lost, out(exit::OCALL, 0)), ("enter 3 0", out(exit::IDLE, 0))], (End::Idle, Found::InCall)),
             (None, vec![(lost, out(exit::REFUSED, refused::CSSA)), ("resume", out(exit::IDLE, 0))], (End::Idle, Found::Inside)),
