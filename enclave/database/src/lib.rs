@@ -1,0 +1,1 @@
+//! The key-value store that Redis clients talk to, with snapshots that start in constant time.

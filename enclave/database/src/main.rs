@@ -1,0 +1,2 @@
+//! The database as a program.
+fn main() {}
