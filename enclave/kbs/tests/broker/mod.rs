@@ -123,9 +123,10 @@ impl Broker {
                     return no(401, "the nonce in the handshake session is different");
                 }
                 let more = &body["tee-evidence"]["additional_evidence"];
-                // Objects of serde_json are sorted, so this is canonical.
-                let bound = json!({"tee-pubkey": key, "nonce": nonce, "additional-evidence": more}).to_string();
-                let mut expected = Sha384::digest(bound).to_vec();
+                // Sorted, and so canonical, also where another crate of the build has serde_json keep the order of members.
+                let mut bound = json!({"tee-pubkey": key, "nonce": nonce, "additional-evidence": more});
+                bound.sort_all_objects();
+                let mut expected = Sha384::digest(bound.to_string()).to_vec();
                 expected.resize(64, 0);
                 let quote = BASE64_STANDARD.decode(body["tee-evidence"]["primary_evidence"]["quote"].as_str().unwrap_or_default());
                 if quote.ok().as_deref().and_then(|quote| quote.get(REPORT_DATA)) != Some(&expected[..]) {
