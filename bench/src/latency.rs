@@ -87,11 +87,20 @@ pub fn measure(workload: &Workload, modes: &[Mode], samples: usize, slow: usize,
     all
 }
 
+/// Whether this function can run this way at all.
+pub fn can(workload: &Workload, mode: Mode, others: Others<'_>) -> Option<()> {
+    match mode {
+        Mode::Node => others.nodejs?.fits(&action(workload)?).ok(),
+        Mode::Attested => others.attested.map(drop),
+        Mode::Native | Mode::Exclusive | Mode::Unpooled | Mode::Shared => Some(()),
+    }
+}
+
 /// One call. `None`: this function can't run this way. Returns when what it left at the node is taken down.
 pub fn once(workload: &Workload, mode: Mode, node: &Node, others: Others<'_>) -> Option<Sample> {
+    can(workload, mode, others)?;
     if mode == Mode::Node {
         let (nodejs, action) = (others.nodejs?, action(workload)?);
-        nodejs.fits(&action).ok()?;
         return Some(match nodejs.call(&action, &workload.params) {
             Ok(call) => {
                 let parts =
@@ -102,10 +111,6 @@ pub fn once(workload: &Workload, mode: Mode, node: &Node, others: Others<'_>) ->
         });
     }
     if mode == Mode::Attested {
-        // What it can't be given it can't be called.
-        if !workload.deployment.files.is_empty() {
-            return None;
-        }
         return Some(match others.attested?.call(workload) {
             Ok((latency_us, result)) => sample(workload, mode, latency_us, Vec::new(), workload.check(&result).err()),
             Err(error) => sample(workload, mode, 0.0, Vec::new(), Some(format!("{error:#}"))),

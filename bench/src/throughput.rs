@@ -34,10 +34,7 @@ pub struct Round {
 
 /// One round. `None`: this function can't run this way.
 pub fn once(workload: &Workload, mode: Mode, calls: usize, round: usize, node: &Node, others: Others<'_>) -> Option<Round> {
-    if mode == Mode::Node {
-        let action = latency::action(workload)?;
-        others.nodejs?.fits(&action).ok()?;
-    }
+    latency::can(workload, mode, others)?;
     // All wait at the barrier, and so does the clock.
     let barrier = Barrier::new(calls + 1);
     let (seconds, errors) = thread::scope(|scope| {

@@ -57,6 +57,8 @@ pub enum Command {
     /// What an owner's calls came to.
     #[command(subcommand)]
     Activation(Activation),
+    /// Be a container that OpenWhisk's invoker starts: serve its action protocol (/init, /run), and run the action in the shared enclave.
+    Action(Action),
     /// Invite the owners of namespaces, and look at them (the node's administrator).
     #[command(subcommand)]
     Owner(Owner),
@@ -164,6 +166,23 @@ pub struct Login {
     /// Replace a profile of that name.
     #[arg(long)]
     pub replace: bool,
+}
+
+/// `teemate action`.
+#[derive(Debug, Args)]
+pub struct Action {
+    /// Address to listen on. What comes there is not encrypted: an invoker reaches its containers by a network of its own.
+    #[arg(long, default_value = "0.0.0.0")]
+    pub address: std::net::IpAddr,
+    /// Port to listen on; 0: any, and it is written to stdout.
+    #[arg(long, env = "PORT", default_value_t = 8080)]
+    pub port: u16,
+    /// Wall-clock time of a call: the invoker's own limit comes first.
+    #[arg(long, default_value = "300s", value_parser = value::milliseconds, value_name = "TIME")]
+    pub timeout: u64,
+    /// Linear memory of a call.
+    #[arg(long, default_value = "256M", value_parser = value::size, value_name = "SIZE")]
+    pub memory: u64,
 }
 
 /// `teemate activation`.

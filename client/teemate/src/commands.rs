@@ -1,5 +1,6 @@
 //! One module a command.
 
+mod action;
 mod activation;
 mod attest;
 mod bench;
@@ -38,6 +39,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<ExitCode, Failure> 
         },
         Command::Login(login) => login::run(login, output),
         Command::Activation(command) => activation::run(command, arguments.profile.as_deref(), output),
+        Command::Action(action) => action::run(action, arguments.profile.as_deref()),
         Command::Owner(command) => owner::run(command, &arguments.socket(), output),
         Command::Attest(attest) => attest::run(attest, arguments, output),
         Command::Verify(verify) => verify::run(verify, output),

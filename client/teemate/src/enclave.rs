@@ -1,6 +1,7 @@
 //! An enclave that was verified, as its owner asks it: OpenWhisk's API and TeeMate's own paths, JSON both ways.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,6 +14,8 @@ use crate::profile::{self, Profile};
 
 /// Longest answer: an action with its code, in base64.
 const MAX_ANSWER: usize = 80 << 20;
+/// For how long a conversation rests before it is rather begun anew: less than the gateway waits for a further request.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// Why the enclave was not asked, or its answer is none.
 #[derive(Debug, thiserror::Error)]
@@ -106,19 +109,18 @@ impl Enclave {
     /// # Errors
     /// [`Error`]; nothing was sent to an enclave that the policy does not accept.
     pub fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer, Error> {
+        self.open()?.ask(method, path, &[], body)
+    }
+
+    /// Verifies the enclave, and looks whether its store goes on from where it was last seen: for more than one request.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing was sent to an enclave that the policy does not accept.
+    pub fn open(&self) -> Result<Conversation, Error> {
         let mut session = Session::open(&self.connector, &self.endpoint)?;
         self.look_for_rollback(&mut session)?;
-        let body = body.map(ToString::to_string);
         let credentials = self.auth.as_ref().map(|auth| format!("Basic {}", STANDARD.encode(auth)));
-        let headers: Vec<_> = credentials.iter().map(|value| ("Authorization", value.as_str())).collect();
-        let body = body.as_ref().map(|body| ("application/json", body.as_bytes()));
-        let response = session.client().send(&Request { method, path, headers: &headers, body }, MAX_ANSWER)?;
-        let value = if response.body.is_empty() { Value::Null } else { serde_json::from_slice(&response.body).map_err(Error::Nonsense)? };
-        if response.status < 400 {
-            return Ok(Answer { status: response.status, body: value });
-        }
-        let message = value["error"].as_str().unwrap_or("the gateway gives no reason").to_owned();
-        Err(Error::Answered { status: response.status, message, body: value })
+        Ok(Conversation { session, credentials, used: Instant::now() })
     }
 
     fn look_for_rollback(&self, session: &mut Session) -> Result<(), Error> {
@@ -127,6 +129,40 @@ impl Enclave {
         let whose = Whose { node: &self.endpoint.to_string(), mrsigner: info.mrsigner, owner: self.namespace.as_deref() };
         Memory::open(&path)?.observe(&whose, Seen::from(&info))?;
         Ok(())
+    }
+}
+
+/// Requests on one verified connection, one after the other.
+pub struct Conversation {
+    session: Session,
+    credentials: Option<String>,
+    /// When it was last used.
+    used: Instant,
+}
+
+impl Conversation {
+    /// Whether it has rested for so long that the other side may have closed it.
+    pub fn is_over(&self) -> bool {
+        self.used.elapsed() > IDLE
+    }
+
+    /// Asks, with further headers.
+    ///
+    /// # Errors
+    /// [`Error`]. After any but [`Error::Answered`] the conversation is over.
+    pub fn ask(&mut self, method: &str, path: &str, more: &[(&str, &str)], body: Option<&Value>) -> Result<Answer, Error> {
+        let body = body.map(ToString::to_string);
+        let mut headers = more.to_vec();
+        headers.extend(self.credentials.iter().map(|value| ("Authorization", value.as_str())));
+        let body = body.as_ref().map(|body| ("application/json", body.as_bytes()));
+        let response = self.session.client().send(&Request { method, path, headers: &headers, body }, MAX_ANSWER)?;
+        self.used = Instant::now();
+        let value = if response.body.is_empty() { Value::Null } else { serde_json::from_slice(&response.body).map_err(Error::Nonsense)? };
+        if response.status < 400 {
+            return Ok(Answer { status: response.status, body: value });
+        }
+        let message = value["error"].as_str().unwrap_or("the gateway gives no reason").to_owned();
+        Err(Error::Answered { status: response.status, message, body: value })
     }
 }
 

@@ -4,6 +4,7 @@
 //! command line uses. What comes from a node is data of an untrusted host: it is shown, never executed, and its size is bounded.
 #![forbid(unsafe_code)]
 
+pub mod action;
 pub mod breakdown;
 pub mod connection;
 pub mod deployment;

@@ -713,8 +713,11 @@
 
   // ---- require -------------------------------------------------------------------------------------------------------------------
   const promisify = (callee) => (...values) => new Promise((resolve, reject) => callee(...values, (error, value) => error ? reject(error) : resolve(value)));
+  // A script that carries files of its own tells here which: a function from a path to bytes, or to nothing.
+  const carried = Symbol.for("teemate.files");
   const readFileSync = (path, options) => {
-    const bytes = view(host.file(String(path instanceof URL ? path.pathname : path)));
+    const name = String(path instanceof URL ? path.pathname : path);
+    const bytes = fs[carried]?.(name) ?? view(host.file(name));
     const encoding = typeof options === "string" ? options : options?.encoding;
     return encoding ? bytes.toString(encoding) : bytes;
   };

@@ -16,6 +16,8 @@ use crate::interest::{Interest, Watched};
 use crate::lock::Spin;
 use crate::{SysResult, clock, ocall, user};
 
+/// Whose process holds the host's descriptors of instances: that of the payload's own threads.
+const OWNER: u64 = 0;
 /// Instances that there may be.
 const INSTANCES: usize = 256;
 /// Times that one wait makes its instance anew, before the host is taken at its word.
@@ -75,12 +77,12 @@ pub fn create(flags: u64) -> SysResult {
 
 fn new_host() -> Result<i32, i32> {
     let host = ocall::epoll_create()?;
-    files::claim(host)?;
+    files::claim(OWNER, host)?;
     Ok(host)
 }
 
 fn give_back(host: i32) {
-    files::release(host);
+    files::release(OWNER, host);
     ocall::close(host);
 }
 
@@ -192,7 +194,7 @@ fn renew(id: u64, stale: i32) -> Result<(), i32> {
         give_back(new);
         return Ok(());
     };
-    files::release(stale);
+    files::release(OWNER, stale);
     for index in indices {
         let entry = STATE.lock().instances.get(&id).and_then(|instance| instance.list.get(index).copied());
         let Some(entry) = entry else { continue };

@@ -91,7 +91,7 @@ impl Drop for File {
         match &self.kind {
             Kind::Socket { fd, .. } => {
                 epoll::closed(self.id);
-                release(*fd);
+                release(self.owner, *fd);
                 if !self.abandoned.load(Ordering::Relaxed) {
                     ocall::close(*fd);
                 }
@@ -111,22 +111,22 @@ struct Table {
     /// No number below this one is free.
     lowest: usize,
     open: usize,
-    /// The host's numbers in use: one that it gives twice is a lie.
-    of_host: BTreeSet<i32>,
+    /// The host's numbers in use, each with the container whose process has it: one that a process gives twice is a lie.
+    of_host: BTreeSet<(u64, i32)>,
 }
 
 static TABLE: Spin<Table> = Spin::new(Table { files: Vec::new(), lowest: 0, open: 0, of_host: BTreeSet::new() });
 /// Whether each standard descriptor was made non-blocking.
 static NONBLOCKING: [AtomicBool; STANDARD as usize] = [const { AtomicBool::new(false) }; STANDARD as usize];
 
-/// Notes a number that the host gave for something new; EIO when it can't be new.
-pub fn claim(host: i32) -> Result<(), i32> {
-    if host >= DESCRIPTOR_FIRST && TABLE.lock().of_host.insert(host) { Ok(()) } else { Err(libc::EIO) }
+/// Notes a number that the process of this container (0: of the payload's own threads) gave for something new; EIO when it can't be new.
+pub fn claim(owner: u64, host: i32) -> Result<(), i32> {
+    if host >= DESCRIPTOR_FIRST && TABLE.lock().of_host.insert((owner, host)) { Ok(()) } else { Err(libc::EIO) }
 }
 
-/// Forgets it, before the host may give it again.
-pub fn release(host: i32) {
-    TABLE.lock().of_host.remove(&host);
+/// Forgets it, before the process may give it again.
+pub fn release(owner: u64, host: i32) {
+    TABLE.lock().of_host.remove(&(owner, host));
 }
 
 /// Gives a file a number.
@@ -475,13 +475,16 @@ mod tests {
     #[test]
     fn a_lying_descriptor_is_an_error() {
         for lie in [i32::MIN, -1, 0, 3, DESCRIPTOR_FIRST - 1] {
-            assert_eq!(claim(lie), Err(libc::EIO), "{lie}");
+            assert_eq!(claim(1, lie), Err(libc::EIO), "{lie}");
         }
-        assert_eq!(claim(DESCRIPTOR_FIRST + 7), Ok(()));
-        assert_eq!(claim(DESCRIPTOR_FIRST + 7), Err(libc::EIO), "given twice");
-        release(DESCRIPTOR_FIRST + 7);
-        assert_eq!(claim(DESCRIPTOR_FIRST + 7), Ok(()));
-        release(DESCRIPTOR_FIRST + 7);
+        assert_eq!(claim(1, DESCRIPTOR_FIRST + 7), Ok(()));
+        assert_eq!(claim(1, DESCRIPTOR_FIRST + 7), Err(libc::EIO), "given twice");
+        assert_eq!(claim(2, DESCRIPTOR_FIRST + 7), Ok(()), "another process numbers its own");
+        release(1, DESCRIPTOR_FIRST + 7);
+        assert_eq!(claim(2, DESCRIPTOR_FIRST + 7), Err(libc::EIO), "only one of the two is free again");
+        assert_eq!(claim(1, DESCRIPTOR_FIRST + 7), Ok(()));
+        release(1, DESCRIPTOR_FIRST + 7);
+        release(2, DESCRIPTOR_FIRST + 7);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use teemate_abi::ocall::ADDRESS;
 
 use crate::files::{self, File, Kind, LISTEN_FD, Target};
-use crate::{SysResult, ocall, user};
+use crate::{SysResult, container, ocall, user};
 
 /// Most entries of poll(2).
 const POLL_MAX: u64 = 64;
@@ -67,7 +67,7 @@ pub fn accept(fd: u64, address: u64, length: u64, flags: u64) -> SysResult {
 
 /// A descriptor that the host made for a call just now.
 fn socket(host: i32, peer: Address, nonblocking: bool) -> Result<File, i32> {
-    files::claim(host)?;
+    files::claim(container::current(), host)?;
     Ok(File::new(Kind::Socket { fd: host, peer }, nonblocking))
 }
 

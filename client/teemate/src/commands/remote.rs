@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use teemate_client::deployment::{self, MAX_CODE};
 use teemate_client::enclave::{Answer, Enclave, Error, escape};
+use teemate_control::function::Reuse;
 
 use super::function::parameters;
 use crate::arguments::{Deploy, Function, Invoke, KindName};
@@ -74,8 +75,12 @@ fn action_body(arguments: &Deploy) -> Result<Value, Failure> {
         })?
     };
     let kind = if is_module { "wasm:default" } else { "nodejs:default" };
-    let mut annotations =
-        vec![json!({ "key": "teemate-egress", "value": arguments.egress }), json!({ "key": "teemate-result", "value": arguments.result })];
+    let mut annotations = vec![
+        json!({ "key": "teemate-egress", "value": arguments.egress }),
+        json!({ "key": "teemate-result", "value": arguments.result }),
+        json!({ "key": "teemate-reuse", "value": Reuse::from(arguments.reuse) }),
+        json!({ "key": "teemate-idle", "value": arguments.idle }),
+    ];
     if let Some(fuel) = arguments.fuel {
         annotations.push(json!({ "key": "teemate-fuel", "value": fuel }));
     }

@@ -23,7 +23,7 @@ use super::run::{Input, Run};
 use super::space::{Edit, Space, blocking};
 use super::store::{Change, Key, kind};
 use super::throttle::Rate;
-use super::{Context, Whisk, respond};
+use super::{Context, Whisk, readiness, respond};
 use crate::router::Response;
 
 /// Name of the header that carries the id of an activation.
@@ -31,7 +31,7 @@ pub const ACTIVATION: HeaderName = HeaderName::from_static("x-openwhisk-activati
 
 impl Whisk {
     /// `PUT`.
-    pub(super) async fn put_action(&self, context: &Context, at: Fqn) -> Answer {
+    pub(super) async fn put_action(self: &Arc<Self>, context: &Context, at: Fqn) -> Answer {
         context.own(&at)?;
         let space = self.space(&at.namespace, &at.full()).await?;
         let put = Put::read(&context.body, &context.owner, &space.limits())?;
@@ -59,6 +59,9 @@ impl Whisk {
         self.room(&space, old.is_none())?;
         space.change(&self.store, vec![Edit::Put(Entity::Action(action.clone()))], more).await?;
         self.deployments.forget(&at.namespace, &at.key());
+        if readiness::wanted(&context.headers) && matches!(action.exec, Exec::Code { .. }) {
+            self.make_ready(context, action.clone()).await?;
+        }
         let code = match (&code, &action.code) {
             (Some(code), _) => Some(code.clone()),
             (None, Some(_)) => Some(self.read_code(&action).await?),
@@ -246,8 +249,13 @@ impl Whisk {
         if payload.keys().any(|key| found.is_final(key)) {
             return Err(Rejection::bad_request("Request defines parameters that are not allowed (e.g., reserved properties)."));
         }
+        let environment = readiness::environment(&context.headers)?;
+        if !environment.is_empty() && found.action.head.at.namespace != context.owner {
+            // Another owner's action believes what it is told of its call.
+            return Err(Rejection::bad_request(format!("the header '{}' is for one's own actions", readiness::ENVIRONMENT)));
+        }
         let wait = blocking.then(|| Duration::from_millis(wait));
-        let activation = self.start(context, &caller, found, Input::Object(payload), wait).await?;
+        let activation = self.start(context, &caller, found, Input::Object(payload), wait, environment).await?;
         let activation = match activation {
             Started::Later(id) => return Ok(with_activation(respond(StatusCode::ACCEPTED, format!("{{\"activationId\":\"{id}\"}}")), &id)),
             Started::Ended(activation) => activation,
@@ -273,6 +281,7 @@ impl Whisk {
         found: Found,
         input: Input,
         wait: Option<Duration>,
+        environment: Vec<(String, String)>,
     ) -> Result<Started, Rejection> {
         let permit = (caller.throttle.enter(caller.limits().concurrent)?, self.overall.enter(self.config.concurrent_overall)?);
         let id = random_hex()?;
@@ -285,6 +294,7 @@ impl Whisk {
             transaction: context.transaction.clone(),
             received: context.received,
             wanted: Wanted::of(&context.headers),
+            environment,
         };
         let whisk = self.clone();
         let running = tokio::spawn(async move {

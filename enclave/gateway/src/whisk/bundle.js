@@ -56,6 +56,12 @@
     it.loaded = true;
     return it.exports;
   };
+  // Everything else of the archive is read as files: relative to its root, which is the root.
+  require("fs")[Symbol.for("teemate.files")] = (path) => {
+    const name = straighten(path);
+    if (Object.hasOwn(data, name)) return Buffer.from(data[name], "base64");
+    if (typeof files[name] === "string") return Buffer.from(files[name]);
+  };
   const entry = $ENTRY;
   module.exports = load(entry === null ? asFolder("") : entry);
 })();

@@ -5,6 +5,9 @@
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 /// Most files of an archive.
 pub const MAX_FILES: usize = 4096;
 /// Most bytes of an archive, unpacked.
@@ -47,10 +50,20 @@ fn quoted(text: &str) -> String {
 /// # Errors
 /// What is wrong with the archive.
 pub fn script_of_archive(archive: &[u8], main: Option<&str>) -> Result<String, String> {
-    let files = unpack(archive, |path| path.ends_with(".js") || path.ends_with(".cjs") || path.ends_with(".json"))?;
+    let is_code = |path: &str| path.ends_with(".js") || path.ends_with(".cjs") || path.ends_with(".json");
+    let all = unpack(archive, |_| true)?;
+    let (files, data): (BTreeMap<_, _>, BTreeMap<_, _>) = all.into_iter().partition(|(path, _)| is_code(path));
     let (entry_file, main) = entry_of(&files, main)?;
-    let mut source = String::with_capacity(files.values().map(Vec::len).sum::<usize>() + 4096);
-    source.push_str("const files = Object.assign(Object.create(null), {\n");
+    let size: usize = files.values().map(Vec::len).sum::<usize>() + data.values().map(Vec::len).sum::<usize>() * 4 / 3;
+    let mut source = String::with_capacity(size + 4096);
+    source.push_str("const data = Object.assign(Object.create(null), {\n");
+    for (path, content) in &data {
+        source.push_str(&quoted(path));
+        source.push_str(": \"");
+        STANDARD.encode_string(content, &mut source);
+        source.push_str("\",\n");
+    }
+    source.push_str("});\nconst files = Object.assign(Object.create(null), {\n");
     for (path, content) in &files {
         let text = std::str::from_utf8(content).map_err(|_| format!("'{path}' in the archive is not UTF-8"))?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -183,6 +196,14 @@ pub(super) mod tests {
         let none = script_of_archive(&archive(&[lib]), None).unwrap_err();
         assert_eq!(none, "Zipped actions must contain either package.json or index.js at the root.");
         script_of_archive(&archive(&[("package.json", br#"{"main":"lib.js"}"#), lib]), None).unwrap();
+    }
+
+    #[test]
+    fn other_files_are_carried_along() {
+        let index: (&str, &[u8]) = ("index.js", b"exports.main = () => ({})");
+        let script = script_of_archive(&archive(&[index, ("data/a.bin", &[0, 255, 10])]), None).unwrap();
+        assert!(script.contains(r#""data/a.bin": "AP8K""#), "{script}");
+        assert!(!script.contains(r#""index.js": ""#));
     }
 
     #[test]

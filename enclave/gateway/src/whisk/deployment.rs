@@ -73,7 +73,7 @@ impl Deployment {
             limits,
             egress: options.egress,
             files: Vec::new(),
-            env: Vec::new(),
+            env: options.env,
             reuse: options.reuse,
         };
         let (done, answer) = oneshot::channel();
@@ -90,13 +90,17 @@ impl Deployment {
 
 /// The limits of a call of this action whose result may have so many bytes.
 pub fn limits(action: &Action, result: u64) -> Limits {
+    // They were read when the action was put.
+    let options = Options::of(&action.head.annotations).unwrap_or_default();
+    let default = Limits::default();
     Limits {
         timeout_ms: action.limits.timeout,
         memory: action.limits.memory << 20,
-        fuel: None,
+        fuel: options.fuel,
         log: (action.limits.logs << 20) + LOG_SLACK,
-        result,
-        ..Limits::default()
+        result: options.result.map_or(result, |own| own.min(result)),
+        cpu_milli: options.cpu_milli.unwrap_or(default.cpu_milli),
+        idle_ms: options.idle_ms.unwrap_or(default.idle_ms),
     }
 }
 

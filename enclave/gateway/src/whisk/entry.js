@@ -3,7 +3,7 @@
   "use strict";
   // How OpenWhisk's Node runtime calls an action, where this engine by itself differs: a rejected promise is a result with `error`, not a
   // failure; arrays go in and come out (boxed, as the engine takes objects only); what goes to stderr is marked for the log.
-  const BOX = "\u001earray", MARK = "\u001e";
+  const BOX = "\u001earray", READY = "\u001eready", MARK = "\u001e";
   const name = $MAIN;
   const at = (root, path) => path.reduce((it, part) => it?.[part], root);
   const find = () => {
@@ -44,6 +44,7 @@
   Object.defineProperty(globalThis, "__teemate_entry", {
     value: (params) => {
       const main = find();
+      if (Object.hasOwn(params, READY)) return {};
       const result = main(Object.hasOwn(params, BOX) ? params[BOX] : params);
       if (typeof result?.then !== "function") return boxed(result);
       return Promise.resolve(result).then(boxed, (error) => ({ error: error ? plain(error) : {} }));

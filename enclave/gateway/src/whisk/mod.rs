@@ -22,6 +22,7 @@ mod parameters;
 mod path;
 pub mod put;
 mod query;
+mod readiness;
 pub mod receipt;
 mod rejection;
 mod resolve;

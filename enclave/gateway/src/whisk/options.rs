@@ -1,5 +1,6 @@
 //! What annotations say about how an action runs here, beyond OpenWhisk.
 
+use serde_json::Value;
 use teemate_control::function::Reuse;
 
 use super::parameters::Parameters;
@@ -8,6 +9,21 @@ use super::parameters::Parameters;
 pub const REUSE: &str = "teemate-reuse";
 /// Annotation: `host:port` pairs that the action may connect to.
 pub const EGRESS: &str = "teemate-egress";
+/// Annotation: for how many milliseconds a container waits for the next call, where containers are used again.
+pub const IDLE: &str = "teemate-idle";
+/// Annotation: wasmtime's fuel for a call.
+pub const FUEL: &str = "teemate-fuel";
+/// Annotation: thousandths of a core.
+pub const CPU: &str = "teemate-cpu";
+/// Annotation: bytes of result, where that shall be fewer than the owner's limit.
+pub const RESULT: &str = "teemate-result";
+/// Annotation: environment variables, an object of strings.
+pub const ENV: &str = "teemate-env";
+
+/// Longest that a container waits for a further call.
+const IDLE_MOST: u64 = 3_600_000;
+/// Most environment variables, and bytes of all together.
+const ENV_MOST: (usize, usize) = (256, 64 << 10);
 
 /// How an action runs here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +32,16 @@ pub struct Options {
     pub reuse: Reuse,
     /// Where it may connect to.
     pub egress: Vec<String>,
+    /// Milliseconds for which a container waits.
+    pub idle_ms: Option<u64>,
+    /// Fuel of a call.
+    pub fuel: Option<u64>,
+    /// Thousandths of a core.
+    pub cpu_milli: Option<u32>,
+    /// Bytes of result.
+    pub result: Option<u64>,
+    /// Environment variables.
+    pub env: Vec<(String, String)>,
 }
 
 impl Options {
@@ -39,13 +65,41 @@ impl Options {
                 list.ok_or_else(|| format!("the annotation '{EGRESS}' must be a list of at most 64 'host:port'"))?
             }
         };
-        Ok(Options { reuse, egress })
+        Ok(Options {
+            reuse,
+            egress,
+            idle_ms: number(annotations, IDLE, IDLE_MOST)?,
+            fuel: number(annotations, FUEL, u64::MAX)?,
+            cpu_milli: number(annotations, CPU, 1_000_000)?.and_then(|milli| u32::try_from(milli).ok()),
+            result: number(annotations, RESULT, u64::MAX)?,
+            env: environment(annotations)?,
+        })
     }
 
     /// Whether instances of an action stay as calls leave them.
     pub fn keeps_state(annotations: &Parameters) -> bool {
         annotations.get(REUSE).is_some_and(|value| value != "fresh")
     }
+}
+
+/// A whole number from 1 to `most`.
+fn number(annotations: &Parameters, name: &str, most: u64) -> Result<Option<u64>, String> {
+    let Some(value) = annotations.get(name) else { return Ok(None) };
+    let fits = value.as_u64().filter(|number| (1..=most).contains(number));
+    fits.map(Some).ok_or_else(|| format!("the annotation '{name}' must be a whole number from 1 to {most}"))
+}
+
+fn environment(annotations: &Parameters) -> Result<Vec<(String, String)>, String> {
+    let Some(value) = annotations.get(ENV) else { return Ok(Vec::new()) };
+    let (most, bytes) = ENV_MOST;
+    let pair = |(name, value): (&String, &Value)| Some((name.clone(), value.as_str()?.to_owned()));
+    let is_name = |name: &str| !name.is_empty() && !name.contains(['=', '\0']) && !name.starts_with("__OW_");
+    let list: Option<Vec<_>> = value.as_object().and_then(|map| map.iter().map(pair).collect());
+    let list = list.filter(|list| {
+        let size: usize = list.iter().map(|(name, value)| name.len() + value.len()).sum();
+        list.len() <= most && size <= bytes && list.iter().all(|(name, value)| is_name(name) && !value.contains('\0'))
+    });
+    list.ok_or_else(|| format!("the annotation '{ENV}' must be an object of at most {most} strings and {bytes} bytes"))
 }
 
 fn is_address(text: &str) -> bool {
@@ -65,7 +119,14 @@ mod tests {
     fn annotations_are_read() {
         let annotations = Parameters::default().with(REUSE, "rewind").with(EGRESS, json!(["localhost:80", "[::1]:443"]));
         let options = Options::of(&annotations).unwrap();
-        assert_eq!(options, Options { reuse: Reuse::Rewind, egress: vec!["localhost:80".into(), "[::1]:443".into()] });
+        assert_eq!(
+            options,
+            Options { reuse: Reuse::Rewind, egress: vec!["localhost:80".into(), "[::1]:443".into()], ..Options::default() }
+        );
+        let limits = Parameters::default().with(IDLE, 5000).with(FUEL, 9).with(CPU, 500).with(RESULT, 70).with(ENV, json!({ "A": "B" }));
+        let read = Options::of(&limits).unwrap();
+        assert_eq!((read.idle_ms, read.fuel, read.cpu_milli, read.result), (Some(5000), Some(9), Some(500), Some(70)));
+        assert_eq!(read.env, [("A".to_owned(), "B".to_owned())]);
         assert_eq!(Options::of(&Parameters::default()).unwrap(), Options::default());
         for (key, bad) in [
             (REUSE, json!("warm")),
@@ -75,6 +136,14 @@ mod tests {
             (EGRESS, json!(["a"])),
             (EGRESS, json!(["a:0"])),
             (EGRESS, json!(vec!["a:1"; 65])),
+            (IDLE, json!(0)),
+            (IDLE, json!(3_600_001)),
+            (FUEL, json!("much")),
+            (CPU, json!(-1)),
+            (ENV, json!(["A=B"])),
+            (ENV, json!({ "A": 1 })),
+            (ENV, json!({ "A=B": "" })),
+            (ENV, json!({ "__OW_NAMESPACE": "bob" })),
         ] {
             assert!(Options::of(&Parameters::default().with(key, bad.clone())).is_err(), "{bad}");
         }

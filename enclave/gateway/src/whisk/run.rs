@@ -60,6 +60,8 @@ pub struct Run {
     pub received: u64,
     /// What the caller wants in the receipt.
     pub wanted: Wanted,
+    /// Variables that the caller sets, without `__OW_`.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Whisk {
@@ -187,6 +189,26 @@ impl Whisk {
         (ended, notes, Rest::default(), None)
     }
 
+    /// What a first call of an action would come to, as far as the code alone decides; `calls`: its script is evaluated, too.
+    pub(super) async fn prepare(self: &Arc<Self>, run: &Run, calls: bool) -> Ended {
+        let action = run.found.action.clone();
+        let (limits, most) = (action.limits, run.caller.limits().result);
+        let failed = |failure: &Failure| ending::not_ready(failure, &limits, most).0;
+        if calls {
+            return match params(run, &action) {
+                Ok(params) => self.call(run, &action, params).await.0,
+                Err(failure) => failed(&failure),
+            };
+        }
+        let Ok(deployment) = self.deployments.of(&action, &run.caller.name, most) else {
+            return failed(&Failure::new(FailureKind::Internal, "no id could be made"));
+        };
+        match deployment.ready(&action, self.code(action.clone())).await {
+            Ok(_) => Ended { status: Status::Success, result: None, size: None },
+            Err(failure) => failed(&failure),
+        }
+    }
+
     async fn code(self: &Arc<Self>, action: Arc<Action>) -> Result<String, Failure> {
         let failed = |why: &str| Failure::new(FailureKind::Internal, why.to_owned());
         self.read_code(&action).await.map_err(|_| failed("the code cannot be read from the sealed store"))
@@ -205,8 +227,11 @@ impl Whisk {
             ("TRANSACTION_ID", run.transaction.clone()),
             ("DEADLINE", deadline.to_string()),
         ] {
-            env.push((format!("__OW_{key}"), value));
+            if !run.environment.iter().any(|(own, _)| own == key) {
+                env.push((format!("__OW_{key}"), value));
+            }
         }
+        env.extend(run.environment.iter().map(|(key, value)| (format!("__OW_{key}"), value.clone())));
         let (done, answer) = oneshot::channel();
         let call = Call { function: deployment.id.clone(), params, env };
         let number = self.functions.invoke(call, Box::new(move |outcome| drop(done.send(outcome))));
@@ -269,6 +294,7 @@ impl Whisk {
                 transaction: run.transaction.clone(),
                 received: now_ms(),
                 wanted: run.wanted,
+                environment: Vec::new(),
             };
             let activation = match exec {
                 Exec::Code { .. } => {

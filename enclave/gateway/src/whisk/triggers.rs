@@ -145,7 +145,7 @@ impl Whisk {
         if arguments.keys().any(|key| found.is_final(key)) {
             return Err(Rejection::bad_request("Request defines parameters that are not allowed (e.g., reserved properties)."));
         }
-        match self.start(context, space, found, Input::Object(arguments.clone()), None).await? {
+        match self.start(context, space, found, Input::Object(arguments.clone()), None, Vec::new()).await? {
             Started::Later(id) => Ok(id),
             Started::Ended(activation) => Ok(activation.id.clone()),
         }

@@ -84,7 +84,7 @@ impl Whisk {
         let raw = found.action.head.annotations.is_true("raw-http");
         let arguments = arguments(context, target, &found, raw)?;
         let wait = Some(Duration::from_millis(MAX_WAIT_MS));
-        let activation = match self.start(context, &owner, found, Input::Object(arguments), wait).await? {
+        let activation = match self.start(context, &owner, found, Input::Object(arguments), wait, Vec::new()).await? {
             Started::Later(id) => {
                 let rejection = Rejection::new(StatusCode::ACCEPTED, "Response not yet ready.");
                 return Ok(with_activation(rejection.response(&context.transaction), &id));
