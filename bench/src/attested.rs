@@ -1,5 +1,7 @@
-//! End to end, as an owner calls: a new connection, the enclave's quote verified in the handshake, the call, its result.
+//! End to end, as an owner calls: a new connection whose certificate is judged by the quote in it, the call, its result. One client makes
+//! all calls of a function, so it judges that certificate in full once a minute, and otherwise only that the other end has its key.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -8,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use teemate_attestation::http::Request;
 use teemate_attestation::{Connector, Endpoint, Policy, Session};
+use teemate_tests::archive;
 use teemate_tests::artifacts::Artifacts;
 use teemate_tests::owner::Owner;
 use teemate_tests::running::Node;
@@ -43,18 +46,28 @@ impl Attested {
         })
     }
 
-    /// Deploys a function, if it can be an owner's: one with files of its own can't.
+    /// Deploys a function; one with files of its own has them in its archive.
     pub fn deploy(&self, workload: &Workload) -> Result<()> {
         let deployment = &workload.deployment;
-        if !deployment.files.is_empty() {
-            bail!("it reads files of its own, which owners' functions have in their archives");
-        }
-        let code = deployment.code.display().to_string();
+        let code = if deployment.files.is_empty() { deployment.code.clone() } else { self.archive(workload)? }.display().to_string();
         let mut arguments = vec!["--profile", "default", "function", "deploy", &workload.name, &code];
         for destination in &deployment.egress {
             arguments.extend(["--egress", destination]);
         }
         self.owner.json(&arguments).map(drop).map_err(|error| anyhow!(error))
+    }
+
+    /// The script and its files as a zip archive.
+    fn archive(&self, workload: &Workload) -> Result<PathBuf> {
+        let script = workload.script.as_deref().context("only a script can have files in an archive")?;
+        let index = format!("{script}\nexports.main = main;\n");
+        let read = |(local, inside): &(PathBuf, String)| std::fs::read(local).map(|content| (inside.clone(), content));
+        let files = workload.deployment.files.iter().map(read).collect::<std::io::Result<Vec<_>>>()?;
+        let mut all = vec![("index.js", index.as_bytes())];
+        all.extend(files.iter().map(|(inside, content)| (inside.trim_start_matches('/'), content.as_slice())));
+        let path = self.owner.home().join(format!("{}.zip", workload.name));
+        std::fs::write(&path, archive::zip(&all)?)?;
+        Ok(path)
     }
 
     /// One call on a connection of its own: how long it took, in microseconds, and its result.

@@ -2,6 +2,7 @@
 //! store, what a host can see, and what a process has in memory.
 #![forbid(unsafe_code)]
 
+pub mod archive;
 pub mod artifacts;
 pub mod manifest;
 pub mod memory;

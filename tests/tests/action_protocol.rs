@@ -12,6 +12,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use teemate_tests::archive;
 use teemate_tests::artifacts::Artifacts;
 use teemate_tests::owner::Owner;
 use teemate_tests::running::Node;
@@ -114,17 +115,6 @@ fn start() -> Option<(Artifacts, Node, Owner)> {
     Some((artifacts, node, owner))
 }
 
-/// A zip archive with these files, stored.
-fn archive(files: &[(&str, &str)]) -> String {
-    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
-    let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
-    for (name, content) in files {
-        zip.start_file(*name, options).unwrap();
-        zip.write_all(content.as_bytes()).unwrap();
-    }
-    STANDARD.encode(zip.finish().unwrap().into_inner())
-}
-
 #[test]
 fn an_invoker_finds_what_it_expects() {
     let Some((artifacts, mut node, owner)) = start() else { return };
@@ -182,17 +172,19 @@ fn an_invoker_finds_what_it_expects() {
     }
 
     // Archives, and an entry point in one.
-    let zipped = archive(&[
-        ("package.json", r#"{"main":"lib/it.js"}"#),
-        ("lib/it.js", "exports.go = (a) => ({ hello: require('./who').who(a) });"),
-        ("lib/who.js", "exports.who = (a) => a.name;"),
+    let zipped = archive::zip(&[
+        ("package.json", br#"{"main":"lib/it.js"}"#),
+        ("lib/it.js", b"const fs = require('fs'); exports.go = (a) => ({ hello: require('./who').who(a), note: fs.readFileSync('data/note.txt', 'utf8') });"),
+        ("lib/who.js", b"exports.who = (a) => a.name;"),
+        ("data/note.txt", "für alle".as_bytes()),
     ]);
+    let zipped = STANDARD.encode(zipped.unwrap());
     let container = container();
     assert_eq!(
         container.post("/init", &json!({ "value": { "main": "go", "binary": true, "code": zipped } })),
         (200, json!({ "OK": true }))
     );
-    assert_eq!(container.run(json!({ "name": "Ada" })), (200, json!({ "hello": "Ada" })));
+    assert_eq!(container.run(json!({ "name": "Ada" })), (200, json!({ "hello": "Ada", "note": "für alle" })));
     drop(container);
     node.stop().unwrap();
 }

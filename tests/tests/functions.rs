@@ -72,3 +72,36 @@ fn the_papers_nine_native() {
 fn all_others_shared() {
     check(Sharing::Shared, |entry| !entry.paper);
 }
+
+/// Containers have connections of the same numbers, each in a process of its own.
+#[test]
+fn many_containers_are_connected_at_once() {
+    let artifacts = match Artifacts::find() {
+        Ok(artifacts) => artifacts,
+        Err(reason) => return skip(reason),
+    };
+    let manifest = Manifest::load(&Artifacts::manifest()).unwrap();
+    let store = ObjectStore::start().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let mut node = Node::start(&artifacts, Sharing::Shared).unwrap();
+    let entry = manifest.functions.iter().find(|entry| entry.name == "uploader").unwrap();
+    let deployment = manifest.deployment(entry, &store.address(), scratch.path()).unwrap();
+    node.deploy(&deployment).unwrap();
+    let params = entry.parameters(&store.address()).unwrap();
+    let file = std::fs::read(&deployment.files[0].0).unwrap();
+    let url = params["url"].as_str().unwrap().to_owned();
+    std::thread::scope(|scope| {
+        for n in 0..48 {
+            let (node, mut params, url) = (&node, params.clone(), &url);
+            params["url"] = format!("{url}.{n}").into();
+            scope.spawn(move || {
+                let outcome = node.invoke("uploader", params).unwrap();
+                assert!(outcome.result.is_ok(), "{n}: {:?}", outcome.result);
+            });
+        }
+    });
+    for n in 0..48 {
+        assert_eq!(store.get(&format!("/bucket/document.txt.{n}")).as_deref(), Some(&file[..]), "{n}");
+    }
+    node.stop().unwrap();
+}

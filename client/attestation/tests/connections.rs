@@ -280,3 +280,20 @@ fn a_cut_connection_is_no_end() {
     let mut text = Vec::new();
     assert!(stream.read_to_end(&mut text).is_err(), "a reset, not an end: {}", String::from_utf8_lossy(&text));
 }
+
+#[test]
+fn the_same_certificate_is_judged_once_a_minute_and_its_key_is_proven_each_time() {
+    let enclave = Enclave::new();
+    let connector = connector();
+    let honest = Server::new(server_config(enclave.certificate(), &enclave.tls), |_, _| (200, Vec::new()));
+    assert!(connector.connect(&honest.endpoint()).is_ok());
+    // Known by now, and good for that connection's key alone.
+    let host = SecretKey::from_bytes(&[0x66; 32]).unwrap();
+    let stolen = self_signed(&host, &enclave.evidence().encode(), &["localhost"], 1_700_000_000, 4_000_000_000);
+    let liar = Server::new(server_config(stolen, &host), |_, _| (200, Vec::new()));
+    assert!(matches!(connector.connect(&liar.endpoint()), Err(tls::Error::Refused { .. })));
+    assert!(connector.connect(&honest.endpoint()).is_ok());
+    // What one connector accepted is nothing to another one's policy.
+    assert!(matches!(strict().connect(&honest.endpoint()), Err(tls::Error::Refused { .. })));
+    assert!(connector.clone().connect(&honest.endpoint()).is_ok());
+}
