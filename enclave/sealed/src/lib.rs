@@ -1,2 +1,0 @@
-//! Files and logs that leave the enclave encrypted, authenticated and in order.
-#![forbid(unsafe_code)]
