@@ -5,13 +5,22 @@
 //! | [`structures`] | containers that are cloned in nearly constant time |
 //! | [`value`] | what a key can hold |
 //! | [`store`] | the databases, and the one way in which they change |
-//! | [`snapshot`] | the queue between the server and a snapshot's writer |
+//! | [`snapshot`], [`saving`] | what a snapshot is given, and how it is written |
 //! | [`resp`] | the protocol |
+//! | [`commands`], [`executor`] | what clients can ask for, and when |
+//! | [`serve`] | connections |
 #![forbid(unsafe_code)]
 
+pub mod commands;
+pub mod error;
+pub mod executor;
 pub mod glob;
 pub mod number;
 pub mod resp;
+pub mod saving;
+pub mod serve;
+pub mod session;
+pub mod shared;
 pub mod snapshot;
 pub mod store;
 pub mod structures;

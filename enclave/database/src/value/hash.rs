@@ -30,6 +30,11 @@ impl Hash {
         }
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// A field's value.
     pub fn get(&self, field: &[u8]) -> Option<&Blob> {
         match self {

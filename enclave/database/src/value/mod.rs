@@ -60,9 +60,9 @@ impl Value {
         match self {
             Value::Text(_) => false,
             Value::List(list) => list.is_empty(),
-            Value::Hash(hash) => hash.len() == 0,
-            Value::Set(set) => set.len() == 0,
-            Value::SortedSet(set) => set.len() == 0,
+            Value::Hash(hash) => hash.is_empty(),
+            Value::Set(set) => set.is_empty(),
+            Value::SortedSet(set) => set.is_empty(),
         }
     }
 

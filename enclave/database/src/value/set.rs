@@ -36,6 +36,11 @@ impl Set {
         }
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Whether this is a member.
     pub fn contains(&self, member: &[u8]) -> bool {
         match self {
@@ -56,7 +61,9 @@ impl Set {
                 _ => {}
             }
             let mut members = Dict::new();
-            numbers.drain(..).for_each(|number| drop(members.insert(&show(number), ())));
+            for number in numbers.drain(..) {
+                members.insert(&show(number), ());
+            }
             *self = Set::Large(members);
         }
         match self {

@@ -37,6 +37,11 @@ impl SortedSet {
         self.order.len()
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
     /// A member's score.
     pub fn score(&self, name: &[u8]) -> Option<f64> {
         match &self.scores {
@@ -71,7 +76,9 @@ impl SortedSet {
         let (most, longest) = SMALL;
         if self.scores.is_none() && (self.order.len() >= most || name.len() > longest) {
             let mut scores = Dict::new();
-            self.order.iter().for_each(|member| drop(scores.insert(&member.name, member.score)));
+            for member in self.order.iter() {
+                scores.insert(&member.name, member.score);
+            }
             self.scores = Some(scores);
         }
         if let Some(scores) = &mut self.scores {
@@ -108,6 +115,17 @@ impl SortedSet {
     /// How many members at the beginning satisfy `is_before`.
     pub fn partition_point(&self, is_before: impl FnMut(&Member) -> bool) -> usize {
         self.order.partition_point(is_before)
+    }
+
+    /// As [`Dict::scan`]; a small set comes all at once.
+    pub fn scan(&self, cursor: u64, count: usize, mut see: impl FnMut(&[u8], f64)) -> u64 {
+        match &self.scores {
+            Some(scores) => scores.scan(cursor, count, |name, score| see(name, *score)),
+            None => {
+                self.order.iter().for_each(|member| see(&member.name, member.score));
+                0
+            }
+        }
     }
 
     pub(super) fn encoding(&self) -> &'static str {
