@@ -14,7 +14,7 @@ use teemate_rdb::{Reader, Writer};
 
 use crate::snapshot::{End, Item, Queue};
 use crate::store::{Expiry, Store};
-use crate::value::{Hash, Set, SortedSet, Text, Value};
+use crate::value::{Hash, Limits, Set, SortedSet, Text, Value};
 
 /// Why a snapshot was not written, or not read.
 #[derive(Debug, thiserror::Error)]
@@ -216,20 +216,21 @@ pub fn load(store: &mut Store, path: &Path) -> Result<Option<u64>, Error> {
 }
 
 fn value(read: teemate_rdb::Value) -> Value {
+    let limits = Limits::default();
     match read {
         teemate_rdb::Value::Text(text) => Value::Text(Text::new(&text)),
         teemate_rdb::Value::List(items) => Value::List(items.into_iter().map(Into::into).collect()),
         teemate_rdb::Value::Set(members) => {
             let mut set = Set::default();
             for member in &members {
-                set.insert(member);
+                set.insert(member, &limits);
             }
             Value::Set(Arc::new(set))
         }
         teemate_rdb::Value::Hash(pairs) => {
             let mut hash = Hash::default();
             for (field, value) in &pairs {
-                hash.insert(field, value);
+                hash.insert(field, value, &limits);
             }
             Value::Hash(Arc::new(hash))
         }
@@ -237,7 +238,7 @@ fn value(read: teemate_rdb::Value) -> Value {
             let mut set = SortedSet::default();
             // A file can say anything; what is no number has no place in an order.
             for (member, score) in members.iter().filter(|(_, score)| !score.is_nan()) {
-                set.insert(member, *score);
+                set.insert(member, *score, &limits);
             }
             Value::SortedSet(Arc::new(set))
         }

@@ -55,8 +55,6 @@ pub struct Server {
     next: u64,
     /// Where each database's search for keys whose time has come goes on.
     expire_cursors: Vec<u64>,
-    /// Sessions that wait for a key, the longest first.
-    waiting: Vec<u64>,
     saved: Instant,
 }
 
@@ -83,7 +81,6 @@ impl Server {
             connections: HashMap::new(),
             next: LISTENER + 1,
             expire_cursors: vec![0; databases],
-            waiting: Vec::new(),
             saved: Instant::now(),
         })
     }
@@ -162,20 +159,20 @@ impl Server {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.send(&self.epoll, id);
         let waits = connection.session.waiting.is_some();
-        if waits && !self.waiting.contains(&id) {
-            self.waiting.push(id);
+        let waiting = &mut self.executor.shared.waiting;
+        if waits && !waiting.contains(&id) {
+            waiting.push(id);
         }
         let sent = connection.reply.bytes.is_empty();
         if (connection.gone || connection.session.closing && sent)
             && let Some(mut connection) = self.connections.remove(&id)
         {
-            self.waiting.retain(|waiting| *waiting != id);
+            self.executor.shared.waiting.retain(|waiting| *waiting != id);
             self.executor.forget(&mut connection.session);
             self.executor.shared.clients -= 1;
             // Closing takes it out of epoll.
         }
-        self.executor.store.awaited = !self.waiting.is_empty();
-        self.executor.shared.blocked = self.waiting.len();
+        self.executor.store.awaited = !self.executor.shared.waiting.is_empty();
     }
 
     /// Published messages go to who listens.
@@ -207,10 +204,14 @@ impl Server {
     /// Whoever waits for a key that is there now goes on, the longest first; and whoever has waited long enough.
     fn wake(&mut self) {
         // Each command that goes on may fill what others wait for; it also ends its own wait, so this ends.
-        for _ in 0..=self.waiting.len() {
+        for (id, by_error) in std::mem::take(&mut self.executor.shared.unblock) {
+            self.give_up(id, by_error);
+        }
+        for _ in 0..=self.executor.shared.waiting.len() {
             let filled = self.executor.store.filled();
             let now = self.executor.store.now;
-            let ready: Vec<u64> = self.waiting.iter().copied().filter(|id| self.is_ready(*id, &filled, now)).collect();
+            let waiting = self.executor.shared.waiting.clone();
+            let ready: Vec<u64> = waiting.into_iter().filter(|id| self.is_ready(*id, &filled, now)).collect();
             if ready.is_empty() {
                 return;
             }
@@ -233,18 +234,32 @@ impl Server {
         let database = connection.session.database;
         self.executor.execute(&mut connection.session, &args, &mut connection.reply);
         connection.session.database = database;
-        let late = waiting.until.is_some_and(|until| until <= self.executor.store.now);
-        if connection.session.waiting.is_some() && late {
-            connection.session.waiting = None;
-            if args[0].eq_ignore_ascii_case(b"blmove") || args[0].eq_ignore_ascii_case(b"brpoplpush") {
-                connection.reply.null();
-            } else {
-                connection.reply.null_array();
-            }
-        }
         if connection.session.waiting.is_none() {
-            self.waiting.retain(|waiting| *waiting != id);
-            // What came behind the command that waited.
+            self.go_on(id);
+        } else if waiting.until.is_some_and(|until| until <= self.executor.store.now) {
+            self.give_up(id, false);
+        } else {
+            self.finish(id);
+        }
+    }
+
+    /// Ends a wait that came to nothing.
+    fn give_up(&mut self, id: u64, by_error: bool) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(waiting) = connection.session.waiting.take() else { return };
+        let name = waiting.request.first().map(|name| name.to_ascii_lowercase()).unwrap_or_default();
+        match name.as_slice() {
+            _ if by_error => connection.reply.error("UNBLOCKED client unblocked via CLIENT UNBLOCK"),
+            b"blmove" | b"brpoplpush" => connection.reply.null(),
+            _ => connection.reply.null_array(),
+        }
+        self.go_on(id);
+    }
+
+    /// Carries out what came behind the command that waited.
+    fn go_on(&mut self, id: u64) {
+        self.executor.shared.waiting.retain(|waiting| *waiting != id);
+        if let Some(connection) = self.connections.get_mut(&id) {
             carry_out(&mut self.executor, connection);
         }
         self.finish(id);

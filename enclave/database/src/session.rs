@@ -49,6 +49,8 @@ pub struct Waiting {
     pub request: Queued,
     /// Keys, any of which may end the waiting.
     pub keys: Vec<(usize, Box<[u8]>)>,
+    /// What one of them must hold, as TYPE names it.
+    pub kind: &'static str,
     /// Milliseconds since 1970 at which it ends by itself. `None`: never.
     pub until: Option<i64>,
 }

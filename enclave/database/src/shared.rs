@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use crate::glob;
 use crate::saving::Saving;
+use crate::value::Limits;
 
-/// Settings. Those that clients ask for by CONFIG are in [`Settings::names`].
+/// Settings, as CONFIG shows and changes them.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Password of the user `default`; empty: none.
@@ -19,8 +20,10 @@ pub struct Settings {
     pub save: Vec<(u64, u64)>,
     /// Bytes that writes may hand over to a snapshot before it takes them.
     pub snapshot_buffer: usize,
-    /// Milliseconds after which a script would be slow; kept for who asks.
-    pub others: BTreeMap<String, String>,
+    /// Up to which size values are small.
+    pub limits: Limits,
+    /// Settings of Redis's lists that are kept for who asks: the nodes of lists have one size here, and are not compressed.
+    pub without_effect: [(&'static str, String); 2],
 }
 
 impl Default for Settings {
@@ -31,7 +34,8 @@ impl Default for Settings {
             file: "dump.rdb".to_owned(),
             save: Vec::new(),
             snapshot_buffer: 64 << 20,
-            others: BTreeMap::new(),
+            limits: Limits::default(),
+            without_effect: [("list-max-listpack-size", "-2".to_owned()), ("list-compress-depth", "0".to_owned())],
         }
     }
 }
@@ -58,8 +62,10 @@ pub struct Shared {
     pub counters: Counters,
     /// Connections now.
     pub clients: usize,
-    /// Connections that wait for a key.
-    pub blocked: usize,
+    /// Connections that wait for a key, the longest first.
+    pub waiting: Vec<u64>,
+    /// Of these: who shall wait no longer, and whether with an error.
+    pub unblock: Vec<(u64, bool)>,
     /// Milliseconds since 1970 at the start.
     pub started: i64,
     /// Port, for INFO.
@@ -97,7 +103,8 @@ impl Shared {
             settings,
             counters: Counters::default(),
             clients: 0,
-            blocked: 0,
+            waiting: Vec::new(),
+            unblock: Vec::new(),
             started: now,
             port: 0,
             saving: Saving::default(),

@@ -455,7 +455,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::value::{Hash, Text};
+    use crate::value::{Hash, Limits, Text};
 
     /// What there is, in a form that can be compared: database and key; the value as text; the time.
     type Content = BTreeMap<(usize, Vec<u8>), (String, Option<i64>)>;
@@ -529,7 +529,7 @@ mod tests {
                 other => *other = Value::Text(Text::new(b"was a hash")),
             },
             Step::Field(d, k, f) => match store.edit_or(d, &key(k), || Value::Hash(Arc::default())) {
-                Value::Hash(hash) => drop(Arc::make_mut(hash).insert(&[f], &[f; 70])),
+                Value::Hash(hash) => drop(Arc::make_mut(hash).insert(&[f], &[f; 70], &Limits::default())),
                 other => *other = Value::Hash(Arc::new(Hash::default())),
             },
             Step::Remove(d, k) => drop(store.remove(d, &key(k))),

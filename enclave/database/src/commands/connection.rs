@@ -177,6 +177,19 @@ fn client(context: &mut Context<'_>) -> Done {
             context.reply.verbatim(&line);
         }
         ("NO-EVICT" | "NO-TOUCH", 3) => context.reply.ok(),
+        ("UNBLOCK", 3 | 4) => {
+            let by_error = match context.args.len() {
+                4 if context.is(3, "ERROR") => true,
+                4 if !context.is(3, "TIMEOUT") => return Err(Error::new("CLIENT UNBLOCK reason should be TIMEOUT or ERROR")),
+                _ => false,
+            };
+            let id = context.integer(2)? as u64;
+            let waits = context.shared.waiting.contains(&id);
+            if waits {
+                context.shared.unblock.push((id, by_error));
+            }
+            context.reply.integer(waits.into());
+        }
         _ => return Err(Error::Subcommand(subcommand, "CLIENT".to_owned())),
     }
     Ok(())

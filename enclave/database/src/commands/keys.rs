@@ -33,6 +33,7 @@ pub const COMMANDS: &[Command] = &[
     command("flushdb", -1, Kind::Write, (0, 0, 0), |context| flush(context, false)),
     command("flushall", -1, Kind::Write, (0, 0, 0), |context| flush(context, true)),
     command("swapdb", 3, Kind::Write, (0, 0, 0), swapdb),
+    command("memory", -2, Kind::Read, (0, 0, 0), memory),
     command("object", -2, Kind::Read, (2, 2, 1), object),
 ];
 
@@ -139,7 +140,7 @@ fn rename(context: &mut Context<'_>, only_new: bool) -> Done {
 
 /// A number of a database.
 fn database(context: &Context<'_>, at: usize) -> Result<usize, Error> {
-    let number = number::integer(context.arg(at)).and_then(|number| usize::try_from(number).ok());
+    let number = usize::try_from(context.integer(at)?).ok();
     number.filter(|number| *number < context.store.databases()).ok_or(Error::Database)
 }
 
@@ -173,7 +174,7 @@ fn copy(context: &mut Context<'_>) -> Done {
 
 fn move_key(context: &mut Context<'_>) -> Done {
     let (db, key) = (context.db(), context.arg(1));
-    let to = database(context, 2).map_err(|_| Error::new("value is out of range"))?;
+    let to = database(context, 2)?;
     if to == db {
         return Err(Error::new("source and destination objects are the same"));
     }
@@ -285,6 +286,19 @@ fn swapdb(context: &mut Context<'_>) -> Done {
     let (a, b) = (database(context, 1)?, database(context, 2)?);
     context.store.swap(a, b);
     context.reply.ok();
+    Ok(())
+}
+
+/// About how many bytes a key takes.
+fn memory(context: &mut Context<'_>) -> Done {
+    if !context.is(1, "USAGE") || context.args.len() != 3 && context.args.len() != 5 {
+        return Err(Error::Subcommand(String::from_utf8_lossy(context.arg(1)).into_owned(), "MEMORY".to_owned()));
+    }
+    let key = context.arg(2).len();
+    match context.read(2).map(Value::weight) {
+        Some(weight) => context.reply.count(key + weight + 96),
+        None => context.reply.null(),
+    }
     Ok(())
 }
 

@@ -6,6 +6,7 @@ mod keys;
 mod lists;
 pub(crate) mod server;
 mod sets;
+mod sorted_algebra;
 mod sorted_sets;
 mod strings;
 
@@ -20,7 +21,7 @@ use crate::resp::Reply;
 use crate::session::Session;
 use crate::shared::Shared;
 use crate::store::Store;
-use crate::value::Value;
+use crate::value::{Limits, Value};
 
 /// What came of a handler: it wrote its reply, or there is an error to write.
 pub type Done = Result<(), Error>;
@@ -79,6 +80,7 @@ pub fn all() -> impl Iterator<Item = &'static Command> {
         lists::COMMANDS,
         sets::COMMANDS,
         sorted_sets::COMMANDS,
+        sorted_algebra::COMMANDS,
         connection::COMMANDS,
         server::COMMANDS,
     ];
@@ -142,6 +144,11 @@ impl<'a> Context<'a> {
     /// The command's name as it is in the table.
     pub fn name(&self) -> String {
         String::from_utf8_lossy(self.arg(0)).to_ascii_lowercase()
+    }
+
+    /// Up to which size values are small.
+    pub fn limits(&self) -> Limits {
+        self.shared.settings.limits
     }
 
     /// The value of the key that this argument names.

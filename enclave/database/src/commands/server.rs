@@ -14,6 +14,7 @@ pub const COMMANDS: &[Command] = &[
     command("config", -2, Kind::Server, (0, 0, 0), config),
     command("command", -1, Kind::Server, (0, 0, 0), commands),
     command("bgsave", -1, Kind::Server, (0, 0, 0), bgsave),
+    command("function", -2, Kind::Server, (0, 0, 0), function),
     command("lastsave", 1, Kind::Server, (0, 0, 0), lastsave),
     command("shutdown", -1, Kind::Server, (0, 0, 0), shutdown),
     command("time", 1, Kind::Server, (0, 0, 0), time),
@@ -41,7 +42,7 @@ fn sections(context: &Context<'_>) -> Vec<(&'static str, String)> {
                 shared.port
             ),
         ),
-        ("Clients", format!("connected_clients:{}\r\nblocked_clients:{}\r\n", shared.clients, shared.blocked)),
+        ("Clients", format!("connected_clients:{}\r\nblocked_clients:{}\r\n", shared.clients, shared.waiting.len())),
         (
             "Persistence",
             format!(
@@ -110,7 +111,26 @@ fn settings(context: &Context<'_>) -> Vec<(String, String)> {
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
-    all.extend(settings.others.clone());
+    let limits = settings.limits;
+    for (name, value) in [
+        ("hash-max-listpack-entries", limits.hash.0),
+        ("hash-max-listpack-value", limits.hash.1),
+        ("zset-max-listpack-entries", limits.sorted_set.0),
+        ("zset-max-listpack-value", limits.sorted_set.1),
+        ("set-max-intset-entries", limits.set),
+    ] {
+        all.push((name.to_owned(), value.to_string()));
+        // As they were called before Redis 7.
+        if name.contains("listpack") {
+            all.push((name.replace("listpack", "ziplist"), value.to_string()));
+        }
+    }
+    for (name, value) in &settings.without_effect {
+        all.push(((*name).to_owned(), value.clone()));
+        if name.contains("listpack") {
+            all.push((name.replace("listpack", "ziplist"), value.clone()));
+        }
+    }
     all
 }
 
@@ -149,6 +169,7 @@ fn config(context: &mut Context<'_>) -> Done {
 /// Changes one setting. What can't be changed while it runs, or is not known, is an error: a setting that does nothing would be a lie.
 fn set(context: &mut Context<'_>, name: &str, value: &str) -> Done {
     let failed = |why: &str| Error::new(format_args!("CONFIG SET failed (possibly related to argument '{name}') - {why}"));
+    let size = |text: &str| text.parse::<usize>().map_err(|_| failed("argument couldn't be parsed into an integer"));
     let settings = &mut context.shared.settings;
     match name {
         "requirepass" => settings.password = value.to_owned(),
@@ -156,6 +177,17 @@ fn set(context: &mut Context<'_>, name: &str, value: &str) -> Done {
         "dbfilename" if !value.is_empty() && !value.contains('/') => settings.file = value.to_owned(),
         "dbfilename" => return Err(failed("it must be a file name, without a path")),
         "snapshot-buffer" => settings.snapshot_buffer = value.parse().map_err(|_| failed("argument must be a number of bytes"))?,
+        "hash-max-listpack-entries" | "hash-max-ziplist-entries" => settings.limits.hash.0 = size(value)?,
+        "hash-max-listpack-value" | "hash-max-ziplist-value" => settings.limits.hash.1 = size(value)?,
+        "zset-max-listpack-entries" | "zset-max-ziplist-entries" => settings.limits.sorted_set.0 = size(value)?,
+        "zset-max-listpack-value" | "zset-max-ziplist-value" => settings.limits.sorted_set.1 = size(value)?,
+        "set-max-intset-entries" => settings.limits.set = size(value)?,
+        "list-max-listpack-size" | "list-max-ziplist-size" | "list-compress-depth" => {
+            size(value.trim_start_matches('-'))?;
+            let name = if name == "list-compress-depth" { name } else { "list-max-listpack-size" };
+            let place = settings.without_effect.iter_mut().find(|(known, _)| *known == name);
+            place.into_iter().for_each(|(_, kept)| value.clone_into(kept));
+        }
         "save" => settings.save = save_points(value).ok_or_else(|| failed("Invalid save parameters"))?,
         _ => return Err(Error::new(format_args!("Unknown option or number of arguments for CONFIG SET - '{name}'"))),
     }
@@ -244,6 +276,17 @@ fn bgsave(context: &mut Context<'_>) -> Done {
         return Err(Error::new("Background save already in progress"));
     }
     context.reply.simple("Background saving started");
+    Ok(())
+}
+
+/// There are none, so there is nothing to forget, and nothing to list.
+fn function(context: &mut Context<'_>) -> Done {
+    let subcommand = String::from_utf8_lossy(context.arg(1)).to_ascii_uppercase();
+    match (subcommand.as_str(), context.args.len()) {
+        ("FLUSH", 2 | 3) => context.reply.ok(),
+        ("LIST", _) => context.reply.array(0),
+        _ => return Err(Error::Subcommand(subcommand, "FUNCTION".to_owned())),
+    }
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! Strings, and bits of them.
 
+use std::borrow::Cow;
+
 use super::{Command, Context, Done, Kind, command, range};
 use crate::error::Error;
 use crate::number;
@@ -256,16 +258,11 @@ fn decrby(context: &mut Context<'_>) -> Done {
 }
 
 fn incrbyfloat(context: &mut Context<'_>) -> Done {
-    let by = context.float(2)?;
-    let old = match text(context, 1)? {
-        None => 0.0,
-        Some(text) => number::float(&text.bytes()).ok_or(Error::NotAFloat)?,
-    };
-    let new = old + by;
-    if !new.is_finite() {
-        return Err(Error::new("increment would produce NaN or Infinity"));
-    }
-    let shown = number::show(new);
+    context.float(2)?;
+    let by = context.arg(2);
+    let old = text(context, 1)?.map_or(Cow::Borrowed(&b"0"[..]), Text::bytes);
+    number::float(&old).ok_or(Error::NotAFloat)?;
+    let shown = number::sum(&old, by).ok_or_else(|| Error::new("increment would produce NaN or Infinity"))?;
     *text_mut(context)? = Text::new(shown.as_bytes());
     context.reply.bulk(shown.as_bytes());
     Ok(())
