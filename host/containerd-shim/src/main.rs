@@ -21,6 +21,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use containerd_shim::asynchronous::{ExitSignal, Shim, run, spawn};
 use containerd_shim::publisher::RemotePublisher;
+use containerd_shim::util::write_str_to_file;
 use containerd_shim::{Config, DeleteResponse, Error, Flags, StartOpts};
 
 use crate::events::Events;
@@ -54,7 +55,10 @@ impl Shim for Shimmed {
     }
 
     async fn start_shim(&mut self, options: StartOpts) -> Result<String, Error> {
-        spawn(options, GROUPING, Vec::new()).await
+        let address = spawn(options, GROUPING, Vec::new()).await?;
+        // In the bundle, which is the working directory: where a containerd that starts anew looks for the shim of each container.
+        write_str_to_file("address", &address).await?;
+        Ok(address)
     }
 
     async fn delete_shim(&mut self) -> Result<DeleteResponse, Error> {
