@@ -14,10 +14,11 @@ use teemate_tests::{full, skip};
 const FUNCTION: &str = "docker.io/teemate/function:1";
 const BUSYBOX: &str = "docker.io/teemate/busybox:1";
 const SOURCE: &str = "
-function main(p) {
+async function main(p) {
   if (p.fail) throw new Error('asked to fail');
   console.log('log of ' + p.name);
   for (const end = Date.now() + (p.spin || 0); Date.now() < end; );
+  if (p.sleep) await new Promise((done) => setTimeout(done, p.sleep));
   return { greeting: 'Hello ' + p.name, mode: process.env.MODE, fill: 'x'.repeat(p.fill || 0) };
 }";
 
@@ -214,7 +215,12 @@ fn many_containers_of_one_enclave_leave_nothing() {
     while begun < count {
         let ids: Vec<String> = (begun..begun + at_once).map(|number| format!("c{number}")).collect();
         for id in &ids {
-            let said = ctr.run(&["--detach"], FUNCTION, id, &["/hello.js", "name=x", "spin=100000"]);
+            let said = ctr.run(
+                &["--detach", "--annotation", "io.teemate.timeout-ms=200000"],
+                FUNCTION,
+                id,
+                &["/hello.js", "name=x", "sleep=100000"],
+            );
             assert_eq!(said.status, 0, "{id}: {said:?}\n{}", ctr.last_words());
         }
         let ps = ctr.node.ps().unwrap();
