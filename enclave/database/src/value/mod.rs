@@ -17,6 +17,24 @@ use crate::structures::Sequence;
 /// Bytes that are shared and never changed.
 pub type Blob = Arc<[u8]>;
 
+/// Up to which size values are kept in their small forms. Those that are large stay so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Fields of a hash, and bytes of a field or value (hash-max-listpack-entries, -value).
+    pub hash: (usize, usize),
+    /// Members of a sorted set, and bytes of one (zset-max-listpack-entries, -value).
+    pub sorted_set: (usize, usize),
+    /// Whole numbers of a set (set-max-intset-entries).
+    pub set: usize,
+}
+
+impl Default for Limits {
+    /// Redis's.
+    fn default() -> Self {
+        Limits { hash: (128, 64), sorted_set: (128, 64), set: 512 }
+    }
+}
+
 /// A value.
 #[derive(Clone, Debug)]
 pub enum Value {
@@ -60,9 +78,9 @@ impl Value {
         match self {
             Value::Text(_) => false,
             Value::List(list) => list.is_empty(),
-            Value::Hash(hash) => hash.len() == 0,
-            Value::Set(set) => set.len() == 0,
-            Value::SortedSet(set) => set.len() == 0,
+            Value::Hash(hash) => hash.is_empty(),
+            Value::Set(set) => set.is_empty(),
+            Value::SortedSet(set) => set.is_empty(),
         }
     }
 

@@ -2,11 +2,9 @@
 
 use std::borrow::Cow;
 
+use super::Limits;
 use crate::structures::Dict;
 use crate::{number, resp};
-
-/// Whole numbers of a set up to which they are kept as such (Redis: set-max-intset-entries).
-const SMALL: usize = 512;
 
 /// A set: a sorted list of numbers as long as it has nothing else and few of them.
 #[derive(Clone, Debug)]
@@ -36,6 +34,11 @@ impl Set {
         }
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Whether this is a member.
     pub fn contains(&self, member: &[u8]) -> bool {
         match self {
@@ -45,18 +48,20 @@ impl Set {
     }
 
     /// Adds a member. Whether it is new.
-    pub fn insert(&mut self, member: &[u8]) -> bool {
+    pub fn insert(&mut self, member: &[u8], limits: &Limits) -> bool {
         if let Set::Integers(numbers) = self {
             match number::integer(member).map(|number| (number, numbers.binary_search(&number))) {
                 Some((_, Ok(_))) => return false,
-                Some((number, Err(at))) if numbers.len() < SMALL => {
+                Some((number, Err(at))) if numbers.len() < limits.set => {
                     numbers.insert(at, number);
                     return true;
                 }
                 _ => {}
             }
             let mut members = Dict::new();
-            numbers.drain(..).for_each(|number| drop(members.insert(&show(number), ())));
+            for number in numbers.drain(..) {
+                members.insert(&show(number), ());
+            }
             *self = Set::Large(members);
         }
         match self {

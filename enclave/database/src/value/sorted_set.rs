@@ -2,11 +2,8 @@
 
 use std::cmp::Ordering;
 
-use super::Blob;
+use super::{Blob, Limits};
 use crate::structures::{Dict, Sequence};
-
-/// Members, and bytes of one, beyond which a sorted set is indexed (Redis: zset-max-listpack-entries, -value).
-const SMALL: (usize, usize) = (128, 64);
 
 /// A member and its score, which is never "not a number".
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +34,11 @@ impl SortedSet {
         self.order.len()
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
     /// A member's score.
     pub fn score(&self, name: &[u8]) -> Option<f64> {
         match &self.scores {
@@ -56,7 +58,7 @@ impl SortedSet {
     }
 
     /// Adds a member, or gives it another score. The score that it had.
-    pub fn insert(&mut self, name: &[u8], score: f64) -> Option<f64> {
+    pub fn insert(&mut self, name: &[u8], score: f64, limits: &Limits) -> Option<f64> {
         let old = self.score(name);
         if old == Some(score) {
             return old;
@@ -68,10 +70,12 @@ impl SortedSet {
             },
             None => name.into(),
         };
-        let (most, longest) = SMALL;
+        let (most, longest) = limits.sorted_set;
         if self.scores.is_none() && (self.order.len() >= most || name.len() > longest) {
             let mut scores = Dict::new();
-            self.order.iter().for_each(|member| drop(scores.insert(&member.name, member.score)));
+            for member in self.order.iter() {
+                scores.insert(&member.name, member.score);
+            }
             self.scores = Some(scores);
         }
         if let Some(scores) = &mut self.scores {
@@ -110,6 +114,17 @@ impl SortedSet {
         self.order.partition_point(is_before)
     }
 
+    /// As [`Dict::scan`]; a small set comes all at once.
+    pub fn scan(&self, cursor: u64, count: usize, mut see: impl FnMut(&[u8], f64)) -> u64 {
+        match &self.scores {
+            Some(scores) => scores.scan(cursor, count, |name, score| see(name, *score)),
+            None => {
+                self.order.iter().for_each(|member| see(&member.name, member.score));
+                0
+            }
+        }
+    }
+
     pub(super) fn encoding(&self) -> &'static str {
         if self.scores.is_some() { "skiplist" } else { "listpack" }
     }
@@ -132,7 +147,7 @@ mod tests {
             for (name, score) in steps {
                 let name = format!("m{name}").into_bytes();
                 match score.map(f64::from) {
-                    Some(score) => prop_assert_eq!(set.insert(&name, score), model.insert(name, score)),
+                    Some(score) => prop_assert_eq!(set.insert(&name, score, &Limits::default()), model.insert(name, score)),
                     None => prop_assert_eq!(set.remove(&name), model.remove(&name)),
                 }
             }
