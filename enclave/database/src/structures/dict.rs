@@ -352,7 +352,7 @@ mod tests {
         #[test]
         fn it_is_a_map_and_its_clones_stay_what_they_were(steps in prop::collection::vec(step(), 1..60)) {
             let (mut dict, mut model) = (Dict::new(), BTreeMap::new());
-            let mut clones: Vec<(Dict<u32>, BTreeMap<Vec<u8>, u32>)> = Vec::new();
+            let mut clones = Vec::new();
             for step in steps {
                 match step {
                     Step::Insert(k, v) => prop_assert_eq!(dict.insert(&key(k), v), model.insert(key(k), v)),
