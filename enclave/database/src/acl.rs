@@ -147,9 +147,15 @@ fn hexadecimal(password: &[u8]) -> String {
 
 impl User {
     fn everything() -> User {
-        let mut user = User { enabled: true, no_password: true, ..User::default() };
-        ["~*", "&*", "+@all"].iter().for_each(|rule| drop(user.apply(rule.as_bytes(), false)));
-        user
+        User {
+            enabled: true,
+            no_password: true,
+            rules: vec!["+@all".to_owned()],
+            keys: vec![Keys { pattern: b"*".to_vec(), read: true, write: true }],
+            channels: vec![b"*".to_vec()],
+            everything: true,
+            ..User::default()
+        }
     }
 
     /// A new user: may do nothing.

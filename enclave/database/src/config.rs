@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::commands::event;
 use crate::glob;
+use crate::value::Limits;
 
 /// What a setting can be.
 #[derive(Clone, Copy, Debug)]
@@ -141,6 +142,8 @@ pub struct Hot {
     pub lfu: (u32, u32),
     /// Whether access counts how often instead of when.
     pub counts: bool,
+    /// Up to which size values are small.
+    pub limits: Limits,
 }
 
 /// The settings.
@@ -353,6 +356,11 @@ impl Config {
             output_limits: [limits("normal"), limits("pubsub")],
             lfu: (size("lfu-log-factor") as u32, size("lfu-decay-time") as u32),
             counts: self.get("maxmemory-policy").ends_with("lfu"),
+            limits: Limits {
+                hash: (size("hash-max-listpack-entries"), size("hash-max-listpack-value")),
+                sorted_set: (size("zset-max-listpack-entries"), size("zset-max-listpack-value")),
+                set: size("set-max-intset-entries"),
+            },
         };
     }
 }

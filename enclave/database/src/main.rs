@@ -25,7 +25,19 @@ struct Arguments {
     /// Directory of the snapshot.
     #[arg(long, default_value = ".")]
     dir: PathBuf,
-    /// A setting, as CONFIG SET has it; can be given several times.
+    /// File name of the snapshot, which is read at the start.
+    #[arg(long, default_value = "dump.rdb", value_name = "NAME")]
+    dbfilename: String,
+    /// Password of the user `default`.
+    #[arg(long, env = "TEEMATE_DATABASE_PASSWORD", hide_env_values = true, default_value = "", hide_default_value = true)]
+    requirepass: String,
+    /// When to make a snapshot by itself: pairs of seconds and changes.
+    #[arg(long, default_value = "", value_name = "SECONDS CHANGES ...")]
+    save: String,
+    /// Databases.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    databases: u16,
+    /// Another setting, as CONFIG SET has it; can be given several times.
     #[arg(long = "set", value_names = ["NAME", "VALUE"], num_args = 2)]
     settings: Vec<String>,
 }
@@ -42,10 +54,11 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let mut config = Config::default();
-    for setting in arguments.settings.chunks(2) {
-        if let [name, value] = setting {
-            config.set_at_start(name, value).map_err(|why| format!("{name} can't be {value:?}: {why}"))?;
-        }
+    let databases = arguments.databases.to_string();
+    let named = [("dbfilename", &arguments.dbfilename), ("requirepass", &arguments.requirepass), ("save", &arguments.save), ("databases", &databases)];
+    let others = arguments.settings.chunks(2).filter_map(|pair| Some((pair.first()?.as_str(), pair.get(1)?)));
+    for (name, value) in named.into_iter().chain(others) {
+        config.set_at_start(name, value).map_err(|why| format!("{name} can't be {value:?}: {why}"))?;
     }
     // Clients are on this machine; who is elsewhere comes through the gateway, with TLS.
     let listener = TcpListener::bind((IpAddr::V4(Ipv4Addr::LOCALHOST), arguments.port))?;
@@ -61,7 +74,9 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     }
     let mut shared = Shared::new(config, now);
     shared.port = port;
-    println!("listening on 127.0.0.1:{port}");
+    if arguments.port == 0 {
+        println!("{port}");
+    }
     Server::new(Native::new(listener)?, store, shared).run()?;
     Ok(())
 }

@@ -15,7 +15,7 @@ use teemate_rdb::{Reader, Writer};
 use crate::config::Config;
 use crate::snapshot::{End, Item, Queue};
 use crate::store::{Expiry, Store, Walked};
-use crate::value::{Hash, Set, SortedSet, Text, Value};
+use crate::value::{Hash, Limits, Set, SortedSet, Text, Value};
 
 /// Why a snapshot was not written, or not read.
 #[derive(Debug, thiserror::Error)]
@@ -233,23 +233,30 @@ pub fn load(store: &mut Store, path: &Path) -> Result<Option<u64>, Error> {
 }
 
 fn value(read: teemate_rdb::Value) -> Value {
+    let limits = Limits::default();
     match read {
         teemate_rdb::Value::Text(text) => Value::Text(Text::new(&text)),
         teemate_rdb::Value::List(items) => Value::List(items.into_iter().map(Into::into).collect()),
         teemate_rdb::Value::Set(members) => {
             let mut set = Set::default();
-            members.iter().for_each(|member| drop(set.insert(member)));
+            for member in &members {
+                set.insert(member, &limits);
+            }
             Value::Set(Arc::new(set))
         }
         teemate_rdb::Value::Hash(pairs) => {
             let mut hash = Hash::default();
-            pairs.iter().for_each(|(field, value)| drop(hash.insert(field, value)));
+            for (field, value) in &pairs {
+                hash.insert(field, value, &limits);
+            }
             Value::Hash(Arc::new(hash))
         }
         teemate_rdb::Value::SortedSet(members) => {
             let mut set = SortedSet::default();
             // A file can say anything; what is no number has no place in an order.
-            members.iter().filter(|(_, score)| !score.is_nan()).for_each(|(member, score)| drop(set.insert(member, *score)));
+            for (member, score) in members.iter().filter(|(_, score)| !score.is_nan()) {
+                set.insert(member, *score, &limits);
+            }
             Value::SortedSet(Arc::new(set))
         }
     }

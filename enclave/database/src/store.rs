@@ -61,9 +61,6 @@ struct Database {
     cursor: Option<u64>,
 }
 
-/// A key, and the database that it is in.
-type Name = (usize, Box<[u8]>);
-
 /// A snapshot under way.
 #[derive(Debug)]
 struct Walk {
@@ -569,7 +566,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::value::{Hash, Text};
+    use crate::value::{Hash, Limits, Text};
 
     /// What there is, in a form that can be compared: database and key; the value as text; the time.
     type Content = BTreeMap<(usize, Vec<u8>), (String, Option<i64>)>;
@@ -643,7 +640,7 @@ mod tests {
                 other => *other = Value::Text(Text::new(b"was a hash")),
             },
             Step::Field(d, k, f) => match store.edit_or(d, &key(k), || Value::Hash(Arc::default())) {
-                Value::Hash(hash) => drop(Arc::make_mut(hash).insert(&[f], &[f; 70])),
+                Value::Hash(hash) => drop(Arc::make_mut(hash).insert(&[f], &[f; 70], &Limits::default())),
                 other => *other = Value::Hash(Arc::new(Hash::default())),
             },
             Step::Remove(d, k) => drop(store.remove(d, &key(k))),
@@ -749,6 +746,6 @@ mod tests {
             change(&mut store);
             assert_eq!(store.unwatch(0, b"a", version), expected);
         }
-        assert!(store.watched.is_empty());
+        assert!(store.interests.iter().all(HashMap::is_empty));
     }
 }

@@ -16,6 +16,7 @@ mod lists;
 mod pubsub;
 mod server;
 mod sets;
+mod sorted_algebra;
 mod sorted_sets;
 mod strings;
 mod tracking;
@@ -30,7 +31,7 @@ use crate::resp::Reply;
 use crate::session::Session;
 use crate::shared::Shared;
 use crate::store::Store;
-use crate::value::Value;
+use crate::value::{Limits, Value};
 
 pub(crate) use acl::log_denied;
 pub(crate) use client::describe;
@@ -135,6 +136,7 @@ pub const FAMILIES: &[(&str, &[Command])] = &[
     ("list", lists::COMMANDS),
     ("set", sets::COMMANDS),
     ("sorted-set", sorted_sets::COMMANDS),
+    ("sorted-set", sorted_algebra::COMMANDS),
     ("connection", connection::COMMANDS),
     ("connection", client::COMMANDS),
     ("transactions", transactions::COMMANDS),
@@ -307,6 +309,11 @@ impl<'a> Context<'a> {
     /// [`Error::Arity`].
     pub fn count(&self, allowed: impl std::ops::RangeBounds<usize>) -> Done {
         if allowed.contains(&self.args.len()) { Ok(()) } else { Err(Error::Arity(format!("{}|{}", self.name(), self.subcommand()))) }
+    }
+
+    /// Up to which size values are small.
+    pub fn limits(&self) -> Limits {
+        self.shared.config.hot.limits
     }
 
     /// The value of the key that this argument names.
