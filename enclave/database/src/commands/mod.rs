@@ -19,6 +19,7 @@ mod sets;
 mod sorted_algebra;
 mod sorted_sets;
 mod strings;
+mod subsequence;
 mod tracking;
 mod transactions;
 
@@ -131,6 +132,7 @@ impl Command {
 /// The families: name of the group, and its table.
 pub const FAMILIES: &[(&str, &[Command])] = &[
     ("string", strings::COMMANDS),
+    ("string", subsequence::COMMANDS),
     ("generic", keys::COMMANDS),
     ("hash", hashes::COMMANDS),
     ("list", lists::COMMANDS),
