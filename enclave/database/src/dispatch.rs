@@ -186,7 +186,7 @@ pub fn call(context: &mut Context<'_>, command: &'static Command) {
         context.session.last = command.name;
     }
     let before = context.reply.bytes.len();
-    let result = (command.run)(context);
+    let result = commands::run(context, command);
     context.shared.depth -= 1;
     let ended = Instant::now();
     let took = ended.saturating_duration_since(began);

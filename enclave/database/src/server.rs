@@ -304,7 +304,7 @@ impl<N: Network> Server<N> {
         let result = match commands::find(args.first().copied().unwrap_or_default()) {
             Some(command) => {
                 let (store, shared) = (&mut self.store, &mut self.shared);
-                (command.run)(&mut Context { store, session: &mut session, shared, args: &args, reply: &mut reply })
+                commands::run(&mut Context { store, session: &mut session, shared, args: &args, reply: &mut reply }, command)
             }
             None => Ok(()),
         };

@@ -118,6 +118,9 @@ pub struct Store {
     /// Keys that have changed since the server asked last, and why. `None`: all keys of a database.
     pub touched: Vec<(usize, Option<Box<[u8]>>, Cause)>,
     cause: Cause,
+    /// The key that changed last, where somebody wants to know.
+    last: Option<Box<[u8]>>,
+    remembers: bool,
     /// What a new entry's access is, and how it changes when it is asked for.
     pub clock: Clock,
 }
@@ -137,6 +140,8 @@ impl Store {
             record: false,
             touched: Vec::new(),
             cause: Cause::Command,
+            last: None,
+            remembers: false,
             clock: Clock::default(),
         }
     }
@@ -393,6 +398,9 @@ impl Store {
 
     fn touch(&mut self, database: usize, key: &[u8]) {
         self.changes += 1;
+        if self.remembers {
+            self.last = Some(key.into());
+        }
         if self.record {
             self.touched.push((database, Some(key.into()), self.cause));
         }
@@ -461,6 +469,17 @@ impl Store {
             interest.waiters = interest.waiters.saturating_sub(1);
         }
         self.release(database, key);
+    }
+
+    /// Begins to remember which key changed last.
+    pub fn remember_last(&mut self) {
+        (self.last, self.remembers) = (None, true);
+    }
+
+    /// The key that changed last since then.
+    pub fn last_changed(&mut self) -> Option<&[u8]> {
+        self.remembers = false;
+        self.last.as_deref()
     }
 
     /// Keys that somebody waits for and that have changed, since this was asked last.

@@ -9,6 +9,7 @@ mod config;
 mod connection;
 mod debug;
 mod docs;
+mod events;
 mod hashes;
 mod info;
 mod keys;
@@ -367,6 +368,24 @@ impl<'a> Context<'a> {
             (seed.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % limit.max(1)
         }
     }
+}
+
+/// Carries a command out, and tells who listens what it did to its keys.
+///
+/// # Errors
+/// The handler's.
+pub(crate) fn run(context: &mut Context<'_>, command: &Command) -> Done {
+    let wanted = context.shared.config.hot.events;
+    if wanted == 0 {
+        return (command.run)(context);
+    }
+    let changes = context.store.changes;
+    context.store.remember_last();
+    let done = (command.run)(context);
+    if done.is_ok() {
+        events::tell(context, command, changes);
+    }
+    done
 }
 
 /// Whether a command's first argument says what it does.
