@@ -36,7 +36,6 @@ pub fn process(context: &mut Context<'_>) {
     }
     // What says that messages come is itself a message.
     let is_push = context.session.replies != Replies::On
-        && context.session.version >= 3
         && commands::find(context.arg(0)).is_some_and(|command| command.is(flag::PUBSUB) && command.name.ends_with("subscribe"));
     match context.session.replies {
         Replies::On => {}

@@ -12,6 +12,7 @@ use crate::saving;
 use crate::session::{Session, Waiting};
 use crate::shared::{Listening, Push, Shared};
 use crate::store::{Cause, Store, Walked};
+use crate::value::Value;
 
 /// Requests of one connection that a turn carries out before others have their turn.
 const REQUESTS: usize = 1024;
@@ -310,7 +311,10 @@ impl<N: Network> Server<N> {
         };
         session.database = database;
         // `block` takes the mark away: then it waits on. So it does for a key that became something else.
-        let waits = !session.retrying || result == Err(Error::WrongType);
+        // Not so where the list is there, and the wrong one is that to which its element would go.
+        let is_list = waiting.keys.first().is_some_and(|(db, key)| matches!(self.store.peek(*db, key), Some(Value::List(_))));
+        let carries = args.first().is_some_and(|name| name.eq_ignore_ascii_case(b"blmove") || name.eq_ignore_ascii_case(b"brpoplpush"));
+        let waits = !session.retrying || result == Err(Error::WrongType) && !(carries && is_list);
         session.retrying = false;
         if waits {
             reply.bytes.truncate(before);
