@@ -202,11 +202,13 @@ impl User {
             (_, Some(b'#' | b'!')) => {
                 let is_hash = lower.len() == 65 && lower[1..].bytes().all(|byte| byte.is_ascii_hexdigit());
                 if !is_hash || text != lower {
-                    return Err("The provided password hash must be exactly 64 characters and contain only lowercase hexadecimal characters");
+                    return Err(
+                        "The provided password hash must be exactly 64 characters and contain only lowercase hexadecimal characters",
+                    );
                 }
-                if lower.starts_with('#') {
+                if let Some(hash) = lower.strip_prefix('#') {
                     self.no_password = false;
-                    self.passwords.insert(lower[1..].to_owned());
+                    self.passwords.insert(hash.to_owned());
                 } else if !self.passwords.remove(&lower[1..]) {
                     return Err("The password you are trying to remove from the user does not exist");
                 }
@@ -303,7 +305,10 @@ impl User {
     /// Whether the user may use a channel; a pattern must be allowed literally.
     pub fn may_use(&self, channel: &[u8], pattern: bool) -> bool {
         self.everything
-            || self.channels.iter().any(|allowed| if pattern { allowed == channel || allowed == b"*" } else { glob::matches(allowed, channel) })
+            || self
+                .channels
+                .iter()
+                .any(|allowed| if pattern { allowed == channel || allowed == b"*" } else { glob::matches(allowed, channel) })
     }
 
     /// Whether it may do everything on all keys and channels.

@@ -109,7 +109,10 @@ fn admit(context: &mut Context<'_>) -> Result<&'static Command, Error> {
             if exec {
                 context.session.queue = None;
                 commands::unwatch(context.store, context.session);
-                return refuse(context, Error::Other(format!("EXECABORT Transaction discarded because of: {}", &Error::OutOfMemory.to_string())));
+                return refuse(
+                    context,
+                    Error::Other(format!("EXECABORT Transaction discarded because of: {}", &Error::OutOfMemory.to_string())),
+                );
             }
             if command.kind == Kind::Grow {
                 return refuse(context, Error::OutOfMemory);

@@ -63,7 +63,7 @@ impl Clock {
     /// The count of an entry, as it is by now.
     pub fn count(&self, access: u32) -> u32 {
         let passed = self.minute().wrapping_sub(access >> 16) & 0xffff;
-        let lost = if self.lfu.1 == 0 { 0 } else { passed / self.lfu.1 };
+        let lost = passed.checked_div(self.lfu.1).unwrap_or(0);
         (access & 0xff).saturating_sub(lost)
     }
 

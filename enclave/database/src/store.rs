@@ -39,6 +39,9 @@ struct Interest {
     waiters: usize,
 }
 
+/// A change: in which database, of which key (`None`: of all), and why.
+pub type Touched = (usize, Option<Box<[u8]>>, Cause);
+
 /// Why a key changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
@@ -116,11 +119,13 @@ pub struct Store {
     /// Whether `touched` is kept.
     pub record: bool,
     /// Keys that have changed since the server asked last, and why. `None`: all keys of a database.
-    pub touched: Vec<(usize, Option<Box<[u8]>>, Cause)>,
+    pub touched: Vec<Touched>,
     cause: Cause,
     /// The key that changed last, where somebody wants to know.
     last: Option<Box<[u8]>>,
     remembers: bool,
+    /// Keys that were made since this was asked for last, where somebody wants to know.
+    pub made: Vec<Box<[u8]>>,
     /// What a new entry's access is, and how it changes when it is asked for.
     pub clock: Clock,
 }
@@ -142,6 +147,7 @@ impl Store {
             cause: Cause::Command,
             last: None,
             remembers: false,
+            made: Vec::new(),
             clock: Clock::default(),
         }
     }
@@ -220,6 +226,9 @@ impl Store {
         if self.databases[database].entries.get_hashed(hash, key).is_none() {
             let entry = Entry { value: make(), expires: 0, epoch: self.epoch, access: Cell::new(self.clock.fresh()) };
             self.databases[database].entries.insert_hashed(hash, key, entry);
+            if self.remembers {
+                self.made.push(key.into());
+            }
         } else {
             self.hand_over(database, hash, key);
         }
@@ -244,7 +253,10 @@ impl Store {
             Expiry::At(time) => time,
         };
         let access = Cell::new(self.clock.fresh());
-        it.entries.insert_hashed(hash, key, Entry { value, expires, epoch: self.epoch, access });
+        let before = it.entries.insert_hashed(hash, key, Entry { value, expires, epoch: self.epoch, access });
+        if self.remembers && before.is_none() {
+            self.made.push(key.into());
+        }
         match (old != 0, expires != 0) {
             (false, true) => drop(it.expiring.insert_hashed(hash, key, ())),
             (true, false) => drop(it.expiring.remove_hashed(hash, key)),
@@ -474,6 +486,7 @@ impl Store {
     /// Begins to remember which key changed last.
     pub fn remember_last(&mut self) {
         (self.last, self.remembers) = (None, true);
+        self.made.clear();
     }
 
     /// The key that changed last since then.

@@ -61,8 +61,12 @@ pub(super) fn tell(context: &mut Context<'_>, command: &Command, changes: u64) {
                 "brpop" => (event::LIST, "rpop"),
                 "bzpopmin" => (event::SORTED_SET, "zpopmin"),
                 "bzpopmax" => (event::SORTED_SET, "zpopmax"),
-                "lmpop" | "blmpop" => (event::LIST, if context.args.iter().any(|arg| arg.eq_ignore_ascii_case(b"left")) { "lpop" } else { "rpop" }),
-                _ => (event::SORTED_SET, if context.args.iter().any(|arg| arg.eq_ignore_ascii_case(b"min")) { "zpopmin" } else { "zpopmax" }),
+                "lmpop" | "blmpop" => {
+                    (event::LIST, if context.args.iter().any(|arg| arg.eq_ignore_ascii_case(b"left")) { "lpop" } else { "rpop" })
+                }
+                _ => {
+                    (event::SORTED_SET, if context.args.iter().any(|arg| arg.eq_ignore_ascii_case(b"min")) { "zpopmin" } else { "zpopmax" })
+                }
             };
             if let Some(key) = context.store.last_changed().map(Box::<[u8]>::from) {
                 told(context, db, class, name, &key);

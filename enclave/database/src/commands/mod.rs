@@ -382,6 +382,9 @@ pub(crate) fn run(context: &mut Context<'_>, command: &Command) -> Done {
     let changes = context.store.changes;
     context.store.remember_last();
     let done = (command.run)(context);
+    for key in std::mem::take(&mut context.store.made) {
+        context.notify(event::NEW, "new", &key);
+    }
     if done.is_ok() {
         events::tell(context, command, changes);
     }
@@ -390,8 +393,11 @@ pub(crate) fn run(context: &mut Context<'_>, command: &Command) -> Done {
 
 /// Whether a command's first argument says what it does.
 pub(crate) fn has_subcommands(command: &Command) -> bool {
-    ["acl", "client", "cluster", "command", "config", "debug", "function", "latency", "memory", "module", "object", "pubsub", "script", "slowlog", "xgroup", "xinfo"]
-        .contains(&command.name)
+    [
+        "acl", "client", "cluster", "command", "config", "debug", "function", "latency", "memory", "module", "object", "pubsub", "script",
+        "slowlog", "xgroup", "xinfo",
+    ]
+    .contains(&command.name)
 }
 
 /// The reply of HELP.
