@@ -148,7 +148,7 @@ fn section(context: &mut Context<'_>, name: &str, text: &mut String) -> std::fmt
             line!("rdb_last_bgsave_time_sec:{}", saving.took_ms as i64 / 1000);
             line!("rdb_current_bgsave_time_sec:-1");
             line!("rdb_last_cow_size:{}", saving.handed);
-            line!("rdb_last_start_usec:{}", saving.start_us);
+            line!("rdb_last_start_us:{}", saving.start_us);
             line!("rdb_saves:{}", saving.saves);
             line!("aof_enabled:0");
             line!("aof_rewrite_in_progress:0");
