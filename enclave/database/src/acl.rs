@@ -202,7 +202,9 @@ impl User {
             (_, Some(b'#' | b'!')) => {
                 let is_hash = lower.len() == 65 && lower[1..].bytes().all(|byte| byte.is_ascii_hexdigit());
                 if !is_hash || text != lower {
-                    return Err("The provided password hash must be exactly 64 characters and contain only lowercase hexadecimal characters");
+                    return Err(
+                        "The provided password hash must be exactly 64 characters and contain only lowercase hexadecimal characters",
+                    );
                 }
                 if lower.starts_with('#') {
                     self.no_password = false;
@@ -303,7 +305,10 @@ impl User {
     /// Whether the user may use a channel; a pattern must be allowed literally.
     pub fn may_use(&self, channel: &[u8], pattern: bool) -> bool {
         self.everything
-            || self.channels.iter().any(|allowed| if pattern { allowed == channel || allowed == b"*" } else { glob::matches(allowed, channel) })
+            || self
+                .channels
+                .iter()
+                .any(|allowed| if pattern { allowed == channel || allowed == b"*" } else { glob::matches(allowed, channel) })
     }
 
     /// Whether it may do everything on all keys and channels.

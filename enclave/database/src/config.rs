@@ -23,16 +23,8 @@ enum Kind {
 /// Name, what it is when nobody says, what it can be, whether it is fixed at the start.
 type Setting = (&'static str, &'static str, Kind, bool);
 
-const POLICIES: &[&str] = &[
-    "volatile-lru",
-    "volatile-lfu",
-    "volatile-random",
-    "volatile-ttl",
-    "allkeys-lru",
-    "allkeys-lfu",
-    "allkeys-random",
-    "noeviction",
-];
+const POLICIES: &[&str] =
+    &["volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl", "allkeys-lru", "allkeys-lfu", "allkeys-random", "noeviction"];
 
 const MANY: i64 = i64::MAX;
 
@@ -156,7 +148,8 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        let mut config = Config { values: SETTINGS.iter().map(|(name, value, ..)| (*name, (*value).to_owned())).collect(), hot: Hot::default() };
+        let mut config =
+            Config { values: SETTINGS.iter().map(|(name, value, ..)| (*name, (*value).to_owned())).collect(), hot: Hot::default() };
         config.refresh();
         config
     }
@@ -219,7 +212,11 @@ fn pairs(text: &str) -> Option<Vec<(u64, u64)>> {
 
 /// The other name of a setting that has two.
 fn twin(name: &str) -> Option<String> {
-    if name.contains("listpack") { Some(name.replace("listpack", "ziplist")) } else { name.contains("ziplist").then(|| name.replace("ziplist", "listpack")) }
+    if name.contains("listpack") {
+        Some(name.replace("listpack", "ziplist"))
+    } else {
+        name.contains("ziplist").then(|| name.replace("ziplist", "listpack"))
+    }
 }
 
 impl Config {
@@ -311,7 +308,9 @@ impl Config {
                 let pairs = pairs(value).ok_or_else(|| "Invalid save parameters".to_owned())?;
                 Ok(pairs.iter().map(|(seconds, changes)| format!("{seconds} {changes}")).collect::<Vec<_>>().join(" "))
             }
-            Kind::Events => events(value).map(show_events).ok_or_else(|| "Invalid event class character. Use 'Ag$lshzxeKEtmdn'.".to_owned()),
+            Kind::Events => {
+                events(value).map(show_events).ok_or_else(|| "Invalid event class character. Use 'Ag$lshzxeKEtmdn'.".to_owned())
+            }
             Kind::OutputLimits => self.output_limits(value),
         }
     }
@@ -384,7 +383,9 @@ mod tests {
             assert_eq!(config.get(name), shown);
         }
         assert_eq!(config.hot.max_memory, 1024);
-        for (name, bad) in [("maxmemory", "x"), ("port", "1"), ("nothing", "1"), ("hz", "501"), ("save", "1"), ("notify-keyspace-events", "Q")] {
+        for (name, bad) in
+            [("maxmemory", "x"), ("port", "1"), ("nothing", "1"), ("hz", "501"), ("save", "1"), ("notify-keyspace-events", "Q")]
+        {
             assert!(config.set(name, bad).is_err(), "{name} {bad}");
         }
         config.set("hash-max-ziplist-entries", "7").unwrap();

@@ -55,7 +55,12 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let mut config = Config::default();
     let databases = arguments.databases.to_string();
-    let named = [("dbfilename", &arguments.dbfilename), ("requirepass", &arguments.requirepass), ("save", &arguments.save), ("databases", &databases)];
+    let named = [
+        ("dbfilename", &arguments.dbfilename),
+        ("requirepass", &arguments.requirepass),
+        ("save", &arguments.save),
+        ("databases", &databases),
+    ];
     let others = arguments.settings.chunks(2).filter_map(|pair| Some((pair.first()?.as_str(), pair.get(1)?)));
     for (name, value) in named.into_iter().chain(others) {
         config.set_at_start(name, value).map_err(|why| format!("{name} can't be {value:?}: {why}"))?;

@@ -82,7 +82,14 @@ impl Native {
         listener.set_nonblocking(true)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, listener.as_fd(), epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)?;
-        Ok(Native { listener, epoll, streams: Vec::new(), free: Vec::new(), events: Vec::with_capacity(1024), scratch: vec![0; READ].into() })
+        Ok(Native {
+            listener,
+            epoll,
+            streams: Vec::new(),
+            free: Vec::new(),
+            events: Vec::with_capacity(1024),
+            scratch: vec![0; READ].into(),
+        })
     }
 
     fn accept(&mut self, buffers: &mut Vec<Buffers>, turn: &mut Turn) {

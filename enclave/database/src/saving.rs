@@ -198,7 +198,10 @@ fn entry(writer: &mut Writer<&File>, item: &Item) -> io::Result<()> {
         Value::List(list) => writer.list(*database, key, *expires, list.iter()),
         Value::Set(set) => writer.set(*database, key, *expires, set.len(), set.iter()),
         Value::Hash(hash) => writer.hash(*database, key, *expires, hash.len(), hash.iter()),
-        Value::SortedSet(set) => writer.sorted_set(*database, key, *expires, set.members().iter().map(|member| (&member.name, member.score))),
+        Value::Stream(_) => Ok(()), // TODO
+        Value::SortedSet(set) => {
+            writer.sorted_set(*database, key, *expires, set.members().iter().map(|member| (&member.name, member.score)))
+        }
     }
 }
 

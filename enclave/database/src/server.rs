@@ -275,7 +275,8 @@ impl<N: Network> Server<N> {
                 break;
             }
             for (db, key) in filled {
-                let waiters: Vec<u64> = self.shared.waiters.get(&(db, key)).map(|queue| queue.iter().copied().collect()).unwrap_or_default();
+                let waiters: Vec<u64> =
+                    self.shared.waiters.get(&(db, key)).map(|queue| queue.iter().copied().collect()).unwrap_or_default();
                 for id in waiters {
                     self.retry(id);
                 }
@@ -523,7 +524,11 @@ fn is_paused(store: &Store, shared: &Shared, session: &Session, args: &[&[u8]]) 
     }
     let writes = command.writes() || matches!(command.name, "publish" | "spublish" | "pfcount" | "eval" | "evalsha" | "fcall" | "script");
     let queued = command.name == "exec"
-        && session.queue.iter().flatten().any(|request| request.first().is_some_and(|name| commands::find(name).is_some_and(commands::Command::writes)));
+        && session
+            .queue
+            .iter()
+            .flatten()
+            .any(|request| request.first().is_some_and(|name| commands::find(name).is_some_and(commands::Command::writes)));
     shared.pause.all || writes || queued
 }
 

@@ -267,7 +267,12 @@ impl Shared {
             return 0;
         }
         let before = self.messages.len();
-        let message = |pattern: Option<&[u8]>| Push::Message { pattern: pattern.map(Into::into), channel: channel.into(), content: content.into(), shard: false };
+        let message = |pattern: Option<&[u8]>| Push::Message {
+            pattern: pattern.map(Into::into),
+            channel: channel.into(),
+            content: content.into(),
+            shard: false,
+        };
         let direct = self.channels.get(channel).into_iter().flatten().map(|session| (*session, message(None)));
         let matching = self.patterns.iter().filter(|(pattern, _)| glob::matches(pattern, channel));
         let by_pattern = matching.flat_map(|(pattern, sessions)| sessions.iter().map(|session| (*session, message(Some(pattern)))));

@@ -4,8 +4,7 @@ use super::{Command, Context, Done, Kind, command, flag};
 use crate::acl::{CATEGORIES, Logged, User, commands_of};
 use crate::error::Error;
 
-pub const COMMANDS: &[Command] =
-    &[command("acl", -2, Kind::Server, (0, 0, 0), acl).with(flag::ADMIN | flag::DANGEROUS | flag::NO_SCRIPT)];
+pub const COMMANDS: &[Command] = &[command("acl", -2, Kind::Server, (0, 0, 0), acl).with(flag::ADMIN | flag::DANGEROUS | flag::NO_SCRIPT)];
 
 /// Most bytes that ACL GENPASS makes.
 const LONGEST: i64 = 4096;
@@ -126,7 +125,9 @@ fn acl(context: &mut Context<'_>) -> Done {
             context.count(2..=3)?;
             let bits = if context.args.len() == 3 { context.integer(2)? } else { 256 };
             if !(1..=LONGEST).contains(&bits) {
-                return Err(Error::new(format_args!("ACL GENPASS argument must be the number of bits for the output password, a positive number up to {LONGEST}")));
+                return Err(Error::new(format_args!(
+                    "ACL GENPASS argument must be the number of bits for the output password, a positive number up to {LONGEST}"
+                )));
             }
             let digits = (bits as usize).div_ceil(4);
             let mut bytes = vec![0; digits.div_ceil(2)];
@@ -136,8 +137,20 @@ fn acl(context: &mut Context<'_>) -> Done {
         }
         "dryrun" => dry_run(context)?,
         "log" => log(context)?,
-        "load" | "save" => return Err(Error::new("This Redis instance is not configured to use an ACL file. You may want to specify users via the ACL SETUSER command and then issue a CONFIG REWRITE (assuming you have a Redis configuration file set) in order to store users in the Redis configuration.")),
-        "help" => super::help(context, &["ACL <subcommand> [<arg> [value] [opt] ...]. Subcommands are:", "CAT [<category>]", "SETUSER <username> <attribute> [<attribute> ...]", "HELP"]),
+        "load" | "save" => {
+            return Err(Error::new(
+                "This Redis instance is not configured to use an ACL file. You may want to specify users via the ACL SETUSER command and then issue a CONFIG REWRITE (assuming you have a Redis configuration file set) in order to store users in the Redis configuration.",
+            ));
+        }
+        "help" => super::help(
+            context,
+            &[
+                "ACL <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+                "CAT [<category>]",
+                "SETUSER <username> <attribute> [<attribute> ...]",
+                "HELP",
+            ],
+        ),
         _ => return Err(context.unknown_subcommand()),
     }
     Ok(())
@@ -162,7 +175,9 @@ fn dry_run(context: &mut Context<'_>) -> Done {
         }
         Some(Denied::Command) => format!("This user has no permissions to run the '{}' command", command.name),
         Some(Denied::Key(key)) => format!("This user has no permissions to access the '{}' key", String::from_utf8_lossy(&key)),
-        Some(Denied::Channel(channel)) => format!("This user has no permissions to access the '{}' channel", String::from_utf8_lossy(&channel)),
+        Some(Denied::Channel(channel)) => {
+            format!("This user has no permissions to access the '{}' channel", String::from_utf8_lossy(&channel))
+        }
     };
     context.reply.bulk(text.as_bytes());
     Ok(())
@@ -175,7 +190,11 @@ fn log(context: &mut Context<'_>) -> Done {
         context.reply.ok();
         return Ok(());
     }
-    let count = if context.args.len() == 3 { usize::try_from(context.integer(2)?).map_err(|_| Error::new("value is out of range, must be positive"))? } else { 10 };
+    let count = if context.args.len() == 3 {
+        usize::try_from(context.integer(2)?).map_err(|_| Error::new("value is out of range, must be positive"))?
+    } else {
+        10
+    };
     let (log, now) = (&context.shared.acl.log, context.store.now);
     let reply = &mut *context.reply;
     reply.array(log.len().min(count));
@@ -191,7 +210,8 @@ fn log(context: &mut Context<'_>) -> Done {
         reply.double((now - entry.time) as f64 / 1000.0);
         reply.bulk(b"client-info");
         reply.bulk(entry.client.as_bytes());
-        for (field, value) in [("entry-id", entry.id as i64), ("timestamp-created", entry.created), ("timestamp-last-updated", entry.time)] {
+        for (field, value) in [("entry-id", entry.id as i64), ("timestamp-created", entry.created), ("timestamp-last-updated", entry.time)]
+        {
             reply.bulk(field.as_bytes());
             reply.integer(value);
         }

@@ -28,7 +28,10 @@ fn client(context: &mut Context<'_>) -> Done {
         "setinfo" => {
             context.count(4..=4)?;
             let value = plain(context.arg(3)).ok_or_else(|| {
-                Error::new(format_args!("{} cannot contain spaces, newlines or special characters.", String::from_utf8_lossy(context.arg(2))))
+                Error::new(format_args!(
+                    "{} cannot contain spaces, newlines or special characters.",
+                    String::from_utf8_lossy(context.arg(2))
+                ))
             })?;
             if context.is(2, "lib-name") {
                 context.session.library.0 = value;
@@ -89,7 +92,13 @@ fn client(context: &mut Context<'_>) -> Done {
         }
         "help" => super::help(
             context,
-            &["CLIENT <subcommand> [<arg> [value] [opt] ...]. Subcommands are:", "ID", "    Return the ID of the current connection.", "HELP", "    Print this help."],
+            &[
+                "CLIENT <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+                "ID",
+                "    Return the ID of the current connection.",
+                "HELP",
+                "    Print this help.",
+            ],
         ),
         _ => return Err(context.unknown_subcommand()),
     }
@@ -97,7 +106,13 @@ fn client(context: &mut Context<'_>) -> Done {
 }
 
 fn on_or_off(context: &Context<'_>, at: usize) -> Result<bool, Error> {
-    if context.is(at, "ON") { Ok(true) } else if context.is(at, "OFF") { Ok(false) } else { Err(Error::Syntax) }
+    if context.is(at, "ON") {
+        Ok(true)
+    } else if context.is(at, "OFF") {
+        Ok(false)
+    } else {
+        Err(Error::Syntax)
+    }
 }
 
 fn plain(text: &[u8]) -> Option<String> {

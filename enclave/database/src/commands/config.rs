@@ -11,7 +11,8 @@ fn config(context: &mut Context<'_>) -> Done {
     match context.subcommand().as_str() {
         "get" => {
             context.count(3..)?;
-            let mut found: Vec<(&str, &str)> = context.args[2..].iter().flat_map(|pattern| context.shared.config.matching(pattern)).collect();
+            let mut found: Vec<(&str, &str)> =
+                context.args[2..].iter().flat_map(|pattern| context.shared.config.matching(pattern)).collect();
             found.sort_unstable();
             found.dedup();
             context.reply.map(found.len());
@@ -29,7 +30,17 @@ fn config(context: &mut Context<'_>) -> Done {
             context.reply.ok();
         }
         "rewrite" => return Err(Error::new("The server is running without a config file")),
-        "help" => super::help(context, &["CONFIG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:", "GET <pattern>", "SET <directive> <value>", "RESETSTAT", "REWRITE", "HELP"]),
+        "help" => super::help(
+            context,
+            &[
+                "CONFIG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+                "GET <pattern>",
+                "SET <directive> <value>",
+                "RESETSTAT",
+                "REWRITE",
+                "HELP",
+            ],
+        ),
         _ => return Err(context.unknown_subcommand()),
     }
     Ok(())

@@ -70,7 +70,12 @@ fn hello(context: &mut Context<'_>) -> Done {
     let mut at = 1;
     if context.args.len() > 1 {
         let wanted = number::integer(context.arg(1)).ok_or_else(|| Error::new("Protocol version is not an integer or out of range"))?;
-        version = Some(u8::try_from(wanted).ok().filter(|version| matches!(version, 2 | 3)).ok_or_else(|| Error::Other("NOPROTO unsupported protocol version".to_owned()))?);
+        version = Some(
+            u8::try_from(wanted)
+                .ok()
+                .filter(|version| matches!(version, 2 | 3))
+                .ok_or_else(|| Error::Other("NOPROTO unsupported protocol version".to_owned()))?,
+        );
         at = 2;
     }
     let (mut user, mut name) = (None, None);

@@ -8,7 +8,8 @@ use crate::number;
 use crate::store::Expiry;
 use crate::value::{Text, Value};
 
-pub const COMMANDS: &[Command] = &[command("debug", -2, Kind::Server, (0, 0, 0), debug).with(flag::ADMIN | flag::DANGEROUS | flag::NO_SCRIPT)];
+pub const COMMANDS: &[Command] =
+    &[command("debug", -2, Kind::Server, (0, 0, 0), debug).with(flag::ADMIN | flag::DANGEROUS | flag::NO_SCRIPT)];
 
 /// Longest that DEBUG SLEEP sleeps.
 const LONGEST: f64 = 60.0;
@@ -24,8 +25,16 @@ fn debug(context: &mut Context<'_>) -> Done {
             context.shared.active_expire = context.integer(2)? != 0;
             context.reply.ok();
         }
-        "log" | "replybuffer" | "quicklist-packed-threshold" | "change-repl-id" | "set-disable-deny-scripts" | "jmap" | "listpack-entries"
-        | "config-rewrite-force-all" | "dict-resizing" | "stringmatch-len" => context.reply.ok(),
+        "log"
+        | "replybuffer"
+        | "quicklist-packed-threshold"
+        | "change-repl-id"
+        | "set-disable-deny-scripts"
+        | "jmap"
+        | "listpack-entries"
+        | "config-rewrite-force-all"
+        | "dict-resizing"
+        | "stringmatch-len" => context.reply.ok(),
         "object" => object(context)?,
         "reload" | "loadaof" => reload(context)?,
         "populate" => populate(context)?,
@@ -52,7 +61,18 @@ fn debug(context: &mut Context<'_>) -> Done {
             return Err(Error::Other(text));
         }
         "stringmatch" => context.reply.ok(),
-        "help" => super::help(context, &["DEBUG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:", "DIGEST", "OBJECT <key>", "POPULATE <count> [<prefix>] [<size>]", "RELOAD", "SLEEP <seconds>", "HELP"]),
+        "help" => super::help(
+            context,
+            &[
+                "DEBUG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+                "DIGEST",
+                "OBJECT <key>",
+                "POPULATE <count> [<prefix>] [<size>]",
+                "RELOAD",
+                "SLEEP <seconds>",
+                "HELP",
+            ],
+        ),
         _ => return Err(context.unknown_subcommand()),
     }
     Ok(())
@@ -62,7 +82,12 @@ fn object(context: &mut Context<'_>) -> Done {
     let (db, key) = (context.db(), context.arg(2));
     let now = context.store.now;
     let Some(value) = context.store.peek(db, key) else { return Err(Error::NoSuchKey) };
-    let line = format!("Value at:0x1 refcount:1 encoding:{} serializedlength:{} lru:{} lru_seconds_idle:0", value.encoding(), value.weight(), now / 1000 & 0xff_ffff);
+    let line = format!(
+        "Value at:0x1 refcount:1 encoding:{} serializedlength:{} lru:{} lru_seconds_idle:0",
+        value.encoding(),
+        value.weight(),
+        now / 1000 & 0xff_ffff
+    );
     context.reply.simple(&line);
     Ok(())
 }
@@ -136,6 +161,10 @@ fn value_digest(value: Option<&Value>) -> [u8; 20] {
         Some(Value::List(list)) => list.iter().for_each(|item| all = sha1(&[&all, item])),
         Some(Value::Set(set)) => set.iter().for_each(|member| mix(&mut all, &sha1(&[&member]))),
         Some(Value::Hash(hash)) => hash.iter().for_each(|(field, value)| mix(&mut all, &sha1(&[field, value]))),
+        Some(Value::Stream(stream)) => stream.items().iter().for_each(|item| {
+            all = sha1(&[&all, item.id.to_string().as_bytes()]);
+            item.parts().for_each(|part| all = sha1(&[&all, part]));
+        }),
         Some(Value::SortedSet(set)) => {
             set.members().iter().for_each(|member| mix(&mut all, &sha1(&[&member.name, number::show(member.score).as_bytes()])));
         }
@@ -192,7 +221,11 @@ fn protocol(context: &mut Context<'_>) -> Done {
                 reply.bulk(b"1234567999999999999999999999999999999");
             }
         }
-        _ => return Err(Error::new("Wrong protocol type name. Please use one of the following: string|integer|double|null|array|set|map|attrib|push|verbatim|true|false")),
+        _ => {
+            return Err(Error::new(
+                "Wrong protocol type name. Please use one of the following: string|integer|double|null|array|set|map|attrib|push|verbatim|true|false",
+            ));
+        }
     }
     Ok(())
 }

@@ -36,7 +36,8 @@ fn show(reply: &mut Reply, command: &Command) {
     flags.iter().for_each(|flag| reply.simple(flag));
     let (first, last, step) = if command.is(flag::MOVABLE) { (0, 0, 0) } else { command.keys };
     [first, last, step].into_iter().for_each(|number| reply.integer(number.into()));
-    let categories: Vec<String> = CATEGORIES.iter().filter(|category| is_of(command, category)).map(|category| format!("@{category}")).collect();
+    let categories: Vec<String> =
+        CATEGORIES.iter().filter(|category| is_of(command, category)).map(|category| format!("@{category}")).collect();
     reply.set(categories.len());
     categories.iter().for_each(|category| reply.simple(category));
     // Tips, key specifications, subcommands.
@@ -58,7 +59,11 @@ fn commands(context: &mut Context<'_>) -> Done {
             context.reply.count(super::all().count());
         }
         "info" => {
-            let names: Vec<&[u8]> = if context.args.len() > 2 { context.args[2..].to_vec() } else { super::all().map(|command| command.name.as_bytes()).collect() };
+            let names: Vec<&[u8]> = if context.args.len() > 2 {
+                context.args[2..].to_vec()
+            } else {
+                super::all().map(|command| command.name.as_bytes()).collect()
+            };
             context.reply.array(names.len());
             for name in names {
                 match super::find(name) {
@@ -124,7 +129,18 @@ fn commands(context: &mut Context<'_>) -> Done {
                 }
             }
         }
-        "help" => super::help(context, &["COMMAND <subcommand> [<arg> [value] [opt] ...]. Subcommands are:", "COUNT", "DOCS [<command-name> ...]", "GETKEYS <full-command>", "INFO [<command-name> ...]", "LIST", "HELP"]),
+        "help" => super::help(
+            context,
+            &[
+                "COMMAND <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+                "COUNT",
+                "DOCS [<command-name> ...]",
+                "GETKEYS <full-command>",
+                "INFO [<command-name> ...]",
+                "LIST",
+                "HELP",
+            ],
+        ),
         _ => return Err(context.unknown_subcommand()),
     }
     Ok(())

@@ -13,7 +13,18 @@ pub const COMMANDS: &[Command] = &[command("info", -1, Kind::Server, (0, 0, 0), 
 const DEFAULT: &[&str] =
     &["server", "clients", "memory", "persistence", "stats", "replication", "cpu", "modules", "errorstats", "cluster", "keyspace"];
 const ALL: &[&str] = &[
-    "server", "clients", "memory", "persistence", "stats", "replication", "cpu", "commandstats", "latencystats", "modules", "errorstats", "cluster",
+    "server",
+    "clients",
+    "memory",
+    "persistence",
+    "stats",
+    "replication",
+    "cpu",
+    "commandstats",
+    "latencystats",
+    "modules",
+    "errorstats",
+    "cluster",
     "keyspace",
 ];
 
@@ -171,7 +182,8 @@ fn section(context: &mut Context<'_>, name: &str, text: &mut String) -> std::fmt
             line!("total_forks:0");
             line!("tracking_total_keys:{}", shared.tracked.len());
             line!("tracking_total_items:{}", shared.tracked.values().map(std::collections::BTreeSet::len).sum::<usize>());
-            let prefixes = shared.sessions.iter().flatten().filter_map(|session| session.tracking.as_ref()).map(|tracking| tracking.prefixes.len());
+            let prefixes =
+                shared.sessions.iter().flatten().filter_map(|session| session.tracking.as_ref()).map(|tracking| tracking.prefixes.len());
             line!("tracking_total_prefixes:{}", prefixes.sum::<usize>());
             line!("unexpected_error_replies:0");
             line!("total_error_replies:{}", counters.errors);
@@ -200,7 +212,10 @@ fn section(context: &mut Context<'_>, name: &str, text: &mut String) -> std::fmt
                 let each = if calls.calls == 0 { 0.0 } else { calls.us as f64 / calls.calls as f64 };
                 line!(
                     "cmdstat_{name}:calls={},usec={},usec_per_call={each:.2},rejected_calls={},failed_calls={}",
-                    calls.calls, calls.us, calls.rejected, calls.failed
+                    calls.calls,
+                    calls.us,
+                    calls.rejected,
+                    calls.failed
                 );
             }
         }

@@ -346,7 +346,14 @@ fn object(context: &mut Context<'_>) -> Done {
         }
         "help" => super::help(
             context,
-            &["OBJECT <subcommand> [<arg> [value] [opt] ...]. Subcommands are:", "ENCODING <key>", "FREQ <key>", "HELP", "IDLETIME <key>", "REFCOUNT <key>"],
+            &[
+                "OBJECT <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+                "ENCODING <key>",
+                "FREQ <key>",
+                "HELP",
+                "IDLETIME <key>",
+                "REFCOUNT <key>",
+            ],
         ),
         _ => return Err(context.unknown_subcommand()),
     }

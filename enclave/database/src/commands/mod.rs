@@ -3,6 +3,7 @@
 //! To add a family: a file with a `pub const COMMANDS`, and a line in [`FAMILIES`].
 
 mod acl;
+mod bits;
 mod blocking;
 mod client;
 mod config;
@@ -18,6 +19,8 @@ mod server;
 mod sets;
 mod sorted_algebra;
 mod sorted_sets;
+mod stream_groups;
+mod streams;
 mod strings;
 mod tracking;
 mod transactions;
@@ -131,12 +134,15 @@ impl Command {
 /// The families: name of the group, and its table.
 pub const FAMILIES: &[(&str, &[Command])] = &[
     ("string", strings::COMMANDS),
+    ("bitmap", bits::COMMANDS),
     ("generic", keys::COMMANDS),
     ("hash", hashes::COMMANDS),
     ("list", lists::COMMANDS),
     ("set", sets::COMMANDS),
     ("sorted-set", sorted_sets::COMMANDS),
     ("sorted-set", sorted_algebra::COMMANDS),
+    ("stream", streams::COMMANDS),
+    ("stream", stream_groups::COMMANDS),
     ("connection", connection::COMMANDS),
     ("connection", client::COMMANDS),
     ("transactions", transactions::COMMANDS),
@@ -369,8 +375,11 @@ impl<'a> Context<'a> {
 
 /// Whether a command's first argument says what it does.
 pub(crate) fn has_subcommands(command: &Command) -> bool {
-    ["acl", "client", "cluster", "command", "config", "debug", "function", "latency", "memory", "module", "object", "pubsub", "script", "slowlog", "xgroup", "xinfo"]
-        .contains(&command.name)
+    [
+        "acl", "client", "cluster", "command", "config", "debug", "function", "latency", "memory", "module", "object", "pubsub", "script",
+        "slowlog", "xgroup", "xinfo",
+    ]
+    .contains(&command.name)
 }
 
 /// The reply of HELP.

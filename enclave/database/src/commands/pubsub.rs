@@ -113,7 +113,16 @@ fn pubsub(context: &mut Context<'_>) -> Done {
             let count = context.shared.channels(Listening::Pattern).len();
             context.reply.count(count);
         }
-        "help" => super::help(context, &["PUBSUB <subcommand> [<arg> [value] [opt] ...]. Subcommands are:", "CHANNELS [<pattern>]", "NUMPAT", "NUMSUB [<channel> ...]", "HELP"]),
+        "help" => super::help(
+            context,
+            &[
+                "PUBSUB <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+                "CHANNELS [<pattern>]",
+                "NUMPAT",
+                "NUMSUB [<channel> ...]",
+                "HELP",
+            ],
+        ),
         _ => return Err(context.unknown_subcommand()),
     }
     Ok(())

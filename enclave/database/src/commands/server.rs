@@ -142,7 +142,10 @@ fn slowlog(context: &mut Context<'_>) -> Done {
             context.shared.slow.clear();
             context.reply.ok();
         }
-        "help" => super::help(context, &["SLOWLOG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:", "GET [<count>]", "LEN", "RESET", "HELP"]),
+        "help" => super::help(
+            context,
+            &["SLOWLOG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:", "GET [<count>]", "LEN", "RESET", "HELP"],
+        ),
         _ => return Err(context.unknown_subcommand()),
     }
     Ok(())
@@ -189,7 +192,16 @@ fn latency(context: &mut Context<'_>) -> Done {
             context.reply.verbatim("Dave, I have observed the system: LATENCY LATEST tells what it saw.\n");
         }
         "histogram" => context.reply.map(0),
-        "help" => super::help(context, &["LATENCY <subcommand> [<arg> [value] [opt] ...]. Subcommands are:", "HISTORY <event>", "LATEST", "RESET [<event> ...]", "HELP"]),
+        "help" => super::help(
+            context,
+            &[
+                "LATENCY <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+                "HISTORY <event>",
+                "LATEST",
+                "RESET [<event> ...]",
+                "HELP",
+            ],
+        ),
         _ => return Err(context.unknown_subcommand()),
     }
     Ok(())
@@ -229,13 +241,28 @@ fn memory(context: &mut Context<'_>) -> Done {
             let peak = context.shared.counters.peak.max(used);
             let keys = (0..context.store.databases()).map(|db| context.store.len(db)).sum::<usize>();
             context.reply.map(4);
-            for (field, value) in [("peak.allocated", peak), ("total.allocated", used), ("keys.count", keys), ("keys.bytes-per-key", used.checked_div(keys).unwrap_or(0))] {
+            for (field, value) in [
+                ("peak.allocated", peak),
+                ("total.allocated", used),
+                ("keys.count", keys),
+                ("keys.bytes-per-key", used.checked_div(keys).unwrap_or(0)),
+            ] {
                 context.reply.bulk(field.as_bytes());
                 context.reply.count(value);
             }
         }
         "malloc-stats" => context.reply.verbatim("not kept by this allocator\n"),
-        "help" => super::help(context, &["MEMORY <subcommand> [<arg> [value] [opt] ...]. Subcommands are:", "DOCTOR", "PURGE", "STATS", "USAGE <key> [SAMPLES <count>]", "HELP"]),
+        "help" => super::help(
+            context,
+            &[
+                "MEMORY <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+                "DOCTOR",
+                "PURGE",
+                "STATS",
+                "USAGE <key> [SAMPLES <count>]",
+                "HELP",
+            ],
+        ),
         _ => return Err(context.unknown_subcommand()),
     }
     Ok(())

@@ -8,7 +8,13 @@ use crate::shared::{Push, Shared};
 /// CLIENT TRACKING ON or OFF.
 pub(super) fn set(context: &mut Context<'_>) -> Done {
     context.count(3..)?;
-    let on = if context.is(2, "ON") { true } else if context.is(2, "OFF") { false } else { return Err(Error::Syntax) };
+    let on = if context.is(2, "ON") {
+        true
+    } else if context.is(2, "OFF") {
+        false
+    } else {
+        return Err(Error::Syntax);
+    };
     let mut new = Tracking::default();
     let mut at = 3;
     while at < context.args.len() {
@@ -50,7 +56,9 @@ pub(super) fn set(context: &mut Context<'_>) -> Done {
     }
     if let Some(old) = &context.session.tracking {
         if old.broadcast != new.broadcast {
-            return Err(Error::new("You can't switch BCAST mode on/off before disabling tracking for this client, and then re-enabling it with a different mode."));
+            return Err(Error::new(
+                "You can't switch BCAST mode on/off before disabling tracking for this client, and then re-enabling it with a different mode.",
+            ));
         }
         if old.opt_in && new.opt_out || old.opt_out && new.opt_in {
             return Err(Error::new(
@@ -93,7 +101,13 @@ pub(super) fn stop(context: &mut Context<'_>) {
 /// CLIENT CACHING.
 pub(super) fn caching(context: &mut Context<'_>) -> Done {
     context.count(3..=3)?;
-    let yes = if context.is(2, "YES") { true } else if context.is(2, "NO") { false } else { return Err(Error::Syntax) };
+    let yes = if context.is(2, "YES") {
+        true
+    } else if context.is(2, "NO") {
+        false
+    } else {
+        return Err(Error::Syntax);
+    };
     let Some(tracking) = &mut context.session.tracking else {
         return Err(Error::new("CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled"));
     };
@@ -134,7 +148,8 @@ pub(super) fn show(context: &mut Context<'_>) -> Done {
     reply.bulk(b"redirect");
     reply.integer(if on { tracking.redirect as i64 } else { -1 });
     reply.bulk(b"prefixes");
-    reply.bulks(tracking.prefixes.iter().filter(|prefix| !prefix.is_empty() || tracking.prefixes.len() > 1).collect::<Vec<_>>().into_iter());
+    reply
+        .bulks(tracking.prefixes.iter().filter(|prefix| !prefix.is_empty() || tracking.prefixes.len() > 1).collect::<Vec<_>>().into_iter());
     Ok(())
 }
 
