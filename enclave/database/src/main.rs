@@ -78,7 +78,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         eprintln!("teemate-database: {keys} keys from {}", path.display());
     }
     let mut shared = Shared::new(config, now);
-    shared.port = port;
+    (shared.port, shared.saving.changes) = (port, store.changes);
     if arguments.port == 0 {
         println!("{port}");
     }

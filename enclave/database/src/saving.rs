@@ -64,7 +64,7 @@ pub struct Saving {
     pub last: i64,
     /// Whether the last one that ended was good, and why not.
     pub failed: Option<String>,
-    /// Changes that the last good one has.
+    /// The store's count of changes as of the last good one, or as of what was read at the start.
     pub changes: u64,
     /// Microseconds that the last start took: everything that the server did at once for it.
     pub start_us: u64,
@@ -231,7 +231,6 @@ pub fn load(store: &mut Store, path: &Path) -> Result<Option<u64>, Error> {
             keys += 1;
         }
     }
-    store.changes = 0;
     Ok(Some(keys))
 }
 

@@ -435,7 +435,7 @@ impl<N: Network> Server<N> {
         if was_under_way && !self.shared.saving.is_under_way() && self.shared.saving.failed.is_some() {
             self.failed_save = self.store.now;
         }
-        let changes = self.store.changes - self.shared.saving.changes;
+        let changes = self.store.changes.saturating_sub(self.shared.saving.changes);
         let since = self.store.now / 1000 - self.shared.saving.last;
         let due = self.shared.config.hot.save.iter().any(|(seconds, least)| changes >= *least && since >= *seconds as i64);
         // After a failure it is tried again a little later only.

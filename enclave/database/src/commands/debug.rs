@@ -105,6 +105,7 @@ fn reload(context: &mut Context<'_>) -> Done {
     }
     let path = crate::saving::path(&context.shared.config);
     crate::saving::load(context.store, &path).map_err(Error::new)?;
+    context.shared.saving.changes = context.store.changes;
     context.reply.ok();
     Ok(())
 }

@@ -315,11 +315,11 @@ fn object(context: &mut Context<'_>) -> Done {
         }
         "refcount" => {
             context.count(3..=3)?;
-            let there = context.store.contains(db, key);
-            if there {
-                context.reply.integer(1);
-            } else {
-                context.reply.null();
+            match context.store.peek(db, key) {
+                // As Redis, which keeps one object for each of these.
+                Some(Value::Text(crate::value::Text::Integer(0..=9999))) => context.reply.integer(i64::from(i32::MAX)),
+                Some(_) => context.reply.integer(1),
+                None => context.reply.null(),
             }
         }
         "idletime" => {

@@ -285,11 +285,6 @@ fn lmove(context: &mut Context<'_>) -> Done {
     carry(context, from, to).map(drop)
 }
 
-/// Lets the client wait until one of these keys is there, and then carries the command out again.
-pub(super) fn wait(context: &mut Context<'_>, keys: &[&[u8]], kind: &'static str, until: Option<i64>) {
-    context.block(keys, until, Otherwise::NullArray);
-}
-
 fn wait_and_pop(context: &mut Context<'_>, left: bool) -> Done {
     let last = context.args.len() - 1;
     let until = context.timeout(last)?;
@@ -306,7 +301,7 @@ fn wait_and_pop(context: &mut Context<'_>, left: bool) -> Done {
     if context.session.executing {
         context.reply.null_array();
     } else {
-        wait(context, &context.args[1..last], "list", until);
+        context.block(&context.args[1..last], until, Otherwise::NullArray);
     }
     Ok(())
 }
@@ -342,7 +337,7 @@ fn lmpop(context: &mut Context<'_>, at: usize) -> Done {
     if at == 1 || context.session.executing {
         context.reply.null_array();
     } else {
-        wait(context, &context.args[keys], "list", until);
+        context.block(&context.args[keys], until, Otherwise::NullArray);
     }
     Ok(())
 }
@@ -353,7 +348,7 @@ fn wait_and_carry(context: &mut Context<'_>, from_left: bool, to_left: bool, tim
         context.session.waiting = None;
         return carry(context, from_left, to_left).map(drop);
     }
-    wait(context, &context.args[1..2], "list", until);
+    context.block(&context.args[1..2], until, Otherwise::Null);
     Ok(())
 }
 

@@ -19,6 +19,7 @@ pub const COMMANDS: &[Command] = &[
     command("role", 1, Kind::Server, (0, 0, 0), role).with(flag::FAST | flag::ADMIN | flag::DANGEROUS | flag::NO_SCRIPT),
     command("wait", 3, Kind::Server, (0, 0, 0), wait).with(flag::BLOCKING | flag::NO_SCRIPT),
     command("module", -2, Kind::Server, (0, 0, 0), module).with(ADMIN),
+    command("function", -2, Kind::Server, (0, 0, 0), function).with(flag::SCRIPTING | flag::NO_SCRIPT),
     command("lolwut", -1, Kind::Server, (0, 0, 0), lolwut).with(flag::FAST),
     command("readonly", 1, Kind::Server, (0, 0, 0), no_cluster).with(flag::FAST | flag::CONNECTION),
     command("readwrite", 1, Kind::Server, (0, 0, 0), no_cluster).with(flag::FAST | flag::CONNECTION),
@@ -293,6 +294,19 @@ fn module(context: &mut Context<'_>) -> Done {
     match context.subcommand().as_str() {
         "list" => context.reply.array(0),
         "load" | "loadex" | "unload" => return Err(Error::new("modules are not supported")),
+        _ => return Err(context.unknown_subcommand()),
+    }
+    Ok(())
+}
+
+/// There are none, so there is nothing to forget, and nothing to list.
+fn function(context: &mut Context<'_>) -> Done {
+    match context.subcommand().as_str() {
+        "flush" => {
+            context.count(2..=3)?;
+            context.reply.ok();
+        }
+        "list" => context.reply.array(0),
         _ => return Err(context.unknown_subcommand()),
     }
     Ok(())

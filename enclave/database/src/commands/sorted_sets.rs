@@ -7,6 +7,7 @@ use super::keys::Scan;
 use super::{Command, Context, Done, Kind, command, range};
 use crate::error::Error;
 use crate::number;
+use crate::session::Otherwise;
 use crate::value::{Member, SortedSet, Value};
 
 pub const COMMANDS: &[Command] = &[
@@ -408,7 +409,7 @@ fn bzpop(context: &mut Context<'_>, last: bool) -> Done {
     if context.session.executing {
         context.reply.null_array();
     } else {
-        super::lists::wait(context, &context.args[1..end], "zset", until);
+        context.block(&context.args[1..end], until, Otherwise::NullArray);
     }
     Ok(())
 }
@@ -435,7 +436,7 @@ fn zmpop(context: &mut Context<'_>, at: usize) -> Done {
     if at == 1 || context.session.executing {
         context.reply.null_array();
     } else {
-        super::lists::wait(context, &context.args[keys], "zset", until);
+        context.block(&context.args[keys], until, Otherwise::NullArray);
     }
     Ok(())
 }

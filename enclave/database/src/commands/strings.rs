@@ -160,7 +160,7 @@ fn setnx(context: &mut Context<'_>) -> Done {
 
 fn set_for(context: &mut Context<'_>, unit: i64) -> Done {
     let expiry = time(context, 2, if unit == 1 { "PX" } else { "EX" })?;
-    let (db, key) = (context.db(), context.arg(1));
+    let key = context.arg(1);
     put(context, key, context.arg(3), expiry);
     context.reply.ok();
     Ok(())
@@ -168,7 +168,7 @@ fn set_for(context: &mut Context<'_>, unit: i64) -> Done {
 
 fn getset(context: &mut Context<'_>) -> Done {
     reply(context, 1)?;
-    let (db, key) = (context.db(), context.arg(1));
+    let key = context.arg(1);
     put(context, key, context.arg(2), Expiry::Never);
     Ok(())
 }
