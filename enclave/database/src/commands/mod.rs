@@ -11,12 +11,14 @@ mod connection;
 mod debug;
 mod docs;
 mod hashes;
+mod hyperloglog;
 mod info;
 mod keys;
 mod lists;
 mod pubsub;
 mod server;
 mod sets;
+mod sort;
 mod sorted_algebra;
 mod sorted_sets;
 mod stream_groups;
@@ -135,6 +137,8 @@ impl Command {
 pub const FAMILIES: &[(&str, &[Command])] = &[
     ("string", strings::COMMANDS),
     ("bitmap", bits::COMMANDS),
+    ("hyperloglog", hyperloglog::COMMANDS),
+    ("generic", sort::COMMANDS),
     ("generic", keys::COMMANDS),
     ("hash", hashes::COMMANDS),
     ("list", lists::COMMANDS),
