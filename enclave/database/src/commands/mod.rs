@@ -10,6 +10,8 @@ mod config;
 mod connection;
 mod debug;
 mod docs;
+mod dump;
+mod geo;
 mod hashes;
 mod hyperloglog;
 mod info;
@@ -137,8 +139,10 @@ impl Command {
 pub const FAMILIES: &[(&str, &[Command])] = &[
     ("string", strings::COMMANDS),
     ("bitmap", bits::COMMANDS),
+    ("geo", geo::COMMANDS),
     ("hyperloglog", hyperloglog::COMMANDS),
     ("generic", sort::COMMANDS),
+    ("generic", dump::COMMANDS),
     ("generic", keys::COMMANDS),
     ("hash", hashes::COMMANDS),
     ("list", lists::COMMANDS),

@@ -3,7 +3,7 @@
 mod hash;
 mod set;
 mod sorted_set;
-mod stream;
+pub mod stream;
 mod text;
 
 use std::sync::Arc;
