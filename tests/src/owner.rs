@@ -90,6 +90,38 @@ impl Owner {
         self.run(&[&["--json"], arguments].concat())?.json()
     }
 
+    /// Another image of the same signer: the same programs, other arguments, so another MRENCLAVE.
+    ///
+    /// # Errors
+    /// What the command said.
+    pub fn next_release(&self, artifacts: &Artifacts) -> Result<PathBuf, String> {
+        let config = self.home().join("next.toml");
+        let text = "tcs_count = 160\nargs = [\"teemate-functions\"]\nenv = [[\"MALLOC_ARENA_MAX\", \"1\"], [\"RELEASE\", \"next\"]]\n";
+        std::fs::write(&config, text).map_err(|error| error.to_string())?;
+        let image = self.home().join("next.teemate");
+        let parts = [
+            ("--libos", artifacts.directory().join("teemate-libos")),
+            ("--payload", artifacts.program("teemate-functions")),
+            ("--config", config),
+            ("--key", artifacts.directory().join("signing-key.pem")),
+            ("--output", image.clone()),
+        ];
+        let parts: Vec<_> = parts.iter().map(|(name, path)| (*name, path.display().to_string())).collect();
+        let arguments: Vec<&str> = parts.iter().flat_map(|(name, path)| [*name, path.as_str()]).collect();
+        self.json(&[&["image", "build"], arguments.as_slice()].concat())?;
+        Ok(image)
+    }
+
+    /// Writes a policy that accepts simulated quotes of whatever the signer of this image signed.
+    ///
+    /// # Errors
+    /// What the command said, or when it can't be written.
+    pub fn policy_of_signer(&self, name: &str, image: &Path) -> Result<PathBuf, String> {
+        let summary = self.json(&["image", "show", &image.display().to_string()])?;
+        let signer = find(&summary, "mrsigner").ok_or("the image names no signer")?;
+        self.policy(name, &format!("mrsigner = \"{signer}\"\nproduct = 0\nmin_svn = 0"))
+    }
+
     /// Becomes the owner of a namespace: the administrator at `socket` invites, this user claims at `address`.
     ///
     /// # Errors
@@ -130,5 +162,16 @@ impl Owner {
     /// What the command said.
     pub fn call(&self, name: &str, params: &Value) -> Result<Value, String> {
         self.json(&["--profile", "default", "function", "invoke", name, "--params", &params.to_string()])
+    }
+}
+
+/// The first text under this key, at any depth.
+fn find(value: &Value, key: &str) -> Option<String> {
+    match value {
+        Value::Object(map) => {
+            map.iter().find_map(|(name, value)| if name == key { value.as_str().map(str::to_owned) } else { find(value, key) })
+        }
+        Value::Array(list) => list.iter().find_map(|value| find(value, key)),
+        _ => None,
     }
 }

@@ -34,8 +34,13 @@ pub fn process(context: &mut Context<'_>) {
             }
         }
     }
+    // What says that messages come is itself a message.
+    let is_push = context.session.replies != Replies::On
+        && context.session.version >= 3
+        && commands::find(context.arg(0)).is_some_and(|command| command.is(flag::PUBSUB) && command.name.ends_with("subscribe"));
     match context.session.replies {
         Replies::On => {}
+        _ if is_push => {}
         Replies::Off => context.reply.bytes.truncate(before),
         Replies::Skip => {
             context.reply.bytes.truncate(before);
@@ -50,7 +55,8 @@ fn is_control(name: &[u8]) -> bool {
     ["exec", "discard", "multi", "watch", "quit", "reset"].iter().any(|control| name.eq_ignore_ascii_case(control.as_bytes()))
 }
 
-fn note_error(context: &mut Context<'_>, error: &Error) {
+/// Counts an error.
+pub fn note_error(context: &mut Context<'_>, error: &Error) {
     let text = error.to_string();
     let counters = &mut context.shared.counters;
     counters.errors += 1;
@@ -98,11 +104,21 @@ fn admit(context: &mut Context<'_>) -> Result<&'static Command, Error> {
             );
         }
     }
-    if context.shared.config.hot.max_memory > 0 && !context.session.executing && command.kind != Kind::Server {
-        let room = eviction::make_room(context.store, context.shared);
-        let grows = command.kind == Kind::Grow || command.name == "exec" && context.session.queue.is_some();
-        if !room && grows {
-            return refuse(context, Error::OutOfMemory);
+    if context.shared.config.hot.max_memory > 0 && !context.session.executing {
+        let queued = context.session.queue.iter().flatten().filter_map(|request| commands::find(request.first()?));
+        let exec = command.name == "exec" && queued.into_iter().any(|command| command.kind == Kind::Grow);
+        if (command.kind != Kind::Server || exec) && !eviction::make_room(context.store, context.shared) {
+            if exec {
+                context.session.queue = None;
+                commands::unwatch(context.store, context.session);
+                return refuse(
+                    context,
+                    Error::Other(format!("EXECABORT Transaction discarded because of: {}", &Error::OutOfMemory.to_string())),
+                );
+            }
+            if command.kind == Kind::Grow {
+                return refuse(context, Error::OutOfMemory);
+            }
         }
     }
     if command.writes()
@@ -174,7 +190,7 @@ pub fn call(context: &mut Context<'_>, command: &'static Command) {
         context.session.last = command.name;
     }
     let before = context.reply.bytes.len();
-    let result = (command.run)(context);
+    let result = commands::run(context, command);
     context.shared.depth -= 1;
     let ended = Instant::now();
     let took = ended.saturating_duration_since(began);

@@ -118,6 +118,9 @@ pub struct Store {
     /// Keys that have changed since the server asked last, and why. `None`: all keys of a database.
     pub touched: Vec<(usize, Option<Box<[u8]>>, Cause)>,
     cause: Cause,
+    /// The key that changed last, where somebody wants to know.
+    last: Option<Box<[u8]>>,
+    remembers: bool,
     /// What a new entry's access is, and how it changes when it is asked for.
     pub clock: Clock,
 }
@@ -137,6 +140,8 @@ impl Store {
             record: false,
             touched: Vec::new(),
             cause: Cause::Command,
+            last: None,
+            remembers: false,
             clock: Clock::default(),
         }
     }
@@ -368,6 +373,7 @@ impl Store {
 
     /// Drops all keys of a database.
     pub fn flush(&mut self, database: usize) {
+        self.touch_all(database, &[database]);
         let it = &mut self.databases[database];
         let (entries, cursor) = (std::mem::take(&mut it.entries), it.cursor.take());
         it.expiring.clear();
@@ -376,21 +382,25 @@ impl Store {
             walk.flushed.push((it.origin, entries, cursor));
         }
         self.changes += 1;
-        self.touch_all(database);
     }
 
     /// Exchanges two databases.
     pub fn swap(&mut self, a: usize, b: usize) {
+        self.touch_all(a, &[a, b]);
+        if a != b {
+            self.touch_all(b, &[a, b]);
+        }
         self.databases.swap(a, b);
         self.changes += 1;
-        self.touch_all(a);
-        self.touch_all(b);
     }
 
     // ---- who looks on ---------------------------------------------------------------------------------------------------------------
 
     fn touch(&mut self, database: usize, key: &[u8]) {
         self.changes += 1;
+        if self.remembers {
+            self.last = Some(key.into());
+        }
         if self.record {
             self.touched.push((database, Some(key.into()), self.cause));
         }
@@ -405,11 +415,17 @@ impl Store {
         }
     }
 
-    fn touch_all(&mut self, database: usize) {
+    /// Everything in a database changes that is there, in one of those that it is made of.
+    fn touch_all(&mut self, database: usize, of: &[usize]) {
         if self.record {
             self.touched.push((database, None, self.cause));
         }
+        let (databases, now) = (&self.databases, self.now);
+        let lives = |entry: &Entry| entry.expires == 0 || entry.expires > now;
         for (key, interest) in &mut self.interests[database] {
+            if !of.iter().any(|one| databases[*one].entries.get(key).is_some_and(lives)) {
+                continue;
+            }
             interest.version += 1;
             if interest.waiters > 0 {
                 self.filled.push((database, key.clone()));
@@ -423,19 +439,20 @@ impl Store {
         }
     }
 
-    /// Begins to watch a key. The version to compare with.
+    /// Begins to watch a key. What to compare with: twice its version, and one more if the key is there.
     pub fn watch(&mut self, database: usize, key: &[u8]) -> u64 {
-        self.contains(database, key);
+        let lives = self.contains(database, key);
         let interest = self.interests[database].entry(key.into()).or_default();
         interest.watchers += 1;
-        interest.version
+        interest.version << 1 | u64::from(lives)
     }
 
     /// Ends it. Whether the key has changed since.
     pub fn unwatch(&mut self, database: usize, key: &[u8], version: u64) -> bool {
-        self.contains(database, key);
+        // A key whose time came only since has changed; one that nobody could see then, and can't now, has not.
+        let late = self.databases[database].entries.get(key).is_some_and(|entry| entry.expires != 0 && entry.expires <= self.now);
         let Some(interest) = self.interests[database].get_mut(key) else { return true };
-        let changed = interest.version != version;
+        let changed = interest.version != version >> 1 || late && version & 1 == 1;
         interest.watchers = interest.watchers.saturating_sub(1);
         self.release(database, key);
         changed
@@ -452,6 +469,17 @@ impl Store {
             interest.waiters = interest.waiters.saturating_sub(1);
         }
         self.release(database, key);
+    }
+
+    /// Begins to remember which key changed last.
+    pub fn remember_last(&mut self) {
+        (self.last, self.remembers) = (None, true);
+    }
+
+    /// The key that changed last since then.
+    pub fn last_changed(&mut self) -> Option<&[u8]> {
+        self.remembers = false;
+        self.last.as_deref()
     }
 
     /// Keys that somebody waits for and that have changed, since this was asked last.

@@ -120,6 +120,10 @@ fn read_stream(read: teemate_rdb::Stream) -> Option<Stream> {
     stream.added = state.added.max(stream.len() as u64);
     for group in state.groups {
         let mut made = Group { last: inner(group.last), read: u64::try_from(group.read).ok(), ..Group::default() };
+        if made.read.is_none() && stream.max_deleted == Id::MIN && stream.added == stream.len() as u64 {
+            // Files before version 10 do not say it.
+            made.read = stream.position(made.last);
+        }
         for consumer in &group.consumers {
             made.consumers.insert(consumer.name.as_slice().into(), Consumer { seen: consumer.seen, ..Consumer::default() });
         }

@@ -202,6 +202,22 @@ fn field(context: &Context<'_>, at: usize) -> Result<Field, Error> {
     Ok(Field { signed, width, place })
 }
 
+/// Whether these steps make a string another one.
+fn changes(text: Option<&Text>, steps: &[(Field, Step, Overflow)], end: u64) -> bool {
+    let Some(text) = text.filter(|text| text.len() as u64 >= end) else { return true };
+    let bytes = text.bytes();
+    // Up to the first change it is what it was.
+    steps.iter().any(|(field, step, overflow)| {
+        let old = field.read(&bytes);
+        let new = match step {
+            Step::Get => None,
+            Step::Set(number) => field.fit(i128::from(*number), *overflow),
+            Step::Add(by) => field.fit(i128::from(old) + i128::from(*by), *overflow),
+        };
+        new.is_some_and(|new| new != old)
+    })
+}
+
 fn bitfield(context: &mut Context<'_>, only_read: bool) -> Done {
     let (mut steps, mut overflow, mut end) = (Vec::new(), Overflow::Wrap, 0);
     let mut at = 2;
@@ -243,6 +259,18 @@ fn bitfield(context: &mut Context<'_>, only_read: bool) -> Done {
     if !writes {
         let bytes = text.as_ref().map(Text::bytes).unwrap_or_default();
         steps.iter().for_each(|(field, ..)| context.reply.integer(field.read(&bytes)));
+        return Ok(());
+    }
+    if !changes(text.as_ref(), &steps, end) {
+        let bytes = text.as_ref().map(Text::bytes).unwrap_or_default();
+        for (field, step, overflow) in steps {
+            let old = field.read(&bytes);
+            match step {
+                Step::Set(number) if field.fit(i128::from(number), overflow).is_none() => context.reply.null(),
+                Step::Add(by) if field.fit(i128::from(old) + i128::from(by), overflow).is_none() => context.reply.null(),
+                _ => context.reply.integer(old),
+            }
+        }
         return Ok(());
     }
     drop(text);

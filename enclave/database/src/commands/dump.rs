@@ -25,25 +25,21 @@ fn dump(context: &mut Context<'_>) -> Done {
 
 fn restore(context: &mut Context<'_>) -> Done {
     let (mut replace, mut absolute, mut at) = (false, false, 4);
-    let mut access = false;
+    let (mut idle, mut count) = (None, None);
     while at < context.args.len() {
         let left = context.args.len() - at - 1;
         if context.is(at, "REPLACE") {
             replace = true;
         } else if context.is(at, "ABSTTL") {
             absolute = true;
-        } else if context.is(at, "IDLETIME") && left >= 1 && !access {
+        } else if context.is(at, "IDLETIME") && left >= 1 && count.is_none() {
             at += 1;
-            access = true;
-            if context.integer(at)? < 0 {
-                return Err(Error::new("Invalid IDLETIME value, must be >= 0"));
-            }
-        } else if context.is(at, "FREQ") && left >= 1 && !access {
+            let seconds = u32::try_from(context.integer(at)?).map_err(|_| Error::new("Invalid IDLETIME value, must be >= 0"))?;
+            idle = Some(seconds.saturating_mul(1000));
+        } else if context.is(at, "FREQ") && left >= 1 && idle.is_none() {
             at += 1;
-            access = true;
-            if !(0..=255).contains(&context.integer(at)?) {
-                return Err(Error::new("Invalid FREQ value, must be >= 0 and <= 255"));
-            }
+            let often = u8::try_from(context.integer(at)?).map_err(|_| Error::new("Invalid FREQ value, must be >= 0 and <= 255"))?;
+            count = Some(u32::from(often));
         } else {
             return Err(Error::Syntax);
         }
@@ -72,6 +68,10 @@ fn restore(context: &mut Context<'_>) -> Done {
         return Ok(());
     }
     context.store.set(db, key, value, if expires == 0 { Expiry::Never } else { Expiry::At(expires) });
+    if idle.is_some() || count.is_some() {
+        let access = context.store.clock.access(idle.unwrap_or(0), count.unwrap_or(0));
+        context.store.set_access(db, key, access);
+    }
     context.notify(event::GENERIC, "restore", key);
     let (shown, payload) = (expires.to_string(), context.arg(3));
     context.rewrite(&[&[b"RESTORE", key, shown.as_bytes(), payload, b"REPLACE", b"ABSTTL"]]);

@@ -121,6 +121,9 @@ fn geoadd(context: &mut Context<'_>) -> Done {
     while ["NX", "XX", "CH"].iter().any(|option| context.is(first, option)) {
         first += 1;
     }
+    if (2..first).any(|at| context.is(at, "NX")) && (2..first).any(|at| context.is(at, "XX")) {
+        return Err(Error::Syntax);
+    }
     let triples = context.args.get(first..).unwrap_or_default();
     if triples.is_empty() || !triples.len().is_multiple_of(3) {
         return Err(Error::Syntax);
@@ -414,7 +417,13 @@ fn search(context: &mut Context<'_>, form: Form) -> Done {
 fn find(set: &SortedSet, middle: Point, shape: Shape, most: usize) -> Vec<Hit> {
     let (longitudes, latitudes) = shape.bounds(middle);
     let mut hits = Vec::new();
-    for (start, end) in cover(longitudes, latitudes) {
+    let mut ranges = cover(longitudes, latitudes);
+    // What is near comes first: that is what COUNT with ANY should find.
+    let here = middle.encode(LATITUDES);
+    if let Some(at) = ranges.iter().position(|(start, end)| (*start..*end).contains(&here)) {
+        ranges.rotate_left(at);
+    }
+    for (start, end) in ranges {
         let first = set.partition_point(|member| member.score < start as f64);
         let last = set.partition_point(|member| member.score < end as f64);
         for member in set.members().range(first..last) {

@@ -10,6 +10,7 @@ pub const COMMANDS: &[Command] = &[
     command("pfadd", -2, Kind::Grow, (1, 1, 1), pfadd).with(flag::FAST),
     command("pfcount", -2, Kind::Read, (1, -1, 1), pfcount),
     command("pfmerge", -2, Kind::Grow, (1, -1, 1), pfmerge),
+    command("pfselftest", 1, Kind::Server, (0, 0, 0), pfselftest).with(flag::ADMIN),
     command("pfdebug", 3, Kind::Write, (2, 2, 1), pfdebug).with(flag::ADMIN),
 ];
 
@@ -325,6 +326,33 @@ fn pfmerge(context: &mut Context<'_>) -> Done {
     }
     let most = longest(context);
     put(context, 1, all.pack(most));
+    context.reply.ok();
+    Ok(())
+}
+
+/// Whether registers keep what they are told, and counts are as near as they must be.
+fn pfselftest(context: &mut Context<'_>) -> Done {
+    let mut random = context.random();
+    let (mut packed, mut wanted) = (vec![0; DENSE - HEADER], vec![0u8; REGISTERS]);
+    for _ in 0..10 {
+        for (at, wanted) in wanted.iter_mut().enumerate() {
+            *wanted = random(64) as u8;
+            dense_set(&mut packed, at, *wanted);
+        }
+        if let Some(at) = (0..REGISTERS).find(|at| dense_get(&packed, *at) != wanted[*at]) {
+            return Err(Error::new(format_args!("TESTFAILED Register {at} should be {} but is {}", wanted[at], dense_get(&packed, at))));
+        }
+    }
+    let mut counter = Counter::new();
+    let seed = random(1 << 30) as u64;
+    for number in 1..=100_000u64 {
+        let (at, value) = place(&(seed << 32 | number).to_le_bytes());
+        counter.registers[at] = counter.registers[at].max(value);
+        // Seven times the standard error: a right one does not fail by chance.
+        if [100, 1_000, 10_000, 100_000].contains(&number) && counter.count().abs_diff(number) > number * 6 / 100 + 1 {
+            return Err(Error::new(format_args!("TESTFAILED Too big error. card:{number} estimate:{}", counter.count())));
+        }
+    }
     context.reply.ok();
     Ok(())
 }

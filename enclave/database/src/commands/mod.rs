@@ -11,6 +11,7 @@ mod connection;
 mod debug;
 mod docs;
 mod dump;
+mod events;
 mod geo;
 mod hashes;
 mod hyperloglog;
@@ -26,6 +27,7 @@ mod sorted_sets;
 mod stream_groups;
 mod streams;
 mod strings;
+mod subsequence;
 mod tracking;
 mod transactions;
 
@@ -143,6 +145,7 @@ pub const FAMILIES: &[(&str, &[Command])] = &[
     ("hyperloglog", hyperloglog::COMMANDS),
     ("generic", sort::COMMANDS),
     ("generic", dump::COMMANDS),
+    ("string", subsequence::COMMANDS),
     ("generic", keys::COMMANDS),
     ("hash", hashes::COMMANDS),
     ("list", lists::COMMANDS),
@@ -379,6 +382,24 @@ impl<'a> Context<'a> {
             (seed.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % limit.max(1)
         }
     }
+}
+
+/// Carries a command out, and tells who listens what it did to its keys.
+///
+/// # Errors
+/// The handler's.
+pub(crate) fn run(context: &mut Context<'_>, command: &Command) -> Done {
+    let wanted = context.shared.config.hot.events;
+    if wanted == 0 {
+        return (command.run)(context);
+    }
+    let changes = context.store.changes;
+    context.store.remember_last();
+    let done = (command.run)(context);
+    if done.is_ok() {
+        events::tell(context, command, changes);
+    }
+    done
 }
 
 /// Whether a command's first argument says what it does.

@@ -55,7 +55,8 @@ fn consumer(context: &mut Context<'_>, key: usize, group: usize, name: &[u8]) ->
 fn xgroup(context: &mut Context<'_>) -> Done {
     let sub = context.subcommand();
     match &*sub {
-        "help" if context.args.len() == 2 => {
+        "help" => {
+            context.count(2..=2)?;
             help(
                 context,
                 &[
@@ -116,6 +117,8 @@ fn xgroup(context: &mut Context<'_>) -> Done {
     let last = match context.arg(4) {
         _ if !matches!(&*sub, "create" | "setid") => Id::MIN,
         b"$" => old.as_ref().map_or(Id::MIN, |stream| stream.last),
+        b"-" => Id::MIN,
+        b"+" => Id::MAX,
         _ => id(context, 4)?,
     };
     let there =
@@ -492,7 +495,7 @@ fn xautoclaim(context: &mut Context<'_>) -> Done {
     let mut place = group.place(start);
     // Redis looks at ten entries for each that is asked for.
     let mut attempts = most.saturating_mul(10);
-    while attempts > 0 && claimed.len() < most {
+    while attempts > 0 && claimed.len() + deleted.len() < most {
         let Some(old) = group.pending.get(place).cloned() else { break };
         attempts -= 1;
         if shared.find(old.id).is_none() {
@@ -524,7 +527,8 @@ fn xautoclaim(context: &mut Context<'_>) -> Done {
 fn xinfo(context: &mut Context<'_>) -> Done {
     let sub = context.subcommand();
     match &*sub {
-        "help" if context.args.len() == 2 => {
+        "help" => {
+            context.count(2..=2)?;
             help(
                 context,
                 &[

@@ -171,7 +171,9 @@ fn excess(context: &Context<'_>, stream: &Stream, options: &Options) -> usize {
         node => node,
     };
     let many = many.min(options.limit.unwrap_or(usize::MAX));
-    many - many % node
+    // The first node lacks what went before.
+    let gone = usize::try_from(stream.added).unwrap_or(usize::MAX).saturating_sub(stream.len()) % node;
+    ((many + gone) / node * node).saturating_sub(gone)
 }
 
 /// Which number an entry gets.
