@@ -308,7 +308,10 @@ impl<N: Network> Server<N> {
                 let mut context = Context { store, session: &mut session, shared, args: &args, reply: &mut reply };
                 let result = commands::run(&mut context, command);
                 match &result {
-                    Err(error) if *error != Error::WrongType => dispatch::note_error(&mut context, error),
+                    Err(error) if *error != Error::WrongType => {
+                        dispatch::note_error(&mut context, error);
+                        context.shared.calls.entry(command.name).or_default().failed += 1;
+                    }
                     _ => {}
                 }
                 result

@@ -235,7 +235,7 @@ fn bitfield(context: &mut Context<'_>, only_read: bool) -> Done {
         }
         let get = context.is(at, "GET") && left >= 2;
         let set = context.is(at, "SET") && left >= 3;
-        if !get && !set && !(context.is(at, "INCRBY") && left >= 3) {
+        if !(get || set || context.is(at, "INCRBY") && left >= 3) {
             return Err(Error::Syntax);
         }
         let field = field(context, at + 1)?;

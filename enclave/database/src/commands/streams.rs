@@ -394,7 +394,7 @@ pub(super) fn reading(context: &Context<'_>, of_group: bool) -> Result<Reading, 
             reading.most = usize::try_from(context.integer(at + 1)?).ok().filter(|most| *most > 0).unwrap_or(usize::MAX);
             at += 2;
         } else if context.is(at, "STREAMS") && left >= 1 {
-            if left % 2 != 0 {
+            if !left.is_multiple_of(2) {
                 return Err(Error::new("Unbalanced XREAD list of streams: for each stream key an ID or '$' must be specified."));
             }
             reading.keys = at + 1..at + 1 + left / 2;
