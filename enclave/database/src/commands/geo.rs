@@ -418,9 +418,11 @@ fn find(set: &SortedSet, middle: Point, shape: Shape, most: usize) -> Vec<Hit> {
     let (longitudes, latitudes) = shape.bounds(middle);
     let mut hits = Vec::new();
     let mut ranges = cover(longitudes, latitudes);
-    // What is near comes first: that is what COUNT with ANY should find.
+    // Without an order that was asked for, Redis begins with the cell of the middle; clients have come to see it so.
     let here = middle.encode(LATITUDES);
-    if let Some(at) = ranges.iter().position(|(start, end)| (*start..*end).contains(&here)) {
+    if most == usize::MAX
+        && let Some(at) = ranges.iter().position(|(start, end)| (*start..*end).contains(&here))
+    {
         ranges.rotate_left(at);
     }
     for (start, end) in ranges {
