@@ -54,7 +54,8 @@ fn is_control(name: &[u8]) -> bool {
     ["exec", "discard", "multi", "watch", "quit", "reset"].iter().any(|control| name.eq_ignore_ascii_case(control.as_bytes()))
 }
 
-fn note_error(context: &mut Context<'_>, error: &Error) {
+/// Counts an error.
+pub fn note_error(context: &mut Context<'_>, error: &Error) {
     let text = error.to_string();
     let counters = &mut context.shared.counters;
     counters.errors += 1;

@@ -7,6 +7,7 @@
 //! | [`store`] | the databases, and the one way in which they change |
 //! | [`snapshot`] | the queue between the server and a snapshot's writer |
 //! | [`saving`] | the snapshot's writer, and its reader |
+//! | [`stored`] | values as Redis's snapshot format has them |
 //! | [`resp`] | the protocol |
 //! | [`network`] | one turn of input and output for all connections |
 //! | [`server`] | the loop: input, commands, output, time |
@@ -33,5 +34,6 @@ pub mod session;
 pub mod shared;
 pub mod snapshot;
 pub mod store;
+pub mod stored;
 pub mod structures;
 pub mod value;

@@ -6,16 +6,16 @@
 use std::fs::{self, File};
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use teemate_rdb::{Reader, Writer};
 
 use crate::config::Config;
-use crate::snapshot::{End, Item, Queue};
+use crate::snapshot::{End, Queue};
 use crate::store::{Expiry, Store, Walked};
-use crate::value::{Hash, Limits, Set, SortedSet, Text, Value};
+use crate::stored;
+use crate::value::Limits;
 
 /// Why a snapshot was not written, or not read.
 #[derive(Debug, thiserror::Error)]
@@ -171,7 +171,10 @@ fn write(queue: &Queue, path: &Path) -> Result<u64, Error> {
         writer.aux("redis-bits", "64").map_err(failed(&new, "written"))?;
         loop {
             match queue.take() {
-                Ok(items) => items.into_iter().try_for_each(|item| entry(&mut writer, &item)).map_err(failed(&new, "written"))?,
+                Ok(items) => items
+                    .into_iter()
+                    .try_for_each(|item| stored::write(&mut writer, item.database, &item.key, &item.value, item.expires))
+                    .map_err(failed(&new, "written"))?,
                 Err(End::Complete) => break,
                 Err(End::Aborted(why)) => return Err(Error::Aborted(why)),
             }
@@ -189,19 +192,6 @@ fn write(queue: &Queue, path: &Path) -> Result<u64, Error> {
         let _ = fs::remove_file(&new);
     }
     result
-}
-
-fn entry(writer: &mut Writer<&File>, item: &Item) -> io::Result<()> {
-    let Item { database, key, value, expires } = item;
-    match value {
-        Value::Text(text) => writer.text(*database, key, *expires, &text.bytes()),
-        Value::List(list) => writer.list(*database, key, *expires, list.iter()),
-        Value::Set(set) => writer.set(*database, key, *expires, set.len(), set.iter()),
-        Value::Hash(hash) => writer.hash(*database, key, *expires, hash.len(), hash.iter()),
-        Value::SortedSet(set) => {
-            writer.sorted_set(*database, key, *expires, set.members().iter().map(|member| (&member.name, member.score)))
-        }
-    }
 }
 
 /// Reads a snapshot into empty databases. Keys read; `None`: there is no such file.
@@ -224,41 +214,10 @@ pub fn load(store: &mut Store, path: &Path) -> Result<Option<u64>, Error> {
         if entry.expires.is_some_and(|expires| expires <= store.now) {
             continue;
         }
-        let value = value(entry.value);
-        if !value.is_empty() {
+        if let Some(value) = stored::read(entry.value, &Limits::default()) {
             store.set(entry.database, &entry.key, value, entry.expires.map_or(Expiry::Never, Expiry::At));
             keys += 1;
         }
     }
     Ok(Some(keys))
-}
-
-fn value(read: teemate_rdb::Value) -> Value {
-    let limits = Limits::default();
-    match read {
-        teemate_rdb::Value::Text(text) => Value::Text(Text::new(&text)),
-        teemate_rdb::Value::List(items) => Value::List(items.into_iter().map(Into::into).collect()),
-        teemate_rdb::Value::Set(members) => {
-            let mut set = Set::default();
-            for member in &members {
-                set.insert(member, &limits);
-            }
-            Value::Set(Arc::new(set))
-        }
-        teemate_rdb::Value::Hash(pairs) => {
-            let mut hash = Hash::default();
-            for (field, value) in &pairs {
-                hash.insert(field, value, &limits);
-            }
-            Value::Hash(Arc::new(hash))
-        }
-        teemate_rdb::Value::SortedSet(members) => {
-            let mut set = SortedSet::default();
-            // A file can say anything; what is no number has no place in an order.
-            for (member, score) in members.iter().filter(|(_, score)| !score.is_nan()) {
-                set.insert(member, *score, &limits);
-            }
-            Value::SortedSet(Arc::new(set))
-        }
-    }
 }

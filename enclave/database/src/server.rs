@@ -306,7 +306,16 @@ impl<N: Network> Server<N> {
         let result = match commands::find(args.first().copied().unwrap_or_default()) {
             Some(command) => {
                 let (store, shared) = (&mut self.store, &mut self.shared);
-                commands::run(&mut Context { store, session: &mut session, shared, args: &args, reply: &mut reply }, command)
+                let mut context = Context { store, session: &mut session, shared, args: &args, reply: &mut reply };
+                let result = commands::run(&mut context, command);
+                match &result {
+                    Err(error) if *error != Error::WrongType => {
+                        dispatch::note_error(&mut context, error);
+                        context.shared.calls.entry(command.name).or_default().failed += 1;
+                    }
+                    _ => {}
+                }
+                result
             }
             None => Ok(()),
         };

@@ -162,6 +162,10 @@ fn value_digest(value: Option<&Value>) -> [u8; 20] {
         Some(Value::List(list)) => list.iter().for_each(|item| all = sha1(&[&all, item])),
         Some(Value::Set(set)) => set.iter().for_each(|member| mix(&mut all, &sha1(&[&member]))),
         Some(Value::Hash(hash)) => hash.iter().for_each(|(field, value)| mix(&mut all, &sha1(&[field, value]))),
+        Some(Value::Stream(stream)) => stream.items().iter().for_each(|item| {
+            all = sha1(&[&all, item.id.to_string().as_bytes()]);
+            item.parts().for_each(|part| all = sha1(&[&all, part]));
+        }),
         Some(Value::SortedSet(set)) => {
             set.members().iter().for_each(|member| mix(&mut all, &sha1(&[&member.name, number::show(member.score).as_bytes()])));
         }

@@ -28,7 +28,7 @@ fn of(name: &str) -> Option<(u32, &'static str, Option<&'static str>)> {
         "sinterstore" => (event::SET, "sinterstore", None),
         "sunionstore" => (event::SET, "sunionstore", None),
         "sdiffstore" => (event::SET, "sdiffstore", None),
-        "zadd" => (event::SORTED_SET, "zadd", None),
+        "zadd" | "geoadd" => (event::SORTED_SET, "zadd", None),
         "zincrby" => (event::SORTED_SET, "zincr", None),
         "zrem" => (event::SORTED_SET, "zrem", None),
         "zpopmin" => (event::SORTED_SET, "zpopmin", None),

@@ -3,22 +3,29 @@
 //! To add a family: a file with a `pub const COMMANDS`, and a line in [`FAMILIES`].
 
 mod acl;
+mod bits;
 mod blocking;
 mod client;
 mod config;
 mod connection;
 mod debug;
 mod docs;
+mod dump;
 mod events;
+mod geo;
 mod hashes;
+mod hyperloglog;
 mod info;
 mod keys;
 mod lists;
 mod pubsub;
 mod server;
 mod sets;
+mod sort;
 mod sorted_algebra;
 mod sorted_sets;
+mod stream_groups;
+mod streams;
 mod strings;
 mod subsequence;
 mod tracking;
@@ -133,6 +140,11 @@ impl Command {
 /// The families: name of the group, and its table.
 pub const FAMILIES: &[(&str, &[Command])] = &[
     ("string", strings::COMMANDS),
+    ("bitmap", bits::COMMANDS),
+    ("geo", geo::COMMANDS),
+    ("hyperloglog", hyperloglog::COMMANDS),
+    ("generic", sort::COMMANDS),
+    ("generic", dump::COMMANDS),
     ("string", subsequence::COMMANDS),
     ("generic", keys::COMMANDS),
     ("hash", hashes::COMMANDS),
@@ -140,6 +152,8 @@ pub const FAMILIES: &[(&str, &[Command])] = &[
     ("set", sets::COMMANDS),
     ("sorted-set", sorted_sets::COMMANDS),
     ("sorted-set", sorted_algebra::COMMANDS),
+    ("stream", streams::COMMANDS),
+    ("stream", stream_groups::COMMANDS),
     ("connection", connection::COMMANDS),
     ("connection", client::COMMANDS),
     ("transactions", transactions::COMMANDS),

@@ -358,6 +358,12 @@ fn setbit(context: &mut Context<'_>) -> Done {
         b"1" => true,
         _ => return Err(Error::new("bit is not an integer or out of range")),
     };
+    if let Some(old) = text(context, 1)?.and_then(|text| text.bytes().get(byte).map(|byte| byte & mask != 0))
+        && old == on
+    {
+        context.reply.integer(old.into());
+        return Ok(());
+    }
     let bytes = text_mut(context)?.bytes_mut();
     if bytes.len() <= byte {
         bytes.resize(byte + 1, 0);
