@@ -2,19 +2,21 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use teemate_database::executor::Executor;
+use teemate_database::commands::Context;
+use teemate_database::config::Config;
+use teemate_database::dispatch;
 use teemate_database::resp::{self, Reply};
 use teemate_database::session::Session;
-use teemate_database::shared::{Settings, Shared};
+use teemate_database::shared::Shared;
 use teemate_database::store::Store;
 
 /// Requests of one input.
 const MOST: usize = 64;
 
 fuzz_target!(|input: &[u8]| {
-    let mut executor = Executor { store: Store::new(4), shared: Shared::new(Settings::default(), 0) };
-    executor.store.now = 1_700_000_000_000;
-    let mut session = Session { id: 1, version: 2, authenticated: true, ..Session::default() };
+    let (mut store, mut shared, mut session) = (Store::new(4), Shared::new(Config::default(), 0), Session::new(1, 0, 0));
+    store.now = 1_700_000_000_000;
+    session.user = shared.acl.initial();
     let mut reply = Reply::default();
     let mut at = 0;
     for _ in 0..MOST {
@@ -25,9 +27,15 @@ fuzz_target!(|input: &[u8]| {
                 let arguments = request.arguments(&input[at..]);
                 let name = arguments.first().map(|name| name.to_ascii_lowercase()).unwrap_or_default();
                 // These touch the file system, or make as much as they are told to.
-                let spared: [&[u8]; 6] = [b"bgsave", b"shutdown", b"setrange", b"setbit", b"srandmember", b"hrandfield"];
-                if !spared.contains(&name.as_slice()) {
-                    executor.execute(&mut session, &arguments, &mut reply);
+                let spared: [&[u8]; 8] = [b"bgsave", b"save", b"shutdown", b"debug", b"setrange", b"setbit", b"srandmember", b"hrandfield"];
+                if !arguments.is_empty() && !spared.contains(&name.as_slice()) {
+                    dispatch::process(&mut Context {
+                        store: &mut store,
+                        session: &mut session,
+                        shared: &mut shared,
+                        args: &arguments,
+                        reply: &mut reply,
+                    });
                 }
                 session.waiting = None;
                 at += length;

@@ -191,7 +191,11 @@ fn a_file_that_cannot_be_written_or_read_is_said() {
     let server = Server::start(directory.path(), &[]);
     let mut client = server.connect();
     client.ask("SET a 1");
-    assert_eq!(client.ask("CONFIG SET dir /nowhere/at/all"), "OK");
+    assert!(client.ask("CONFIG SET dir /nowhere/at/all").contains("No such file or directory"));
+    let gone = directory.path().join("gone");
+    std::fs::create_dir(&gone).unwrap();
+    assert_eq!(client.ask(&format!("CONFIG SET dir {}", gone.display())), "OK");
+    std::fs::remove_dir(&gone).unwrap();
     client.ask("BGSAVE");
     assert_eq!(client.saved(), "err");
     assert!(client.ask("INFO persistence").contains("can't be made"));

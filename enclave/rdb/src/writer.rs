@@ -2,7 +2,8 @@
 
 use std::io::{self, Write};
 
-use crate::{Crc64, code};
+use crate::stream::{NODE_BYTES, NODE_ENTRIES, write_node};
+use crate::{Crc64, StreamId, StreamState, code};
 
 /// Writes into anything that takes bytes. Small writes are gathered here.
 pub struct Writer<W> {
@@ -11,8 +12,15 @@ pub struct Writer<W> {
     crc: Crc64,
     database: Option<usize>,
     written: u64,
+    /// One value alone: no header, database, key or expiry.
+    bare: bool,
 }
 
+/// Entries of a stream that go into one node.
+type Node<F, V> = Vec<(StreamId, Vec<(F, V)>)>;
+
+/// Version 10 is Redis 7.0's: streams of type 19 came with it.
+const VERSION: &[u8; 9] = b"REDIS0010";
 /// Bytes that are gathered.
 const GATHERED: usize = 64 << 10;
 
@@ -22,8 +30,9 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// Those of `into`; so of all that follow.
     pub fn new(into: W) -> io::Result<Self> {
-        let mut writer = Writer { into, buffer: Vec::with_capacity(GATHERED + 4096), crc: Crc64::default(), database: None, written: 0 };
-        writer.bytes(b"REDIS0009")?;
+        let mut writer =
+            Writer { into, buffer: Vec::with_capacity(GATHERED + 4096), crc: Crc64::default(), database: None, written: 0, bare: false };
+        writer.bytes(VERSION)?;
         Ok(writer)
     }
 
@@ -79,6 +88,9 @@ impl<W: Write> Writer<W> {
     }
 
     fn entry(&mut self, database: usize, key: &[u8], expires: Option<i64>, kind: u8) -> io::Result<()> {
+        if self.bare {
+            return self.bytes(&[kind]);
+        }
         if self.database != Some(database) {
             self.bytes(&[code::SELECT])?;
             self.length(database)?;
@@ -175,6 +187,92 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
+    /// A stream: what it is beside its entries, and these, by growing ids. The entries are gone through twice.
+    ///
+    /// # Errors
+    /// As [`Writer::new`].
+    pub fn stream<F: AsRef<[u8]>, V: AsRef<[u8]>, P: Iterator<Item = (F, V)>>(
+        &mut self,
+        database: usize,
+        key: &[u8],
+        expires: Option<i64>,
+        state: &StreamState,
+        entries: impl Iterator<Item = (StreamId, P)> + Clone,
+    ) -> io::Result<()> {
+        self.entry(database, key, expires, code::STREAM_2)?;
+        // How many nodes there are comes before them.
+        let (mut nodes, mut length) = (0, 0);
+        in_nodes(entries.clone(), |node| {
+            nodes += 1;
+            length += node.len();
+            Ok(())
+        })?;
+        self.length(nodes)?;
+        in_nodes(entries, |node| {
+            let Some(packed) = write_node(&node) else { return Ok(()) };
+            self.string(&node[0].0.to_bytes())?;
+            self.string(&packed)
+        })?;
+        self.length(length)?;
+        for id in [state.last, state.first, state.max_deleted] {
+            self.stream_id(id)?;
+        }
+        self.length(state.added as usize)?;
+        self.length(state.groups.len())?;
+        for group in &state.groups {
+            self.string(&group.name)?;
+            self.stream_id(group.last)?;
+            self.length(group.read as usize)?;
+            self.length(group.pending.len())?;
+            for pending in &group.pending {
+                self.bytes(&pending.id.to_bytes())?;
+                self.bytes(&pending.delivered.to_le_bytes())?;
+                self.length(pending.times as usize)?;
+            }
+            self.length(group.consumers.len())?;
+            let mut by_consumer = vec![Vec::new(); group.consumers.len()];
+            for pending in &group.pending {
+                let ids = by_consumer.get_mut(pending.consumer);
+                ids.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a delivery to a consumer that the group does not have"))?
+                    .push(pending.id);
+            }
+            for (consumer, ids) in group.consumers.iter().zip(by_consumer) {
+                self.string(&consumer.name)?;
+                self.bytes(&consumer.seen.to_le_bytes())?;
+                self.length(ids.len())?;
+                ids.into_iter().try_for_each(|id| self.bytes(&id.to_bytes()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn stream_id(&mut self, id: StreamId) -> io::Result<()> {
+        self.length(id.ms as usize)?;
+        self.length(id.sequence as usize)
+    }
+
+    /// A library of functions, as FUNCTION LOAD takes it.
+    ///
+    /// # Errors
+    /// As [`Writer::new`].
+    pub fn function(&mut self, library: &[u8]) -> io::Result<()> {
+        self.bytes(&[code::FUNCTION])?;
+        self.string(library)
+    }
+
+    /// How many keys the database has from here on, and how many of them expire: a hint for who loads it.
+    ///
+    /// # Errors
+    /// As [`Writer::new`].
+    pub fn sizes(&mut self, database: usize, keys: usize, expiring: usize) -> io::Result<()> {
+        self.bytes(&[code::SELECT])?;
+        self.length(database)?;
+        self.database = Some(database);
+        self.bytes(&[code::RESIZE])?;
+        self.length(keys)?;
+        self.length(expiring)
+    }
+
     /// Ends it. Bytes of the whole, and what it was written into.
     ///
     /// # Errors
@@ -186,4 +284,35 @@ impl<W: Write> Writer<W> {
         self.into.flush()?;
         Ok((self.written + 8, self.into))
     }
+}
+
+impl Writer<Vec<u8>> {
+    /// For one value without a snapshot around it.
+    pub(crate) fn bare() -> Self {
+        Writer { into: Vec::new(), buffer: Vec::new(), crc: Crc64::default(), database: None, written: 0, bare: true }
+    }
+
+    /// What was written.
+    pub(crate) fn into_bare(mut self) -> io::Result<Vec<u8>> {
+        self.flush()?;
+        Ok(self.into)
+    }
+}
+
+/// Gives a stream's entries to `each` in such portions as nodes have.
+fn in_nodes<F: AsRef<[u8]>, V: AsRef<[u8]>, P: Iterator<Item = (F, V)>>(
+    entries: impl Iterator<Item = (StreamId, P)>,
+    mut each: impl FnMut(Node<F, V>) -> io::Result<()>,
+) -> io::Result<()> {
+    let (mut node, mut bytes) = (Vec::new(), 0);
+    for (id, fields) in entries {
+        let fields: Vec<_> = fields.collect();
+        bytes += fields.iter().map(|(field, value)| field.as_ref().len() + value.as_ref().len() + 4).sum::<usize>() + 16;
+        node.push((id, fields));
+        if node.len() >= NODE_ENTRIES || bytes >= NODE_BYTES {
+            each(std::mem::take(&mut node))?;
+            bytes = 0;
+        }
+    }
+    if node.is_empty() { Ok(()) } else { each(node) }
 }

@@ -3,7 +3,7 @@
 use super::{Command, Context, Done, Kind, command, range};
 use crate::error::Error;
 use crate::number;
-use crate::session::Waiting;
+use crate::session::Otherwise;
 use crate::structures::Sequence;
 use crate::value::{Blob, Value};
 
@@ -285,35 +285,9 @@ fn lmove(context: &mut Context<'_>) -> Done {
     carry(context, from, to).map(drop)
 }
 
-/// Seconds that a command may wait, as a time; `None`: for ever.
-pub(super) fn deadline(context: &Context<'_>, at: usize) -> Result<Option<i64>, Error> {
-    let seconds = number::float(context.arg(at)).ok_or_else(|| Error::new("timeout is not a float or out of range"))?;
-    if seconds < 0.0 {
-        return Err(Error::new("timeout is negative"));
-    }
-    let ms = seconds * 1000.0;
-    if ms > 9e15 {
-        return Err(Error::new("timeout is out of range"));
-    }
-    Ok((ms > 0.0).then(|| context.store.now.saturating_add(ms.ceil() as i64)))
-}
-
-/// Lets the client wait until one of these keys is there, and then carries the command out again.
-pub(super) fn wait(context: &mut Context<'_>, keys: &[&[u8]], kind: &'static str, until: Option<i64>) {
-    let db = context.db();
-    // Who waits already goes on until its own time.
-    let until = context.session.waiting.take().map_or(until, |waiting| waiting.until);
-    context.session.waiting = Some(Waiting {
-        request: context.args.iter().map(|arg| (*arg).into()).collect(),
-        keys: keys.iter().map(|key| (db, (*key).into())).collect(),
-        kind,
-        until,
-    });
-}
-
 fn wait_and_pop(context: &mut Context<'_>, left: bool) -> Done {
     let last = context.args.len() - 1;
-    let until = deadline(context, last)?;
+    let until = context.timeout(last)?;
     for at in 1..last {
         if list(context, at)?.is_some() {
             let item = change(context, at, |list| take(list, left))?.flatten();
@@ -327,7 +301,7 @@ fn wait_and_pop(context: &mut Context<'_>, left: bool) -> Done {
     if context.session.executing {
         context.reply.null_array();
     } else {
-        wait(context, &context.args[1..last], "list", until);
+        context.block(&context.args[1..last], until, Otherwise::NullArray);
     }
     Ok(())
 }
@@ -348,7 +322,7 @@ pub(super) fn many(context: &Context<'_>, at: usize, ends: [(&str, bool); 2]) ->
 
 /// LMPOP, and BLMPOP whose time comes first: `at` is where the number of keys is.
 fn lmpop(context: &mut Context<'_>, at: usize) -> Done {
-    let until = if at == 2 { deadline(context, 1)? } else { None };
+    let until = if at == 2 { context.timeout(1)? } else { None };
     let (keys, left, count) = many(context, at, [("LEFT", true), ("RIGHT", false)])?;
     for key in keys.clone() {
         if list(context, key)?.is_some() {
@@ -363,18 +337,18 @@ fn lmpop(context: &mut Context<'_>, at: usize) -> Done {
     if at == 1 || context.session.executing {
         context.reply.null_array();
     } else {
-        wait(context, &context.args[keys], "list", until);
+        context.block(&context.args[keys], until, Otherwise::NullArray);
     }
     Ok(())
 }
 
 fn wait_and_carry(context: &mut Context<'_>, from_left: bool, to_left: bool, time: usize) -> Done {
-    let until = deadline(context, time)?;
+    let until = context.timeout(time)?;
     if list(context, 1)?.is_some() || context.session.executing {
         context.session.waiting = None;
         return carry(context, from_left, to_left).map(drop);
     }
-    wait(context, &context.args[1..2], "list", until);
+    context.block(&context.args[1..2], until, Otherwise::Null);
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use super::keys::Scan;
 use super::{Command, Context, Done, Kind, command, range};
 use crate::error::Error;
 use crate::number;
+use crate::session::Otherwise;
 use crate::value::{Member, SortedSet, Value};
 
 pub const COMMANDS: &[Command] = &[
@@ -393,7 +394,7 @@ fn zpop(context: &mut Context<'_>, last: bool) -> Done {
 
 fn bzpop(context: &mut Context<'_>, last: bool) -> Done {
     let end = context.args.len() - 1;
-    let until = super::lists::deadline(context, end)?;
+    let until = context.timeout(end)?;
     for at in 1..end {
         let taken = take(context, at, 1, last)?;
         if let Some(member) = taken.first() {
@@ -408,14 +409,14 @@ fn bzpop(context: &mut Context<'_>, last: bool) -> Done {
     if context.session.executing {
         context.reply.null_array();
     } else {
-        super::lists::wait(context, &context.args[1..end], "zset", until);
+        context.block(&context.args[1..end], until, Otherwise::NullArray);
     }
     Ok(())
 }
 
 /// ZMPOP, and BZMPOP whose time comes first: `at` is where the number of keys is.
 fn zmpop(context: &mut Context<'_>, at: usize) -> Done {
-    let until = if at == 2 { super::lists::deadline(context, 1)? } else { None };
+    let until = if at == 2 { context.timeout(1)? } else { None };
     let (keys, last, count) = super::lists::many(context, at, [("MIN", false), ("MAX", true)])?;
     for key in keys.clone() {
         let taken = take(context, key, count, last)?;
@@ -435,7 +436,7 @@ fn zmpop(context: &mut Context<'_>, at: usize) -> Done {
     if at == 1 || context.session.executing {
         context.reply.null_array();
     } else {
-        super::lists::wait(context, &context.args[keys], "zset", until);
+        context.block(&context.args[keys], until, Otherwise::NullArray);
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 mod hash;
 mod set;
 mod sorted_set;
+pub mod stream;
 mod text;
 
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 pub use hash::Hash;
 pub use set::Set;
 pub use sorted_set::{Member, SortedSet};
+pub use stream::{Consumer, Group, Id, Item, Pending, Stream};
 pub use text::Text;
 
 use crate::structures::Sequence;
@@ -48,6 +50,8 @@ pub enum Value {
     Set(Arc<Set>),
     /// Members in the order of their scores.
     SortedSet(Arc<SortedSet>),
+    /// Entries in the order of their numbers.
+    Stream(Arc<Stream>),
 }
 
 impl Value {
@@ -59,6 +63,7 @@ impl Value {
             Value::Hash(_) => "hash",
             Value::Set(_) => "set",
             Value::SortedSet(_) => "zset",
+            Value::Stream(_) => "stream",
         }
     }
 
@@ -70,6 +75,7 @@ impl Value {
             Value::Hash(hash) => hash.encoding(),
             Value::Set(set) => set.encoding(),
             Value::SortedSet(set) => set.encoding(),
+            Value::Stream(_) => "stream",
         }
     }
 
@@ -81,6 +87,8 @@ impl Value {
             Value::Hash(hash) => hash.is_empty(),
             Value::Set(set) => set.is_empty(),
             Value::SortedSet(set) => set.is_empty(),
+            // An empty stream still knows its last number and its groups.
+            Value::Stream(_) => false,
         }
     }
 
@@ -92,6 +100,7 @@ impl Value {
             Value::Hash(hash) => hash.len() * 96,
             Value::Set(set) => set.len() * 64,
             Value::SortedSet(set) => set.len() * 128,
+            Value::Stream(stream) => stream.len() * 128,
         }
     }
 }
