@@ -78,6 +78,9 @@ pub struct Shared {
     patterns: BTreeMap<Box<[u8]>, BTreeSet<u64>>,
     /// Messages for other connections: who, from which pattern, on which channel, what.
     pub messages: Vec<Message>,
+    /// Scripts that were loaded, and who runs them.
+    #[cfg(feature = "scripts")]
+    pub(crate) scripts: crate::commands::scripting::Scripts,
     /// SHUTDOWN was asked for.
     pub shutdown: bool,
     random: u64,
@@ -111,6 +114,8 @@ impl Shared {
             channels: BTreeMap::new(),
             patterns: BTreeMap::new(),
             messages: Vec::new(),
+            #[cfg(feature = "scripts")]
+            scripts: Default::default(),
             shutdown: false,
             random: crate::structures::hash(b"seed") | 1,
         }

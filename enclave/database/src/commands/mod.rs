@@ -4,6 +4,8 @@ pub(crate) mod connection;
 mod hashes;
 mod keys;
 mod lists;
+#[cfg(feature = "scripts")]
+pub(crate) mod scripting;
 pub(crate) mod server;
 mod sets;
 mod sorted_algebra;
@@ -83,6 +85,8 @@ pub fn all() -> impl Iterator<Item = &'static Command> {
         sorted_algebra::COMMANDS,
         connection::COMMANDS,
         server::COMMANDS,
+        #[cfg(feature = "scripts")]
+        scripting::COMMANDS,
     ];
     families.into_iter().flatten()
 }
