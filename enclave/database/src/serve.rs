@@ -221,10 +221,12 @@ impl Server {
         }
     }
 
-    fn is_ready(&self, id: u64, filled: &[(usize, Box<[u8]>)], now: i64) -> bool {
-        let waiting = self.connections.get(&id).and_then(|connection| connection.session.waiting.as_ref());
-        waiting
-            .is_some_and(|waiting| waiting.keys.iter().any(|key| filled.contains(key)) || waiting.until.is_some_and(|until| until <= now))
+    fn is_ready(&mut self, id: u64, filled: &[(usize, Box<[u8]>)], now: i64) -> bool {
+        let Some(waiting) = self.connections.get(&id).and_then(|connection| connection.session.waiting.as_ref()) else { return false };
+        let store = &mut self.executor.store;
+        // What was put there may be gone again, or be something else by now.
+        let mut holds = |(database, key): &(usize, Box<[u8]>)| store.get(*database, key).is_some_and(|value| value.kind() == waiting.kind);
+        waiting.until.is_some_and(|until| until <= now) || waiting.keys.iter().any(|key| filled.contains(key) && holds(key))
     }
 
     fn resume(&mut self, id: u64) {

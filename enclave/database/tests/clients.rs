@@ -115,6 +115,14 @@ fn requests_in_a_row_and_clients_that_wait() {
     assert_eq!(b.read(), "queue first");
     assert_eq!(c.read(), "second");
     assert_eq!(a.ask("LRANGE other 0 -1"), "second");
+    // What is put there and taken away again, or is something else by then, is not what somebody waits for.
+    b.send("BLPOP later 10");
+    std::thread::sleep(Duration::from_millis(100));
+    for line in ["MULTI", "RPUSH later x", "DEL later", "SET later y", "EXEC", "DEL later"] {
+        a.ask(line);
+    }
+    assert_eq!(a.ask("RPUSH later z"), "1");
+    assert_eq!(b.read(), "later z");
     // A time that passes; and what came behind a command that waited.
     b.send("BLPOP queue 0.1");
     b.send("PING");
