@@ -32,6 +32,9 @@ pub trait Host: std::any::Any {
     fn log(&mut self, level: i32, text: &[u8]);
 }
 
+/// What came of a script, and the host, which comes back.
+pub type Outcome = (Result<Vec<u8>, Error>, Option<Box<dyn Host>>);
+
 /// Limits of a script.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -104,13 +107,7 @@ impl Interpreter {
     ///
     /// # Errors
     /// [`Error`]: the script was stopped; the next one finds a new interpreter.
-    pub fn eval(
-        &mut self,
-        script: &[u8],
-        keys: &[&[u8]],
-        args: &[&[u8]],
-        host: Box<dyn Host>,
-    ) -> (Result<Vec<u8>, Error>, Option<Box<dyn Host>>) {
+    pub fn eval(&mut self, script: &[u8], keys: &[&[u8]], args: &[&[u8]], host: Box<dyn Host>) -> Outcome {
         let mut store = match self.store.take().map_or_else(|| self.start(), Ok) {
             Ok(store) => store,
             Err(error) => return (Err(error), Some(host)),
@@ -321,7 +318,11 @@ mod tests {
             "$34|[1,\"a\\/\\n\",true,null,{},{\"x\":1.5}]|"
         );
         assert_eq!(
-            eval("local t = cjson.decode(ARGV[1]) return {t[1], t[2].k, t[3] == cjson.null, t[4]}", &[], &[br#" [1, {"k": "\u00e9\n"}, null, -2e2 ] "#]),
+            eval(
+                "local t = cjson.decode(ARGV[1]) return {t[1], t[2].k, t[3] == cjson.null, t[4]}",
+                &[],
+                &[br#" [1, {"k": "\u00e9\n"}, null, -2e2 ] "#]
+            ),
             "*4|:1|$3|\u{e9}\n|:1|:-200|"
         );
         assert!(eval("return cjson.decode(string.rep('[', 2000))", &[], &[]).contains("too many nested data structures"));
