@@ -19,11 +19,13 @@ const END_TO_END: &str = "teemate-tests";
 pub fn run() -> Result<()> {
     let begin = Instant::now();
     let mut tally = Tally::default();
-    lints(&mut tally);
-    // Peers that some tests need; without them those tests are skipped, and say so.
-    for sentence in tools::ensure(&[tools::CONTAINERD, tools::RUNC, tools::BUSYBOX, tools::REDIS]) {
+    // First, because what is compiled without its compiler stays without it; and peers that some tests compare with. Tests that miss
+    // something are skipped, and say so.
+    let wanted = [tools::CLANG, tools::WASM_LD, tools::WASI_LIBC, tools::CONTAINERD, tools::RUNC, tools::BUSYBOX, tools::REDIS];
+    for sentence in tools::ensure(&wanted) {
         println!("note: {sentence}");
     }
+    lints(&mut tally);
     // The build first: with the JavaScript engine there, the function service's own tests need not skip it.
     println!("== build");
     let built = build::everything();

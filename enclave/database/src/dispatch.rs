@@ -505,4 +505,35 @@ mod tests {
             ],
         );
     }
+
+    #[cfg(feature = "scripts")]
+    #[test]
+    fn scripts() {
+        if !teemate_lua::is_there() {
+            println!("SKIPPED: this was built without a compiler for Lua");
+            return;
+        }
+        talk(
+            "",
+            &[
+                ("EVAL \"return redis.call('set', KEYS[1], ARGV[1])\" 1 a 5", "+OK|"),
+                ("GET a", "$1|5|"),
+                ("EVAL \"return redis.call('incr', KEYS[1])\" 1 a", ":6|"),
+                (
+                    "EVAL \"return redis.pcall('lpush', 'a', 1).err\" 0",
+                    "$65|WRONGTYPE Operation against a key holding the wrong kind of value|",
+                ),
+                ("EVAL \"return redis.pcall('eval', 'x', 0)\" 0", "-ERR This Redis command is not allowed from script|"),
+                ("EVAL \"return redis.pcall('multi')\" 0", "-ERR This Redis command is not allowed from script|"),
+                ("EVAL \"redis.call('select', 1) return redis.call('set', 'b', 1)\" 0", "+OK|"),
+                ("EXISTS b", ":0|"),
+                ("SCRIPT LOAD \"return 1\"", "$40|e0e1f9fabfc9d4800c877a703b823ac0578ff8db|"),
+                ("EVALSHA E0E1F9FABFC9D4800C877A703B823AC0578FF8DB 0", ":1|"),
+                ("SCRIPT EXISTS e0e1f9fabfc9d4800c877a703b823ac0578ff8db x", "*2|:1|:0|"),
+                ("SCRIPT FLUSH", "+OK|"),
+                ("EVALSHA e0e1f9fabfc9d4800c877a703b823ac0578ff8db 0", "-NOSCRIPT No matching script. Please use EVAL.|"),
+                ("EVAL x 2 a", "-ERR Number of keys can't be greater than number of args|"),
+            ],
+        );
+    }
 }

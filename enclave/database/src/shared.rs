@@ -101,6 +101,9 @@ pub struct Pause {
 
 /// What all connections share.
 pub struct Shared {
+    /// Scripts that were loaded, and who runs them.
+    #[cfg(feature = "scripts")]
+    pub(crate) scripts: crate::commands::scripting::Scripts,
     /// Settings.
     pub config: Config,
     /// Users.
@@ -192,6 +195,8 @@ impl Shared {
         let run_id = seed[..20].iter().map(|byte| format!("{byte:02x}")).collect();
         let random = seed[20..].iter().fold(1, |sum: u64, byte| sum << 8 | u64::from(*byte)) | 1;
         let mut shared = Shared {
+            #[cfg(feature = "scripts")]
+            scripts: Default::default(),
             acl: Acl::default(),
             config,
             counters: Counters::default(),

@@ -19,6 +19,8 @@ mod info;
 mod keys;
 mod lists;
 mod pubsub;
+#[cfg(feature = "scripts")]
+pub(crate) mod scripting;
 mod server;
 mod sets;
 mod sort;
@@ -152,6 +154,8 @@ pub const FAMILIES: &[(&str, &[Command])] = &[
     ("set", sets::COMMANDS),
     ("sorted-set", sorted_sets::COMMANDS),
     ("sorted-set", sorted_algebra::COMMANDS),
+    #[cfg(feature = "scripts")]
+    ("scripting", scripting::COMMANDS),
     ("stream", streams::COMMANDS),
     ("stream", stream_groups::COMMANDS),
     ("connection", connection::COMMANDS),
