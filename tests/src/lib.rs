@@ -1,9 +1,10 @@
 //! What end-to-end tests, the demo and the benchmark have in common: where the artifacts are, a node in a directory of its own, an object
-//! store, what a host can see, and what a process has in memory.
+//! store, a containerd, what a host can see, and what a process has in memory.
 #![forbid(unsafe_code)]
 
 pub mod archive;
 pub mod artifacts;
+pub mod containerd;
 pub mod manifest;
 pub mod memory;
 pub mod object_store;

@@ -64,6 +64,33 @@ impl Owner {
         Ok(path)
     }
 
+    /// Writes a policy that accepts whatever the signer of this image signed.
+    ///
+    /// # Errors
+    /// When the image can't be read, or the policy can't be written.
+    pub fn policy_of_the_signer(&self, image: &Path) -> Result<PathBuf, String> {
+        let summary = self.json(&["image", "show", &image.display().to_string()])?;
+        let signer = find(&summary, "mrsigner").ok_or("the image names no signer")?;
+        self.policy("policy.toml", &format!("mrsigner = \"{signer}\"\nproduct = 0\nmin_svn = 0"))
+    }
+
+    /// Makes another image of the same signer: the same programs, other arguments, so another MRENCLAVE.
+    ///
+    /// # Errors
+    /// What the command said.
+    pub fn next_release(&self, artifacts: &Artifacts) -> Result<PathBuf, String> {
+        let config = self.home().join("next.toml");
+        let text = "tcs_count = 160\nargs = [\"teemate-functions\"]\nenv = [[\"MALLOC_ARENA_MAX\", \"1\"], [\"RELEASE\", \"next\"]]\n";
+        std::fs::write(&config, text).map_err(|error| error.to_string())?;
+        let image = self.home().join("next.teemate");
+        let path = |path: &Path| path.display().to_string();
+        let (libos, payload) = (path(&artifacts.directory().join("teemate-libos")), path(&artifacts.program("teemate-functions")));
+        let (key, config) = (path(&artifacts.directory().join("signing-key.pem")), path(&config));
+        let inputs = ["--libos", &libos, "--payload", &payload, "--config", &config, "--key", &key, "--output", &path(&image)];
+        self.json(&[&["image", "build"], &inputs[..]].concat())?;
+        Ok(image)
+    }
+
     /// Runs `teemate` with these arguments, with nothing of the caller's environment that could change it.
     ///
     /// # Errors
@@ -95,9 +122,25 @@ impl Owner {
     /// # Errors
     /// What the command said.
     pub fn claim(&self, socket: &Path, namespace: &str, address: SocketAddr, policy: &Path) -> Result<(), String> {
-        let socket = socket.display().to_string();
-        let invitation =
-            self.json(&["--socket", &socket, "owner", "invite", namespace, "--per-minute", "100000", "--concurrent", "100"])?;
+        self.claim_limited(socket, namespace, address, policy, 100_000, 100)
+    }
+
+    /// The same, with so many calls a minute and at a time.
+    ///
+    /// # Errors
+    /// As [`Owner::claim`].
+    pub fn claim_limited(
+        &self,
+        socket: &Path,
+        namespace: &str,
+        address: SocketAddr,
+        policy: &Path,
+        per_minute: u32,
+        concurrent: u32,
+    ) -> Result<(), String> {
+        let (socket, per_minute, concurrent) = (socket.display().to_string(), per_minute.to_string(), concurrent.to_string());
+        let invite = ["--socket", &socket, "owner", "invite", namespace, "--per-minute", &per_minute, "--concurrent", &concurrent];
+        let invitation = self.json(&invite)?;
         let token = invitation["token"].as_str().ok_or("the invitation holds no token")?;
         let (endpoint, policy) = (format!("https://{address}"), policy.display().to_string());
         self.json(&["login", &endpoint, "--claim", token, "--policy", &policy]).map(drop)
@@ -130,5 +173,16 @@ impl Owner {
     /// What the command said.
     pub fn call(&self, name: &str, params: &Value) -> Result<Value, String> {
         self.json(&["--profile", "default", "function", "invoke", name, "--params", &params.to_string()])
+    }
+}
+
+/// The first text under this key, at any depth.
+fn find(value: &Value, key: &str) -> Option<String> {
+    match value {
+        Value::Object(map) => {
+            map.iter().find_map(|(name, value)| if name == key { value.as_str().map(str::to_owned) } else { find(value, key) })
+        }
+        Value::Array(list) => list.iter().find_map(|value| find(value, key)),
+        _ => None,
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use teemate_control::function::Limits;
 use teemate_control::node::{Request, Response, Sharing};
 use teemate_tests::artifacts::Artifacts;
@@ -262,32 +262,6 @@ fn journal_of(sealed: &Path) -> PathBuf {
     std::fs::read_dir(sealed).unwrap().map(|entry| entry.unwrap().path()).find(journal).unwrap()
 }
 
-/// Another image of the same signer: the same programs, other arguments, so another MRENCLAVE.
-fn next_release(artifacts: &Artifacts, owner: &Owner) -> PathBuf {
-    let config = owner.home().join("next.toml");
-    let text = "tcs_count = 160\nargs = [\"teemate-functions\"]\nenv = [[\"MALLOC_ARENA_MAX\", \"1\"], [\"RELEASE\", \"next\"]]\n";
-    std::fs::write(&config, text).unwrap();
-    let image = owner.home().join("next.teemate");
-    let path = |path: &Path| path.display().to_string();
-    owner
-        .json(&[
-            "image",
-            "build",
-            "--libos",
-            &path(&artifacts.directory().join("teemate-libos")),
-            "--payload",
-            &path(&artifacts.program("teemate-functions")),
-            "--config",
-            &path(&config),
-            "--key",
-            &path(&artifacts.directory().join("signing-key.pem")),
-            "--output",
-            &path(&image),
-        ])
-        .unwrap();
-    image
-}
-
 #[test]
 fn an_upgrade_to_another_measurement_loses_no_call_and_no_data() {
     let Some((artifacts, mut node)) = start() else { return };
@@ -295,10 +269,8 @@ fn an_upgrade_to_another_measurement_loses_no_call_and_no_data() {
         return skip("the signing key of the artifacts can't be read, so no second image of the same signer can be made");
     }
     let ada = Owner::new(&artifacts).unwrap();
-    let image = next_release(&artifacts, &ada);
-    let summary = ada.json(&["image", "show", &image.display().to_string()]).unwrap();
-    let signer = find(&summary, "mrsigner").expect("the image names its signer");
-    let policy = ada.policy("policy.toml", &format!("mrsigner = \"{signer}\"\nproduct = 0\nmin_svn = 0")).unwrap();
+    let image = ada.next_release(&artifacts).unwrap();
+    let policy = ada.policy_of_the_signer(&image).unwrap();
     ada.claim(node.socket(), "ada", node.endpoint(), &policy).unwrap();
     ada.deploy("greet", GREET).unwrap();
     node.deploy_script("operators", GREET, Limits::default()).unwrap();
@@ -330,17 +302,6 @@ fn an_upgrade_to_another_measurement_loses_no_call_and_no_data() {
     assert!(!matches!(connection.ask(&request), Ok(Response::Upgraded { .. })));
     assert!(ada.call("greet", &json!({ "name": "Ada" })).is_ok());
     node.stop().unwrap();
-}
-
-/// The first text under this key, at any depth.
-fn find(value: &Value, key: &str) -> Option<String> {
-    match value {
-        Value::Object(map) => {
-            map.iter().find_map(|(name, value)| if name == key { value.as_str().map(str::to_owned) } else { find(value, key) })
-        }
-        Value::Array(list) => list.iter().find_map(|value| find(value, key)),
-        _ => None,
-    }
 }
 
 #[test]

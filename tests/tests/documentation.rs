@@ -49,3 +49,33 @@ fn links_between_documents_lead_somewhere() {
         }
     }
 }
+
+/// The files of `deploy/` hang together: each is listed, names its kind, and what refers to another names one that is there.
+#[test]
+fn the_files_for_kubernetes_fit_each_other() {
+    let read = |name: &str| fs::read_to_string(root().join("deploy").join(name)).unwrap();
+    let field = |text: &str, name: &str| -> String {
+        let line = text.lines().find(|line| line.trim_start().trim_start_matches("- ").starts_with(&format!("{name}:")));
+        line.unwrap_or_else(|| panic!("no {name}")).split_once(": ").unwrap().1.trim().to_owned()
+    };
+    let listed = read("kustomization.yaml");
+    let files: BTreeSet<String> =
+        fs::read_dir(root().join("deploy")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    for file in files.iter().filter(|file| *file != "kustomization.yaml") {
+        assert!(listed.contains(&format!("- {file}")), "{file} is not listed");
+        let text = read(file);
+        assert!(!text.contains('\t'), "{file}: YAML takes no tabs");
+        assert!(!field(&text, "apiVersion").is_empty() && !field(&text, "kind").is_empty(), "{file}");
+    }
+    let (class, daemon, space) = (read("runtimeclass.yaml"), read("daemonset.yaml"), read("namespace.yaml"));
+    let label = "teemate.io/runtime: \"true\"";
+    assert!(class.contains(label) && daemon.contains(label), "pods go where the node is");
+    assert_eq!(field(&daemon, "namespace"), field(&space, "name"));
+    assert!(listed.contains(&format!("name: {}", field(&daemon, "image"))), "the image has a name of its own in kustomization.yaml");
+    let mounts: BTreeSet<&str> = daemon.split("- name: ").skip(1).map(|rest| rest.split_whitespace().next().unwrap()).collect();
+    for mount in ["host-bin", "run", "state", "cgroup", "netns"] {
+        assert!(mounts.contains(mount) && daemon.matches(&format!("- name: {mount}\n")).count() >= 2, "{mount} is mounted and declared");
+    }
+    assert!(daemon.contains(&format!("/host/bin/{}", teemate_tests::containerd::SHIM)), "the shim has the name that containerd looks for");
+    assert!(fs::read_to_string(root().join("docs/containerd.md")).unwrap().contains(&field(&class, "handler")));
+}

@@ -23,8 +23,13 @@ use crate::paths::{self, TARGET, cargo, root};
 use crate::step::{self, Steps};
 use crate::tools;
 
-/// Packages whose programs run on the host as they are.
-const HOST: &[&str] = &["teemate", "teemate-node", "teemate-bench"];
+/// Packages and their programs that run on the host as they are.
+const HOST: &[(&str, &str)] = &[
+    ("teemate", "teemate"),
+    ("teemate-node", "teemate-node"),
+    ("teemate-bench", "teemate-bench"),
+    ("teemate-containerd-shim", "containerd-shim-teemate-v1"),
+];
 /// A static, position-independent program with glibc in it.
 const STATIC_PIE: &[&str] = &["-Ctarget-feature=+crt-static", "-Crelocation-model=pie"];
 /// The LibOS has no C library, no start files and no interpreter.
@@ -88,11 +93,11 @@ fn test_payload(built: &Artifacts) -> Result<()> {
 fn host(built: &Artifacts) -> Result<()> {
     let mut command = Command::new(cargo());
     command.current_dir(root()).args(["build", "--locked", "--release"]);
-    for package in HOST {
+    for (package, _) in HOST {
         command.args(["--package", package]);
     }
     step::run(&mut command)?;
-    for program in HOST {
+    for (_, program) in HOST {
         keep(&paths::target_base().join("release").join(program), &built.program(program))?;
     }
     Ok(())

@@ -10,7 +10,7 @@ use teemate_tests::artifacts::Artifacts;
 
 use crate::paths::{cargo, root};
 use crate::tally::Tally;
-use crate::{build, lint, step, text};
+use crate::{build, lint, step, text, tools};
 
 /// Packages whose tests need the artifacts.
 const END_TO_END: &str = "teemate-tests";
@@ -20,6 +20,10 @@ pub fn run() -> Result<()> {
     let begin = Instant::now();
     let mut tally = Tally::default();
     lints(&mut tally);
+    // Peers that some tests need; without them those tests are skipped, and say so.
+    for sentence in tools::ensure(&[tools::CONTAINERD, tools::RUNC, tools::BUSYBOX, tools::REDIS]) {
+        println!("note: {sentence}");
+    }
     // The build first: with the JavaScript engine there, the function service's own tests need not skip it.
     println!("== build");
     let built = build::everything();

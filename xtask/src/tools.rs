@@ -43,9 +43,30 @@ pub const WASI_LIBC: Tool = Tool {
     packages: &["wasi-libc"],
     purpose: "compiling the JavaScript engine to WebAssembly",
 };
-/// For the benchmark's Node container.
-pub const RUNC: Tool =
-    Tool { name: "runc", probe: Probe::Program("runc", "--version"), packages: &["runc"], purpose: "the benchmark's Node container" };
+/// For the benchmark's Node container, and for ordinary images beside functions.
+pub const RUNC: Tool = Tool {
+    name: "runc",
+    probe: Probe::Program("runc", "--version"),
+    packages: &["runc"],
+    purpose: "the benchmark's Node container, and ordinary images under containerd",
+};
+/// For the tests of the shim.
+pub const CONTAINERD: Tool = Tool {
+    name: "containerd",
+    probe: Probe::Program("containerd", "--version"),
+    packages: &["containerd"],
+    purpose: "the tests of the shim",
+};
+/// For their ordinary images.
+pub const BUSYBOX: Tool =
+    Tool { name: "busybox", probe: Probe::Path("/usr/bin/busybox"), packages: &["busybox-static"], purpose: "the tests of the shim" };
+/// For comparing the database with Redis.
+pub const REDIS: Tool = Tool {
+    name: "redis-server",
+    probe: Probe::Program("redis-server", "--version"),
+    packages: &["redis-server", "redis-tools"],
+    purpose: "comparing the database with Redis",
+};
 
 impl Tool {
     /// Whether it is there.

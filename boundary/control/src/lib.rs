@@ -6,6 +6,7 @@
 //! * [`service`]: node <-> function service, over the payload's file descriptor 3 (a `SOCK_SEQPACKET` socket);
 //! * [`packet`]: how messages larger than one packet are cut and joined again;
 //! * [`node`]: command line <-> node, JSON lines over a unix socket;
+//! * [`task`]: containers that somebody else directs;
 //! * [`function`]: what both protocols say of a function: its specification, limits, outcome and phases.
 #![forbid(unsafe_code)]
 
@@ -13,6 +14,7 @@ pub mod function;
 pub mod node;
 pub mod packet;
 pub mod service;
+pub mod task;
 
 /// Version of both protocols. The two ends refuse each other when it differs.
 pub const PROTOCOL: u32 = 2;

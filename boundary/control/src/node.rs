@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::function::{Failure, FunctionSpec, Mark, Outcome};
 use crate::service::{Allowance, OwnerInfo};
+use crate::task::{TaskInfo, TaskSpec, TaskStats};
 
 /// How calls and enclaves relate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +71,57 @@ pub enum Request {
         /// Id of the container.
         container: u64,
     },
+    /// Make a task: its container waits at the enclave's door.
+    TaskCreate {
+        /// What it is.
+        task: Box<TaskSpec>,
+    },
+    /// Let it in.
+    TaskStart {
+        /// Its id.
+        id: String,
+    },
+    /// One task, as it is now.
+    TaskState {
+        /// Its id.
+        id: String,
+    },
+    /// One task, when it has ended, or as it is after the time.
+    TaskWait {
+        /// Its id.
+        id: String,
+        /// Milliseconds, at most 60,000.
+        within_ms: u64,
+    },
+    /// Send it a signal. Those that end a program end it; others it does not notice.
+    TaskKill {
+        /// Its id.
+        id: String,
+        /// Number of the signal.
+        signal: u32,
+    },
+    /// Freeze it.
+    TaskPause {
+        /// Its id.
+        id: String,
+    },
+    /// Let it go on.
+    TaskResume {
+        /// Its id.
+        id: String,
+    },
+    /// What it uses.
+    TaskStats {
+        /// Its id.
+        id: String,
+    },
+    /// Forget it. One that has not ended is refused unless `force`, which kills it.
+    TaskDelete {
+        /// Its id.
+        id: String,
+        /// Whether it may live.
+        force: bool,
+    },
     /// Invite somebody to own a namespace.
     Invite {
         /// Name of the namespace.
@@ -119,6 +171,10 @@ pub enum Response {
     },
     /// To Ps.
     Ps(Ps),
+    /// To TaskCreate, TaskStart, TaskState, TaskWait, TaskKill, TaskPause, TaskResume, TaskDelete.
+    Task(TaskInfo),
+    /// To TaskStats.
+    TaskStats(TaskStats),
     /// To Metrics.
     Metrics {
         /// Prometheus text exposition.

@@ -1,7 +1,7 @@
-//! Plain local HTTP for clients that can't verify: a pipe of bytes from a local socket to an enclave.
+//! Plain local connections for clients that can't verify: a pipe of bytes from a local socket to an enclave.
 //!
 //! Each local connection gets a connection of its own, which is verified by itself before a byte of the client's is sent. The proxy reads
-//! no HTTP, except where an endpoint is refused: then it says so in a page with status 502.
+//! nothing of what it forwards. Where an endpoint is refused it says so in the client's protocol, as far as that has a way to.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,6 +20,24 @@ use tokio_rustls::client::TlsStream;
 
 use crate::{Connector, Endpoint, Refusal, tls};
 
+/// What clients speak. It decides what ALPN offers and how a refusal is told; the bytes are the same pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1: a page with status 502.
+    Http,
+    /// Redis's: an error reply to the first command.
+    Redis,
+    /// Anything else: the connection is reset.
+    Tcp,
+}
+
+impl Protocol {
+    /// Its name in ALPN, if it has one. Redis's has none that is registered.
+    fn alpn(self) -> Option<&'static str> {
+        (self == Protocol::Http).then_some(tls::HTTP)
+    }
+}
+
 /// Longest head of a request that is read before a refusal is answered.
 const MAX_HEAD: usize = 64 << 10;
 /// How long a client may take to send that, and to read the refusal.
@@ -30,6 +48,8 @@ const PAGE_TIME: Duration = Duration::from_secs(5);
 pub struct Options {
     /// Where the enclave is.
     pub endpoint: Endpoint,
+    /// What its clients speak.
+    pub protocol: Protocol,
     /// Most connections at once; further ones wait.
     pub connections: usize,
     /// A connection on which nothing moves in either direction for so long is closed.
@@ -82,11 +102,11 @@ async fn connection(
     options: &Options,
     tell: &(impl Fn(Event) + Send + Sync),
 ) -> Event {
-    let remote = match connect(connector, &options.endpoint).await {
+    let remote = match connect(connector, &options.endpoint, options.protocol).await {
         Ok(remote) => remote,
         Err(error) => {
             let why = error.to_string();
-            let _ = timeout(PAGE_TIME, refuse(&mut local, &why)).await;
+            let _ = timeout(PAGE_TIME, refuse(&mut local, options.protocol, &why)).await;
             return Event::Refused(from, why);
         }
     };
@@ -111,7 +131,7 @@ async fn connection(
 ///
 /// # Errors
 /// [`tls::Error`].
-pub async fn connect(connector: &Connector, endpoint: &Endpoint) -> Result<TlsStream<TcpStream>, tls::Error> {
+pub async fn connect(connector: &Connector, endpoint: &Endpoint, protocol: Protocol) -> Result<TlsStream<TcpStream>, tls::Error> {
     let late = || io::Error::new(io::ErrorKind::TimedOut, "it took too long");
     let unreachable = |source| tls::Error::Unreachable { endpoint: endpoint.clone(), source };
     let handshake = |why: String| tls::Error::Handshake { endpoint: endpoint.clone(), why };
@@ -119,7 +139,7 @@ pub async fn connect(connector: &Connector, endpoint: &Endpoint) -> Result<TlsSt
     let dialled = tokio::time::timeout_at(deadline, TcpStream::connect((endpoint.host.as_str(), endpoint.port))).await;
     let socket = dialled.unwrap_or_else(|_| Err(late())).map_err(unreachable)?;
     socket.set_nodelay(true).map_err(unreachable)?;
-    let (verifier, config) = connector.configure().map_err(|error| handshake(error.to_string()))?;
+    let (verifier, config) = connector.configure(protocol.alpn()).map_err(|error| handshake(error.to_string()))?;
     let name = endpoint.server_name().ok_or_else(|| handshake("its name can't be a host's".to_owned()))?;
     let done = tokio::time::timeout_at(deadline, TlsConnector::from(Arc::new(config)).connect(name, socket)).await;
     match (verifier.outcome(), done.unwrap_or_else(|_| Err(late()))) {
@@ -130,8 +150,25 @@ pub async fn connect(connector: &Connector, endpoint: &Endpoint) -> Result<TlsSt
     }
 }
 
+/// Tells the client that the endpoint is refused.
+async fn refuse(local: &mut TcpStream, protocol: Protocol, why: &str) -> io::Result<()> {
+    let clean: String = why.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    match protocol {
+        Protocol::Http => refuse_request(local, &clean).await,
+        Protocol::Redis => {
+            // A reply before the first command would answer nothing: clients take it for nonsense.
+            if local.read(&mut [0; 4096]).await? == 0 {
+                return Ok(());
+            }
+            finish(local, &format!("-ERR teemate proxy sent nothing of this to the endpoint: {clean}\r\n")).await
+        }
+        // The log says why; an end without a reset would look like an answer of no bytes.
+        Protocol::Tcp => local.set_zero_linger(),
+    }
+}
+
 /// Reads a request's head, so that the client does not meet a reset while it writes, and answers 502.
-async fn refuse(local: &mut TcpStream, why: &str) -> io::Result<()> {
+async fn refuse_request(local: &mut TcpStream, why: &str) -> io::Result<()> {
     let mut head = Vec::new();
     let mut buffer = [0; 4096];
     while head.len() < MAX_HEAD && !head.windows(4).any(|end| end == b"\r\n\r\n") {
@@ -140,14 +177,19 @@ async fn refuse(local: &mut TcpStream, why: &str) -> io::Result<()> {
             length => head.extend_from_slice(&buffer[..length]),
         }
     }
-    let clean: String = why.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let body = format!("502 Bad Gateway\n\nteemate proxy sent nothing of this request to the endpoint:\n{clean}\n");
+    let body = format!("502 Bad Gateway\n\nteemate proxy sent nothing of this request to the endpoint:\n{why}\n");
     let answer = format!(
         "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\nCache-Control: no-store\r\n\r\n{body}",
         body.len()
     );
+    finish(local, &answer).await
+}
+
+/// Sends the last answer of a connection.
+async fn finish(local: &mut TcpStream, answer: &str) -> io::Result<()> {
     local.write_all(answer.as_bytes()).await?;
     local.shutdown().await?;
+    let mut buffer = [0; 4096];
     // What is still on its way is thrown away: an early close would reset the connection and the page with it.
     let mut left = 1usize << 20;
     while left > 0 {
@@ -252,7 +294,7 @@ pub fn run(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(async move {
         // Somebody who can't be accepted is known before a client's first request is.
-        drop(connect(&connector, &options.endpoint).await?);
+        drop(connect(&connector, &options.endpoint, options.protocol).await?);
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         ready(listener.local_addr().map_err(failed)?);
         serve(listener, connector, options, tell).await;

@@ -57,6 +57,9 @@ pub struct Attested {
     pub tls_key: [u8; 32],
 }
 
+/// ALPN's name of HTTP/1.1.
+pub(crate) const HTTP: &str = "http/1.1";
+
 /// For how long a certificate that was judged good need not be judged again, in seconds. That the other end has its key each handshake
 /// proves; what its quote says is the same for the same bytes, as long as no date has passed and no collateral was renewed meanwhile.
 const KNOWN: u64 = 60;
@@ -188,8 +191,9 @@ impl Connector {
         self.timeout
     }
 
-    /// A verifier, and the configuration of the one connection that it is for.
-    pub(crate) fn configure(&self) -> Result<(Arc<Verifier>, ClientConfig), rustls::Error> {
+    /// A verifier, and the configuration of the one connection that it is for. `protocol` is what ALPN (RFC 7301) offers; `None`: a
+    /// protocol that has no name there.
+    pub(crate) fn configure(&self, protocol: Option<&str>) -> Result<(Arc<Verifier>, ClientConfig), rustls::Error> {
         let verifier = Arc::new(Verifier {
             known: self.known.clone(),
             policy: self.policy.clone(),
@@ -205,7 +209,7 @@ impl Connector {
         // A resumed session would bring no certificate, and so no quote.
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = protocol.map(|name| name.as_bytes().to_vec()).into_iter().collect();
         Ok((verifier, config))
     }
 
@@ -217,7 +221,7 @@ impl Connector {
         let deadline = Instant::now() + self.timeout;
         let handshake = |why: &dyn std::fmt::Display| Error::Handshake { endpoint: endpoint.clone(), why: why.to_string() };
         let socket = dial(endpoint, deadline).map_err(|source| Error::Unreachable { endpoint: endpoint.clone(), source })?;
-        let (verifier, config) = self.configure().map_err(|error| handshake(&error))?;
+        let (verifier, config) = self.configure(Some(HTTP)).map_err(|error| handshake(&error))?;
         let name = endpoint.server_name().ok_or_else(|| handshake(&"its name can't be a host's"))?;
         let connection = ClientConnection::new(Arc::new(config), name).map_err(|error| handshake(&error))?;
         let mut stream = Plain { connection, socket, deadline: Some(deadline) };

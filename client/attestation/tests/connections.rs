@@ -5,11 +5,12 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use common::{Enclave, Server, policy, quote, server_config};
-use teemate_attestation::proxy::{self, Event, Options};
+use teemate_attestation::proxy::{self, Event, Options, Protocol};
 use teemate_attestation::{Connector, Document, Endpoint, Policy, Refusal, Session, now, session, tls};
 use teemate_evidence::SecretKey;
 use teemate_evidence::certificate::self_signed;
@@ -177,6 +178,16 @@ fn nobody_there_is_said() {
 
 /// A proxy in a thread; its address and events.
 fn proxied(endpoint: Endpoint, connector: Connector, connections: usize, idle: Duration) -> (SocketAddr, mpsc::Receiver<Event>) {
+    proxied_for(Protocol::Http, endpoint, connector, connections, idle)
+}
+
+fn proxied_for(
+    protocol: Protocol,
+    endpoint: Endpoint,
+    connector: Connector,
+    connections: usize,
+    idle: Duration,
+) -> (SocketAddr, mpsc::Receiver<Event>) {
     let (sender, events) = mpsc::channel();
     let (started, address) = mpsc::channel();
     std::thread::spawn(move || {
@@ -185,7 +196,7 @@ fn proxied(endpoint: Endpoint, connector: Connector, connections: usize, idle: D
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             started.send(listener.local_addr().unwrap()).unwrap();
             let tell = move |event| drop(sender.send(event));
-            proxy::serve(listener, connector, Options { endpoint, connections, idle }, tell).await;
+            proxy::serve(listener, connector, Options { endpoint, protocol, connections, idle }, tell).await;
         });
     });
     (address.recv().unwrap(), events)
@@ -238,9 +249,102 @@ fn the_proxy_says_502_and_sends_nothing_to_who_is_refused() {
     assert!(matches!(events.recv().unwrap(), Event::Refused(_, why) if why.contains("simulated quote")));
     assert_eq!(server.received(), 0);
     // It does not even start where it can know.
-    let options = Options { endpoint: server.endpoint(), connections: 1, idle: MINUTE };
+    let options = Options { endpoint: server.endpoint(), protocol: Protocol::Http, connections: 1, idle: MINUTE };
     let started = proxy::run("127.0.0.1:0".parse().unwrap(), strict(), options, |_| panic!("it listens"), |_| {});
     assert!(matches!(started, Err(proxy::Error::Endpoint(tls::Error::Refused { .. }))));
+}
+
+/// Answers each read with a simple string of Redis's, inside TLS. Tells what ALPN chose for each connection, and counts the bytes read.
+fn redis(names: mpsc::Sender<Option<Vec<u8>>>) -> (Endpoint, Arc<AtomicUsize>) {
+    let enclave = Enclave::new();
+    let mut config = (*server_config(enclave.certificate(), &enclave.tls)).clone();
+    // A client that offered HTTP would get it.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let received = Arc::new(AtomicUsize::new(0));
+    let counter = received.clone();
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            let (config, names, counter) = (config.clone(), names.clone(), counter.clone());
+            std::thread::spawn(move || {
+                let mut stream = rustls::StreamOwned::new(rustls::ServerConnection::new(config).unwrap(), socket.unwrap());
+                let mut buffer = [0; 4096];
+                while let Ok(length @ 1..) = stream.read(&mut buffer) {
+                    counter.fetch_add(length, Ordering::SeqCst);
+                    let _ = names.send(stream.conn.alpn_protocol().map(<[u8]>::to_vec));
+                    if stream.write_all(b"+PONG\r\n").and_then(|()| stream.flush()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (Endpoint { host: address.ip().to_string(), port: address.port() }, received)
+}
+
+#[test]
+fn the_proxy_pipes_redis_without_a_name_for_it() {
+    let (names, named) = mpsc::channel();
+    let (endpoint, received) = redis(names);
+    for protocol in [Protocol::Redis, Protocol::Tcp] {
+        let (address, _events) = proxied_for(protocol, endpoint.clone(), connector(), 4, MINUTE);
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(MINUTE)).unwrap();
+        for _ in 0..3 {
+            stream.write_all(b"*1\r\n$4\r\nPING\r\n").unwrap();
+            let mut answer = [0; 7];
+            stream.read_exact(&mut answer).unwrap();
+            assert_eq!(&answer, b"+PONG\r\n");
+            assert_eq!(named.recv_timeout(MINUTE).unwrap(), None, "nothing was offered");
+        }
+    }
+    assert!(received.load(Ordering::SeqCst) >= 6 * 14);
+    let (address, _events) = proxied(endpoint, connector(), 4, MINUTE);
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    assert_eq!(named.recv_timeout(MINUTE).unwrap().as_deref(), Some(&b"http/1.1"[..]), "HTTP is offered where it is spoken");
+}
+
+#[test]
+fn a_redis_client_is_told_in_its_own_words_who_was_refused() {
+    let (names, _named) = mpsc::channel();
+    let (endpoint, received) = redis(names);
+    let (address, events) = proxied_for(Protocol::Redis, endpoint.clone(), strict(), 4, MINUTE);
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(MINUTE)).unwrap();
+    stream.write_all(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$6\r\nsecret\r\n").unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    assert!(reply.starts_with("-ERR ") && reply.contains("simulated quote"), "{reply}");
+    assert_eq!(reply.find('\n'), Some(reply.len() - 1), "one line, or it would be several replies: {reply:?}");
+    drop(stream);
+    assert!(matches!(events.recv().unwrap(), Event::Refused(_, why) if why.contains("simulated quote")));
+    // A protocol that has no words for it.
+    let (address, _events) = proxied_for(Protocol::Tcp, endpoint, strict(), 4, MINUTE);
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(MINUTE)).unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(received.load(Ordering::SeqCst), 0);
+}
+
+/// Skipped where there is no `redis-cli`.
+#[test]
+fn redis_cli_goes_through_the_proxy() {
+    let (names, _named) = mpsc::channel();
+    let (endpoint, _received) = redis(names);
+    let ping = |connector| {
+        let (address, _events) = proxied_for(Protocol::Redis, endpoint.clone(), connector, 4, MINUTE);
+        std::process::Command::new("redis-cli").args(["-h", "127.0.0.1", "-p", &address.port().to_string(), "PING"]).output()
+    };
+    let Ok(accepted) = ping(connector()) else {
+        println!("skipped: redis-cli is not installed");
+        return;
+    };
+    assert_eq!(String::from_utf8_lossy(&accepted.stdout).trim(), "PONG", "{accepted:?}");
+    let refused = ping(strict()).unwrap();
+    assert!(String::from_utf8_lossy(&refused.stdout).contains("teemate proxy sent nothing"), "{refused:?}");
 }
 
 #[test]

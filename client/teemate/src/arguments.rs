@@ -370,6 +370,18 @@ pub enum Image {
         #[arg(long, value_name = "PEM", value_hint = ValueHint::FilePath)]
         key: Option<PathBuf>,
     },
+    /// Put a function into a container image (an OCI layout in a tar file), without a Docker daemon. containerd, Docker and podman take it.
+    Pack {
+        /// The function: a .js or .wasm file.
+        #[arg(value_hint = ValueHint::FilePath)]
+        code: PathBuf,
+        /// Reference of the image, such as `docker.io/ada/hello:1`.
+        #[arg(long)]
+        name: String,
+        /// Where the tar file goes.
+        #[arg(long, short, value_hint = ValueHint::FilePath)]
+        output: PathBuf,
+    },
     /// Sign an image.
     Sign {
         /// The image; it is changed.

@@ -11,6 +11,7 @@ pub mod deployment;
 #[cfg(feature = "cli")]
 pub mod enclave;
 pub mod node;
+pub mod oci;
 #[cfg(feature = "cli")]
 pub mod profile;
 pub mod program;

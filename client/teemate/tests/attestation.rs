@@ -222,5 +222,6 @@ fn proxy_gives_plain_http() {
     child.kill().unwrap();
     child.wait().unwrap();
     user.run(&["proxy", "--listen", "0.0.0.0:0", "--endpoint", &endpoint]).fails(2, "--insecure-remote");
+    user.run(&["proxy", "--protocol", "smtp", "--endpoint", &endpoint]).fails(2, "[possible values: http, redis, tcp]");
     user.run(&["proxy", "--listen", "127.0.0.1:0", "--endpoint", "https://127.0.0.1:1"]).fails(3, "can't be reached");
 }

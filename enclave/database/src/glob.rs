@@ -1,12 +1,24 @@
 //! Patterns of KEYS, SCAN and PSUBSCRIBE: `*`, `?`, `[a-z]`, `[^a-z]`, `\x`.
 
+/// Stars of a pattern that are looked at.
+const STARS: usize = 1000;
+
 /// Whether a text matches. Time is bounded by the product of the two lengths: of several stars only the last is tried again.
 pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     // Where to go on when what follows the last star does not match: behind the star, and at the text's next byte.
     let mut again: Option<(usize, usize)> = None;
+    let mut stars = 0;
     loop {
         if p < pattern.len() && pattern[p] == b'*' {
+            // As Redis: a pattern with more stars matches nothing.
+            stars += 1;
+            if stars > STARS {
+                return false;
+            }
+            while pattern.get(p + 1) == Some(&b'*') {
+                p += 1;
+            }
             p += 1;
             again = Some((p, t));
             continue;

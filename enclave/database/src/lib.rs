@@ -5,23 +5,35 @@
 //! | [`structures`] | containers that are cloned in nearly constant time |
 //! | [`value`] | what a key can hold |
 //! | [`store`] | the databases, and the one way in which they change |
-//! | [`snapshot`], [`saving`] | what a snapshot is given, and how it is written |
+//! | [`snapshot`] | the queue between the server and a snapshot's writer |
+//! | [`saving`] | the snapshot's writer, and its reader |
+//! | [`stored`] | values as Redis's snapshot format has them |
 //! | [`resp`] | the protocol |
-//! | [`commands`], [`executor`] | what clients can ask for, and when |
-//! | [`serve`] | connections |
+//! | [`network`] | one turn of input and output for all connections |
+//! | [`server`] | the loop: input, commands, output, time |
+//! | [`dispatch`] | from a request to its command |
+//! | [`commands`] | the commands, a table a family |
+//! | [`session`], [`shared`] | what is known of one connection, and of all |
+//! | [`config`], [`acl`] | settings, users |
+//! | [`eviction`] | what goes when memory is short |
 #![forbid(unsafe_code)]
 
+pub mod acl;
 pub mod commands;
+pub mod config;
+pub mod dispatch;
 pub mod error;
-pub mod executor;
+pub mod eviction;
 pub mod glob;
+pub mod network;
 pub mod number;
 pub mod resp;
 pub mod saving;
-pub mod serve;
+pub mod server;
 pub mod session;
 pub mod shared;
 pub mod snapshot;
 pub mod store;
+pub mod stored;
 pub mod structures;
 pub mod value;

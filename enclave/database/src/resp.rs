@@ -54,10 +54,21 @@ impl Request {
 /// # Errors
 /// [`ProtocolError`].
 pub fn request(buffer: &[u8]) -> Result<Option<(Request, usize)>, ProtocolError> {
+    let mut request = Request::default();
+    Ok(request_into(buffer, &mut request)?.map(|length| (request, length)))
+}
+
+/// The same for who reads many: `request` is used again, so that nothing is allocated for it.
+///
+/// # Errors
+/// [`ProtocolError`].
+pub fn request_into(buffer: &[u8], request: &mut Request) -> Result<Option<usize>, ProtocolError> {
+    request.arguments.clear();
+    request.text = None;
     match buffer.first() {
         None => Ok(None),
-        Some(b'*') => multibulk(buffer),
-        Some(_) => inline(buffer),
+        Some(b'*') => multibulk(buffer, &mut request.arguments),
+        Some(_) => inline(buffer, request),
     }
 }
 
@@ -69,13 +80,11 @@ fn line(buffer: &[u8], at: usize) -> Option<(&[u8], usize)> {
     Some((text.strip_suffix(b"\r").unwrap_or(text), at + end + 1))
 }
 
-fn multibulk(buffer: &[u8]) -> Result<Option<(Request, usize)>, ProtocolError> {
+fn multibulk(buffer: &[u8], arguments: &mut Vec<std::ops::Range<usize>>) -> Result<Option<usize>, ProtocolError> {
     let Some((count, mut at)) = line(buffer, 1) else {
         return if buffer.len() > MAX_LINE { Err(ProtocolError::CountLine) } else { Ok(None) };
     };
     let count = number::integer(count).filter(|count| *count <= MAX_ARGUMENTS).ok_or(ProtocolError::Count)?;
-    // By what has come, not by what is announced.
-    let mut arguments = Vec::with_capacity(count.clamp(0, 8) as usize);
     for _ in 0..count.max(0) {
         match buffer.get(at) {
             None => return Ok(None),
@@ -93,20 +102,21 @@ fn multibulk(buffer: &[u8]) -> Result<Option<(Request, usize)>, ProtocolError> {
         arguments.push(begin..end);
         at = end + 2;
     }
-    Ok(Some((Request { arguments, text: None }, at)))
+    Ok(Some(at))
 }
 
-fn inline(buffer: &[u8]) -> Result<Option<(Request, usize)>, ProtocolError> {
+fn inline(buffer: &[u8], request: &mut Request) -> Result<Option<usize>, ProtocolError> {
     let Some((text, next)) = line(buffer, 0) else {
         return if buffer.len() > MAX_LINE { Err(ProtocolError::Inline) } else { Ok(None) };
     };
     let words = words(text).ok_or(ProtocolError::Quotes)?;
-    let (mut all, mut arguments) = (Vec::new(), Vec::new());
+    let mut all = Vec::new();
     for word in words {
-        arguments.push(all.len()..all.len() + word.len());
+        request.arguments.push(all.len()..all.len() + word.len());
         all.extend_from_slice(&word);
     }
-    Ok(Some((Request { arguments, text: Some(all) }, next)))
+    request.text = Some(all);
+    Ok(Some(next))
 }
 
 /// Words of a line, as a shell would have them: `"..."` with escapes, `'...'`. `None`: a quote is not closed, or not followed by a space.
@@ -240,6 +250,24 @@ impl Reply {
     /// Nothing, where a list could be.
     pub fn null_array(&mut self) {
         self.bytes.extend_from_slice(if self.version >= 3 { b"_\r\n" } else { b"*-1\r\n" });
+    }
+
+    /// What a command that waited in vain is told.
+    pub fn otherwise(&mut self, otherwise: crate::session::Otherwise) {
+        match otherwise {
+            crate::session::Otherwise::NullArray => self.null_array(),
+            crate::session::Otherwise::Null => self.null(),
+            crate::session::Otherwise::Integer(number) => self.integer(number),
+        }
+    }
+
+    /// Yes or no: a number in version 2.
+    pub fn boolean(&mut self, yes: bool) {
+        if self.version >= 3 {
+            self.bytes.extend_from_slice(if yes { b"#t\r\n" } else { b"#f\r\n" });
+        } else {
+            self.integer(yes.into());
+        }
     }
 
     /// So many replies follow.

@@ -6,15 +6,16 @@
 use std::fs::{self, File};
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use teemate_rdb::{Reader, Writer};
 
-use crate::snapshot::{End, Item, Queue};
-use crate::store::{Expiry, Store};
-use crate::value::{Hash, Set, SortedSet, Text, Value};
+use crate::config::Config;
+use crate::snapshot::{End, Queue};
+use crate::store::{Expiry, Store, Walked};
+use crate::stored;
+use crate::value::Limits;
 
 /// Why a snapshot was not written, or not read.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +64,7 @@ pub struct Saving {
     pub last: i64,
     /// Whether the last one that ended was good, and why not.
     pub failed: Option<String>,
-    /// Changes that the last good one has.
+    /// The store's count of changes as of the last good one, or as of what was read at the start.
     pub changes: u64,
     /// Microseconds that the last start took: everything that the server did at once for it.
     pub start_us: u64,
@@ -71,6 +72,8 @@ pub struct Saving {
     pub took_ms: u64,
     /// Bytes that writes handed over to it.
     pub handed: usize,
+    /// Good ones since the start.
+    pub saves: u64,
 }
 
 #[derive(Debug)]
@@ -80,7 +83,22 @@ struct UnderWay {
     changes: u64,
 }
 
+/// Where the settings say that the snapshot is.
+pub fn path(config: &Config) -> PathBuf {
+    Path::new(config.get("dir")).join(config.get("dbfilename"))
+}
+
 impl Saving {
+    /// Waits until the snapshot under way, if there is one, has ended.
+    pub fn finish(&mut self, store: &mut Store) {
+        while self.is_under_way() {
+            if matches!(store.walk(), Walked::Nothing | Walked::Full | Walked::Done) {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            self.look(store);
+        }
+    }
+
     /// Whether one is being written.
     pub fn is_under_way(&self) -> bool {
         self.under_way.is_some()
@@ -131,6 +149,7 @@ impl Saving {
         } else {
             self.last = store.now / 1000;
             self.changes = under_way.changes;
+            self.saves += 1;
         }
         self.took_ms = under_way.began.elapsed().as_millis() as u64;
         self.failed = ended;
@@ -152,7 +171,10 @@ fn write(queue: &Queue, path: &Path) -> Result<u64, Error> {
         writer.aux("redis-bits", "64").map_err(failed(&new, "written"))?;
         loop {
             match queue.take() {
-                Ok(items) => items.into_iter().try_for_each(|item| entry(&mut writer, &item)).map_err(failed(&new, "written"))?,
+                Ok(items) => items
+                    .into_iter()
+                    .try_for_each(|item| stored::write(&mut writer, item.database, &item.key, &item.value, item.expires))
+                    .map_err(failed(&new, "written"))?,
                 Err(End::Complete) => break,
                 Err(End::Aborted(why)) => return Err(Error::Aborted(why)),
             }
@@ -170,19 +192,6 @@ fn write(queue: &Queue, path: &Path) -> Result<u64, Error> {
         let _ = fs::remove_file(&new);
     }
     result
-}
-
-fn entry(writer: &mut Writer<&File>, item: &Item) -> io::Result<()> {
-    let Item { database, key, value, expires } = item;
-    match value {
-        Value::Text(text) => writer.text(*database, key, *expires, &text.bytes()),
-        Value::List(list) => writer.list(*database, key, *expires, list.iter()),
-        Value::Set(set) => writer.set(*database, key, *expires, set.len(), set.iter()),
-        Value::Hash(hash) => writer.hash(*database, key, *expires, hash.len(), hash.iter()),
-        Value::SortedSet(set) => {
-            writer.sorted_set(*database, key, *expires, set.members().iter().map(|member| (&member.name, member.score)))
-        }
-    }
 }
 
 /// Reads a snapshot into empty databases. Keys read; `None`: there is no such file.
@@ -205,41 +214,10 @@ pub fn load(store: &mut Store, path: &Path) -> Result<Option<u64>, Error> {
         if entry.expires.is_some_and(|expires| expires <= store.now) {
             continue;
         }
-        let value = value(entry.value);
-        if !value.is_empty() {
+        if let Some(value) = stored::read(entry.value, &Limits::default()) {
             store.set(entry.database, &entry.key, value, entry.expires.map_or(Expiry::Never, Expiry::At));
             keys += 1;
         }
     }
-    store.changes = 0;
     Ok(Some(keys))
-}
-
-fn value(read: teemate_rdb::Value) -> Value {
-    match read {
-        teemate_rdb::Value::Text(text) => Value::Text(Text::new(&text)),
-        teemate_rdb::Value::List(items) => Value::List(items.into_iter().map(Into::into).collect()),
-        teemate_rdb::Value::Set(members) => {
-            let mut set = Set::default();
-            for member in &members {
-                set.insert(member);
-            }
-            Value::Set(Arc::new(set))
-        }
-        teemate_rdb::Value::Hash(pairs) => {
-            let mut hash = Hash::default();
-            for (field, value) in &pairs {
-                hash.insert(field, value);
-            }
-            Value::Hash(Arc::new(hash))
-        }
-        teemate_rdb::Value::SortedSet(members) => {
-            let mut set = SortedSet::default();
-            // A file can say anything; what is no number has no place in an order.
-            for (member, score) in members.iter().filter(|(_, score)| !score.is_nan()) {
-                set.insert(member, *score);
-            }
-            Value::SortedSet(Arc::new(set))
-        }
-    }
 }

@@ -1,112 +1,234 @@
-//! What all connections share beside the databases: settings, counters, who listens to what, the state of snapshots.
+//! What all connections share beside the databases: settings, counters, who listens to what, who waits for what, the state of snapshots.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::Instant;
 
+use crate::acl::Acl;
+use crate::config::Config;
 use crate::glob;
 use crate::saving::Saving;
+use crate::session::{Session, Waiting};
 
-/// Settings. Those that clients ask for by CONFIG are in [`Settings::names`].
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Password of the user `default`; empty: none.
-    pub password: String,
-    /// Directory of snapshots.
-    pub directory: PathBuf,
-    /// File name of the snapshot.
-    pub file: String,
-    /// Seconds and changes after which a snapshot is made by itself.
-    pub save: Vec<(u64, u64)>,
-    /// Bytes that writes may hand over to a snapshot before it takes them.
-    pub snapshot_buffer: usize,
-    /// Milliseconds after which a script would be slow; kept for who asks.
-    pub others: BTreeMap<String, String>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Settings {
-            password: String::new(),
-            directory: PathBuf::from("."),
-            file: "dump.rdb".to_owned(),
-            save: Vec::new(),
-            snapshot_buffer: 64 << 20,
-            others: BTreeMap::new(),
-        }
-    }
-}
-
-/// Counters since the start.
+/// Counters since the start, or since CONFIG RESETSTAT.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
     /// Connections accepted.
     pub connections: u64,
+    /// Connections refused.
+    pub rejected: u64,
     /// Commands carried out.
     pub commands: u64,
-    /// Keys found, and not found, by reads.
+    /// Keys found by reads.
     pub hits: u64,
-    /// Not found.
+    /// Keys not found by reads.
     pub misses: u64,
+    /// Keys evicted.
+    pub evicted: u64,
+    /// Bytes received.
+    pub input: u64,
+    /// Bytes sent.
+    pub output: u64,
+    /// Error replies.
+    pub errors: u64,
+    /// Error replies by their first word.
+    pub by_error: BTreeMap<String, u64>,
+    /// Clients closed for their output.
+    pub output_limit: u64,
+    /// Most memory seen.
+    pub peak: usize,
+}
+
+/// Calls of one command.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Calls {
+    /// How often.
+    pub calls: u64,
+    /// Microseconds altogether.
+    pub us: u64,
+    /// How often it was not begun.
+    pub rejected: u64,
+    /// How often it failed.
+    pub failed: u64,
+}
+
+/// An entry of the slow log.
+#[derive(Clone, Debug)]
+pub struct Slow {
+    /// Number.
+    pub id: u64,
+    /// Seconds since 1970.
+    pub time: i64,
+    /// Microseconds.
+    pub us: u64,
+    /// The command, shortened.
+    pub request: Vec<Box<[u8]>>,
+    /// Who.
+    pub address: String,
+    /// And its name.
+    pub name: String,
+}
+
+/// What another connection is to be sent, in its own version of the protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Push {
+    /// A published message.
+    Message {
+        /// The pattern by which it listens, if by one.
+        pattern: Option<Box<[u8]>>,
+        /// Channel.
+        channel: Box<[u8]>,
+        /// Content.
+        content: Box<[u8]>,
+        /// Whether by SPUBLISH.
+        shard: bool,
+    },
+    /// A line for MONITOR.
+    Line(String),
+    /// Keys that it may have kept have changed; `None`: all.
+    Invalidate(Option<Vec<Box<[u8]>>>),
+    /// The client to which its tracking messages go is gone.
+    RedirectBroken(u64),
+}
+
+/// CLIENT PAUSE.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pause {
+    /// Milliseconds since 1970; 0: none.
+    pub until: i64,
+    /// Everything, or writes only.
+    pub all: bool,
 }
 
 /// What all connections share.
-#[derive(Debug)]
 pub struct Shared {
     /// Settings.
-    pub settings: Settings,
+    pub config: Config,
+    /// Users.
+    pub acl: Acl,
     /// Counters.
     pub counters: Counters,
-    /// Connections now.
-    pub clients: usize,
-    /// Connections that wait for a key.
+    /// Calls by command.
+    pub calls: HashMap<&'static str, Calls>,
+    /// All connections but the one whose command is being carried out.
+    pub sessions: Vec<Option<Box<Session>>>,
+    /// Where a session is.
+    pub slots: HashMap<u64, usize>,
+    /// Connections that wait for keys.
+    pub waiters: HashMap<(usize, Box<[u8]>), VecDeque<u64>>,
+    /// When waiting ends.
+    pub deadlines: BTreeSet<(i64, u64)>,
+    /// How many connections wait.
     pub blocked: usize,
+    /// Sessions that are to be unblocked: with an error, or as if their time were over.
+    pub unblock: Vec<(u64, bool)>,
+    /// CLIENT PAUSE.
+    pub pause: Pause,
     /// Milliseconds since 1970 at the start.
     pub started: i64,
+    /// When the command being carried out began, and the last one ended.
+    pub clock: Instant,
     /// Port, for INFO.
     pub port: u16,
+    /// Forty hexadecimal digits that name this run.
+    pub run_id: String,
     /// Snapshots.
     pub saving: Saving,
+    /// A snapshot that was asked for while one was under way.
+    pub save_again: bool,
     /// Who listens to a channel.
     channels: BTreeMap<Box<[u8]>, BTreeSet<u64>>,
     /// Who listens to a pattern.
     patterns: BTreeMap<Box<[u8]>, BTreeSet<u64>>,
-    /// Messages for other connections: who, from which pattern, on which channel, what.
-    pub messages: Vec<Message>,
+    /// Who listens to a channel by SSUBSCRIBE.
+    shards: BTreeMap<Box<[u8]>, BTreeSet<u64>>,
+    /// Messages for connections.
+    pub messages: Vec<(u64, Push)>,
+    /// Who gets every command.
+    pub monitors: Vec<u64>,
+    /// Who may have kept a key.
+    pub tracked: HashMap<Box<[u8]>, BTreeSet<u64>>,
+    /// Who has tracking on.
+    pub trackers: BTreeSet<u64>,
+    /// Slow commands, the newest first.
+    pub slow: VecDeque<Slow>,
+    /// The next one's number.
+    pub slow_id: u64,
+    /// What took long, by event: seconds, milliseconds.
+    pub latency: BTreeMap<&'static str, VecDeque<(i64, u64)>>,
     /// SHUTDOWN was asked for.
     pub shutdown: bool,
+    /// DEBUG SET-ACTIVE-EXPIRE.
+    pub active_expire: bool,
+    /// The command's effect, if it is another than its words say: what the log gets in its place.
+    pub rewritten: Option<Vec<Vec<Box<[u8]>>>>,
+    /// Deep in a script or transaction.
+    pub depth: usize,
     random: u64,
 }
 
-/// A published message on its way.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// The session that gets it.
-    pub session: u64,
-    /// The pattern by which it listens, if by one.
-    pub pattern: Option<Box<[u8]>>,
-    /// Channel.
-    pub channel: Box<[u8]>,
-    /// Content.
-    pub content: Box<[u8]>,
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("port", &self.port).finish_non_exhaustive()
+    }
+}
+
+/// Which table of listeners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listening {
+    /// SUBSCRIBE.
+    Channel,
+    /// PSUBSCRIBE.
+    Pattern,
+    /// SSUBSCRIBE.
+    Shard,
 }
 
 impl Shared {
     /// With these settings.
-    pub fn new(settings: Settings, now: i64) -> Shared {
-        Shared {
-            settings,
+    pub fn new(config: Config, now: i64) -> Shared {
+        let mut seed = [0; 28];
+        // Without randomness the name of this run is a constant; nothing depends on it.
+        let _ = getrandom::fill(&mut seed);
+        let run_id = seed[..20].iter().map(|byte| format!("{byte:02x}")).collect();
+        let random = seed[20..].iter().fold(1, |sum: u64, byte| sum << 8 | u64::from(*byte)) | 1;
+        let mut shared = Shared {
+            acl: Acl::default(),
+            config,
             counters: Counters::default(),
-            clients: 0,
+            calls: HashMap::new(),
+            sessions: Vec::new(),
+            slots: HashMap::new(),
+            waiters: HashMap::new(),
+            deadlines: BTreeSet::new(),
             blocked: 0,
+            unblock: Vec::new(),
+            pause: Pause::default(),
             started: now,
+            clock: Instant::now(),
             port: 0,
+            run_id,
             saving: Saving::default(),
+            save_again: false,
             channels: BTreeMap::new(),
             patterns: BTreeMap::new(),
+            shards: BTreeMap::new(),
             messages: Vec::new(),
+            monitors: Vec::new(),
+            tracked: HashMap::new(),
+            trackers: BTreeSet::new(),
+            slow: VecDeque::new(),
+            slow_id: 0,
+            latency: BTreeMap::new(),
             shutdown: false,
-            random: crate::structures::hash(b"seed") | 1,
-        }
+            active_expire: true,
+            rewritten: None,
+            depth: 0,
+            random,
+        };
+        shared.saving.last = now / 1000;
+        let password = shared.config.get("requirepass").to_owned();
+        shared.acl.set_default_password(&password);
+        shared
     }
 
     /// A seed.
@@ -115,18 +237,22 @@ impl Shared {
         self.random | 1
     }
 
-    fn table(&mut self, pattern: bool) -> &mut BTreeMap<Box<[u8]>, BTreeSet<u64>> {
-        if pattern { &mut self.patterns } else { &mut self.channels }
+    fn table(&mut self, which: Listening) -> &mut BTreeMap<Box<[u8]>, BTreeSet<u64>> {
+        match which {
+            Listening::Channel => &mut self.channels,
+            Listening::Pattern => &mut self.patterns,
+            Listening::Shard => &mut self.shards,
+        }
     }
 
     /// A session listens from now on.
-    pub fn subscribe(&mut self, session: u64, name: &[u8], pattern: bool) {
-        self.table(pattern).entry(name.into()).or_default().insert(session);
+    pub fn subscribe(&mut self, session: u64, name: &[u8], which: Listening) {
+        self.table(which).entry(name.into()).or_default().insert(session);
     }
 
     /// It does not any more.
-    pub fn unsubscribe(&mut self, session: u64, name: &[u8], pattern: bool) {
-        let table = self.table(pattern);
+    pub fn unsubscribe(&mut self, session: u64, name: &[u8], which: Listening) {
+        let table = self.table(which);
         if let Some(sessions) = table.get_mut(name) {
             sessions.remove(&session);
             if sessions.is_empty() {
@@ -137,28 +263,87 @@ impl Shared {
 
     /// Publishes a message. To how many.
     pub fn publish(&mut self, channel: &[u8], content: &[u8]) -> usize {
+        if self.channels.is_empty() && self.patterns.is_empty() {
+            return 0;
+        }
         let before = self.messages.len();
-        let message = |session: u64, pattern: Option<&[u8]>| Message {
-            session,
+        let message = |pattern: Option<&[u8]>| Push::Message {
             pattern: pattern.map(Into::into),
             channel: channel.into(),
             content: content.into(),
+            shard: false,
         };
-        let direct = self.channels.get(channel).into_iter().flatten().map(|session| message(*session, None));
+        let direct = self.channels.get(channel).into_iter().flatten().map(|session| (*session, message(None)));
         let matching = self.patterns.iter().filter(|(pattern, _)| glob::matches(pattern, channel));
-        let by_pattern = matching.flat_map(|(pattern, sessions)| sessions.iter().map(|session| message(*session, Some(pattern))));
-        let all: Vec<_> = direct.chain(by_pattern).collect();
-        self.messages.extend(all);
+        let by_pattern = matching.flat_map(|(pattern, sessions)| sessions.iter().map(|session| (*session, message(Some(pattern)))));
+        self.messages.extend(direct.chain(by_pattern));
+        self.messages.len() - before
+    }
+
+    /// Publishes a message to those who listen by SSUBSCRIBE. To how many.
+    pub fn publish_shard(&mut self, channel: &[u8], content: &[u8]) -> usize {
+        let before = self.messages.len();
+        let message = || Push::Message { pattern: None, channel: channel.into(), content: content.into(), shard: true };
+        self.messages.extend(self.shards.get(channel).into_iter().flatten().map(|session| (*session, message())));
         self.messages.len() - before
     }
 
     /// Channels that somebody listens to, and how many do.
-    pub fn channels(&self) -> impl Iterator<Item = (&[u8], usize)> {
-        self.channels.iter().map(|(name, sessions)| (&**name, sessions.len()))
+    pub fn channels(&self, which: Listening) -> &BTreeMap<Box<[u8]>, BTreeSet<u64>> {
+        match which {
+            Listening::Channel => &self.channels,
+            Listening::Pattern => &self.patterns,
+            Listening::Shard => &self.shards,
+        }
     }
 
-    /// Patterns that somebody listens to.
-    pub fn patterns(&self) -> usize {
-        self.patterns.len()
+    /// A session begins to wait.
+    pub fn wait(&mut self, session: u64, waiting: &Waiting) {
+        for key in &waiting.keys {
+            let queue = self.waiters.entry(key.clone()).or_default();
+            if !queue.contains(&session) {
+                queue.push_back(session);
+            }
+        }
+        if let Some(until) = waiting.until {
+            self.deadlines.insert((until, session));
+        }
+        if !waiting.paused {
+            self.blocked += 1;
+        }
+    }
+
+    /// A session waits no longer. Keys that nobody waits for any more.
+    pub fn stop_waiting(&mut self, session: u64, waiting: &Waiting) {
+        for key in &waiting.keys {
+            if let Some(queue) = self.waiters.get_mut(key) {
+                queue.retain(|waiter| *waiter != session);
+                if queue.is_empty() {
+                    self.waiters.remove(key);
+                }
+            }
+        }
+        if let Some(until) = waiting.until {
+            self.deadlines.remove(&(until, session));
+        }
+        if !waiting.paused {
+            self.blocked = self.blocked.saturating_sub(1);
+        }
+    }
+
+    /// Notes something that took long.
+    pub fn note_latency(&mut self, event: &'static str, seconds: i64, ms: u64) {
+        let limit: u64 = self.config.get("latency-monitor-threshold").parse().unwrap_or(0);
+        if limit == 0 || ms < limit {
+            return;
+        }
+        let events = self.latency.entry(event).or_default();
+        match events.back_mut() {
+            Some((second, most)) if *second == seconds => *most = (*most).max(ms),
+            _ => events.push_back((seconds, ms)),
+        }
+        if events.len() > 160 {
+            events.pop_front();
+        }
     }
 }

@@ -3,9 +3,11 @@
 //! Whoever changes or drops an entry, for whatever reason (a command, its time has come, memory is short), does it here; and before it is
 //! done, the entry is handed to the snapshot that has not seen it. Nothing else knows of snapshots.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use crate::eviction::Clock;
 use crate::snapshot::{End, FULL, Item, Queue};
 use crate::structures::{Dict, hash};
 use crate::value::Value;
@@ -22,6 +24,33 @@ struct Entry {
     expires: i64,
     /// The snapshot that was under way, or the last one, when this entry was made or handed over.
     epoch: u32,
+    /// When it was last asked for, and how often: see [`crate::eviction`].
+    access: Cell<u32>,
+}
+
+/// Somebody's interest in a key.
+#[derive(Clone, Debug, Default)]
+struct Interest {
+    /// Changes of the key that have been seen.
+    version: u64,
+    /// How many WATCH it.
+    watchers: usize,
+    /// How many wait for it.
+    waiters: usize,
+}
+
+/// A change: in which database, of which key (`None`: of all), and why.
+pub type Touched = (usize, Option<Box<[u8]>>, Cause);
+
+/// Why a key changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A command.
+    Command,
+    /// Its time had come.
+    Expired,
+    /// Memory was short.
+    Evicted,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -34,9 +63,6 @@ struct Database {
     /// Where the walker goes on; `None`: it has passed.
     cursor: Option<u64>,
 }
-
-/// A key, and the database that it is in.
-type Name = (usize, Box<[u8]>);
 
 /// A snapshot under way.
 #[derive(Debug)]
@@ -86,12 +112,22 @@ pub struct Store {
     pub changes: u64,
     /// Keys whose time came.
     pub expired: u64,
-    /// Keys that somebody watches, with the number of changes that each has seen, and how many watch it.
-    watched: HashMap<Name, (u64, usize)>,
-    /// Keys that lists, sorted sets or streams were put under since the server asked last.
-    filled: Vec<Name>,
-    /// Whether anybody wants to know what was filled.
-    pub awaited: bool,
+    /// Keys that somebody watches or waits for, by database.
+    interests: Vec<HashMap<Box<[u8]>, Interest>>,
+    /// Keys that somebody waits for and that have changed since the server asked last.
+    filled: Vec<(usize, Box<[u8]>)>,
+    /// Whether `touched` is kept.
+    pub record: bool,
+    /// Keys that have changed since the server asked last, and why. `None`: all keys of a database.
+    pub touched: Vec<Touched>,
+    cause: Cause,
+    /// The key that changed last, where somebody wants to know.
+    last: Option<Box<[u8]>>,
+    remembers: bool,
+    /// Keys that were made since this was asked for last, where somebody wants to know.
+    pub made: Vec<Box<[u8]>>,
+    /// What a new entry's access is, and how it changes when it is asked for.
+    pub clock: Clock,
 }
 
 impl Store {
@@ -104,9 +140,15 @@ impl Store {
             now: 0,
             changes: 0,
             expired: 0,
-            watched: HashMap::new(),
+            interests: vec![HashMap::new(); databases],
             filled: Vec::new(),
-            awaited: false,
+            record: false,
+            touched: Vec::new(),
+            cause: Cause::Command,
+            last: None,
+            remembers: false,
+            made: Vec::new(),
+            clock: Clock::default(),
         }
     }
 
@@ -136,12 +178,35 @@ impl Store {
     pub fn get(&mut self, database: usize, key: &[u8]) -> Option<&Value> {
         let hash = hash(key);
         self.expire(database, hash, key);
+        let entry = self.databases[database].entries.get_hashed(hash, key)?;
+        self.clock.touch(&entry.access);
+        Some(&entry.value)
+    }
+
+    /// The value of a key, for who must not leave a trace in its access.
+    pub fn peek(&mut self, database: usize, key: &[u8]) -> Option<&Value> {
+        let hash = hash(key);
+        self.expire(database, hash, key);
         self.databases[database].entries.get_hashed(hash, key).map(|entry| &entry.value)
     }
 
     /// Whether there is such a key.
     pub fn contains(&mut self, database: usize, key: &[u8]) -> bool {
-        self.get(database, key).is_some()
+        self.peek(database, key).is_some()
+    }
+
+    /// The access of a key, as [`Clock`] reads it.
+    pub fn access(&mut self, database: usize, key: &[u8]) -> Option<u32> {
+        let hash = hash(key);
+        self.expire(database, hash, key);
+        self.databases[database].entries.get_hashed(hash, key).map(|entry| entry.access.get())
+    }
+
+    /// Sets it.
+    pub fn set_access(&mut self, database: usize, key: &[u8], access: u32) {
+        if let Some(entry) = self.databases[database].entries.get(key) {
+            entry.access.set(access);
+        }
     }
 
     /// The value of a key, to be changed.
@@ -149,7 +214,7 @@ impl Store {
         let hash = hash(key);
         self.expire(database, hash, key);
         self.hand_over(database, hash, key);
-        self.databases[database].entries.get_hashed(hash, key)?;
+        self.clock.touch(&self.databases[database].entries.get_hashed(hash, key)?.access);
         self.touch(database, key);
         self.databases[database].entries.get_mut_hashed(hash, key).map(|entry| &mut entry.value)
     }
@@ -159,10 +224,10 @@ impl Store {
         let hash = hash(key);
         self.expire(database, hash, key);
         if self.databases[database].entries.get_hashed(hash, key).is_none() {
-            let entry = Entry { value: make(), expires: 0, epoch: self.epoch };
+            let entry = Entry { value: make(), expires: 0, epoch: self.epoch, access: Cell::new(self.clock.fresh()) };
             self.databases[database].entries.insert_hashed(hash, key, entry);
-            if self.awaited {
-                self.filled.push((database, key.into()));
+            if self.remembers {
+                self.made.push(key.into());
             }
         } else {
             self.hand_over(database, hash, key);
@@ -180,7 +245,6 @@ impl Store {
         self.expire(database, hash, key);
         self.hand_over(database, hash, key);
         self.touch(database, key);
-        let is_waited_for = self.awaited && !matches!(value, Value::Text(_));
         let it = &mut self.databases[database];
         let old = it.entries.get_hashed(hash, key).map_or(0, |entry| entry.expires);
         let expires = match expiry {
@@ -188,14 +252,15 @@ impl Store {
             Expiry::Keep => old,
             Expiry::At(time) => time,
         };
-        it.entries.insert_hashed(hash, key, Entry { value, expires, epoch: self.epoch });
+        let access = Cell::new(self.clock.fresh());
+        let before = it.entries.insert_hashed(hash, key, Entry { value, expires, epoch: self.epoch, access });
+        if self.remembers && before.is_none() {
+            self.made.push(key.into());
+        }
         match (old != 0, expires != 0) {
             (false, true) => drop(it.expiring.insert_hashed(hash, key, ())),
             (true, false) => drop(it.expiring.remove_hashed(hash, key)),
             _ => {}
-        }
-        if is_waited_for {
-            self.filled.push((database, key.into()));
         }
     }
 
@@ -256,9 +321,33 @@ impl Store {
             return;
         }
         let late = it.entries.get_hashed(hash, key).is_some_and(|entry| entry.expires != 0 && entry.expires <= self.now);
-        if late && self.drop_entry(database, hash, key).is_some() {
-            self.expired += 1;
+        if late {
+            let cause = std::mem::replace(&mut self.cause, Cause::Expired);
+            if self.drop_entry(database, hash, key).is_some() {
+                self.expired += 1;
+            }
+            self.cause = cause;
         }
+    }
+
+    /// Drops a key because memory is short. Whether there was one.
+    pub fn evict(&mut self, database: usize, key: &[u8]) -> bool {
+        let cause = std::mem::replace(&mut self.cause, Cause::Evicted);
+        let dropped = self.drop_entry(database, hash(key), key).is_some();
+        self.cause = cause;
+        dropped
+    }
+
+    /// Some entry of a database, or of those of its keys that expire: its key, its access and its time.
+    pub fn sample(&self, database: usize, expiring: bool, random: impl FnMut(usize) -> usize) -> Option<(&[u8], u32, i64)> {
+        let it = &self.databases[database];
+        let (key, entry) = if expiring {
+            let key = it.expiring.random(random)?.0;
+            (key, it.entries.get(key)?)
+        } else {
+            it.entries.random(random)?
+        };
+        Some((key, entry.access.get(), entry.expires))
     }
 
     /// Looks at some keys that expire, and drops those whose time has come. How many of how many: who finds many should look again.
@@ -296,6 +385,7 @@ impl Store {
 
     /// Drops all keys of a database.
     pub fn flush(&mut self, database: usize) {
+        self.touch_all(database, &[database]);
         let it = &mut self.databases[database];
         let (entries, cursor) = (std::mem::take(&mut it.entries), it.cursor.take());
         it.expiring.clear();
@@ -304,53 +394,115 @@ impl Store {
             walk.flushed.push((it.origin, entries, cursor));
         }
         self.changes += 1;
-        let watched = self.watched.iter_mut().filter(|((number, _), _)| *number == database);
-        watched.for_each(|(_, (version, _))| *version += 1);
     }
 
     /// Exchanges two databases.
     pub fn swap(&mut self, a: usize, b: usize) {
+        self.touch_all(a, &[a, b]);
+        if a != b {
+            self.touch_all(b, &[a, b]);
+        }
         self.databases.swap(a, b);
         self.changes += 1;
-        let watched = self.watched.iter_mut().filter(|((number, _), _)| *number == a || *number == b);
-        watched.for_each(|(_, (version, _))| *version += 1);
     }
 
     // ---- who looks on ---------------------------------------------------------------------------------------------------------------
 
     fn touch(&mut self, database: usize, key: &[u8]) {
         self.changes += 1;
-        if !self.watched.is_empty()
-            && let Some((version, _)) = self.watched.get_mut(&(database, Box::from(key)))
+        if self.remembers {
+            self.last = Some(key.into());
+        }
+        if self.record {
+            self.touched.push((database, Some(key.into()), self.cause));
+        }
+        let interests = &mut self.interests[database];
+        if !interests.is_empty()
+            && let Some(interest) = interests.get_mut(key)
         {
-            *version += 1;
+            interest.version += 1;
+            if interest.waiters > 0 && self.filled.last().is_none_or(|(db, last)| *db != database || **last != *key) {
+                self.filled.push((database, key.into()));
+            }
         }
     }
 
-    /// Begins to watch a key. The version to compare with.
+    /// Everything in a database changes that is there, in one of those that it is made of.
+    fn touch_all(&mut self, database: usize, of: &[usize]) {
+        if self.record {
+            self.touched.push((database, None, self.cause));
+        }
+        let (databases, now) = (&self.databases, self.now);
+        let lives = |entry: &Entry| entry.expires == 0 || entry.expires > now;
+        for (key, interest) in &mut self.interests[database] {
+            if !of.iter().any(|one| databases[*one].entries.get(key).is_some_and(lives)) {
+                continue;
+            }
+            interest.version += 1;
+            if interest.waiters > 0 {
+                self.filled.push((database, key.clone()));
+            }
+        }
+    }
+
+    fn release(&mut self, database: usize, key: &[u8]) {
+        if self.interests[database].get(key).is_some_and(|interest| interest.watchers + interest.waiters == 0) {
+            self.interests[database].remove(key);
+        }
+    }
+
+    /// Begins to watch a key. What to compare with: twice its version, and one more if the key is there.
     pub fn watch(&mut self, database: usize, key: &[u8]) -> u64 {
-        self.contains(database, key);
-        let (version, watchers) = self.watched.entry((database, key.into())).or_default();
-        *watchers += 1;
-        *version
+        let lives = self.contains(database, key);
+        let interest = self.interests[database].entry(key.into()).or_default();
+        interest.watchers += 1;
+        interest.version << 1 | u64::from(lives)
     }
 
     /// Ends it. Whether the key has changed since.
     pub fn unwatch(&mut self, database: usize, key: &[u8], version: u64) -> bool {
-        self.contains(database, key);
-        let name = (database, Box::from(key));
-        let Some((now, watchers)) = self.watched.get_mut(&name) else { return true };
-        let changed = *now != version;
-        *watchers -= 1;
-        if *watchers == 0 {
-            self.watched.remove(&name);
-        }
+        // A key whose time came only since has changed; one that nobody could see then, and can't now, has not.
+        let late = self.databases[database].entries.get(key).is_some_and(|entry| entry.expires != 0 && entry.expires <= self.now);
+        let Some(interest) = self.interests[database].get_mut(key) else { return true };
+        let changed = interest.version != version >> 1 || late && version & 1 == 1;
+        interest.watchers = interest.watchers.saturating_sub(1);
+        self.release(database, key);
         changed
     }
 
-    /// Keys that became something that somebody may wait for, since this was asked last.
-    pub fn filled(&mut self) -> Vec<Name> {
+    /// Somebody waits for a key from now on.
+    pub fn await_key(&mut self, database: usize, key: &[u8]) {
+        self.interests[database].entry(key.into()).or_default().waiters += 1;
+    }
+
+    /// And does not any more.
+    pub fn unawait_key(&mut self, database: usize, key: &[u8]) {
+        if let Some(interest) = self.interests[database].get_mut(key) {
+            interest.waiters = interest.waiters.saturating_sub(1);
+        }
+        self.release(database, key);
+    }
+
+    /// Begins to remember which key changed last.
+    pub fn remember_last(&mut self) {
+        (self.last, self.remembers) = (None, true);
+        self.made.clear();
+    }
+
+    /// The key that changed last since then.
+    pub fn last_changed(&mut self) -> Option<&[u8]> {
+        self.remembers = false;
+        self.last.as_deref()
+    }
+
+    /// Keys that somebody waits for and that have changed, since this was asked last.
+    pub fn filled(&mut self) -> Vec<(usize, Box<[u8]>)> {
         std::mem::take(&mut self.filled)
+    }
+
+    /// Whether there are any.
+    pub fn has_filled(&self) -> bool {
+        !self.filled.is_empty()
     }
 
     // ---- snapshots ------------------------------------------------------------------------------------------------------------------
@@ -455,7 +607,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::value::{Hash, Text};
+    use crate::value::{Hash, Limits, Text};
 
     /// What there is, in a form that can be compared: database and key; the value as text; the time.
     type Content = BTreeMap<(usize, Vec<u8>), (String, Option<i64>)>;
@@ -529,7 +681,7 @@ mod tests {
                 other => *other = Value::Text(Text::new(b"was a hash")),
             },
             Step::Field(d, k, f) => match store.edit_or(d, &key(k), || Value::Hash(Arc::default())) {
-                Value::Hash(hash) => drop(Arc::make_mut(hash).insert(&[f], &[f; 70])),
+                Value::Hash(hash) => drop(Arc::make_mut(hash).insert(&[f], &[f; 70], &Limits::default())),
                 other => *other = Value::Hash(Arc::new(Hash::default())),
             },
             Step::Remove(d, k) => drop(store.remove(d, &key(k))),
@@ -635,6 +787,6 @@ mod tests {
             change(&mut store);
             assert_eq!(store.unwatch(0, b"a", version), expected);
         }
-        assert!(store.watched.is_empty());
+        assert!(store.interests.iter().all(HashMap::is_empty));
     }
 }

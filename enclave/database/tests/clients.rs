@@ -115,6 +115,14 @@ fn requests_in_a_row_and_clients_that_wait() {
     assert_eq!(b.read(), "queue first");
     assert_eq!(c.read(), "second");
     assert_eq!(a.ask("LRANGE other 0 -1"), "second");
+    // What is put there and taken away again, or is something else by then, is not what somebody waits for.
+    b.send("BLPOP later 10");
+    std::thread::sleep(Duration::from_millis(100));
+    for line in ["MULTI", "RPUSH later x", "DEL later", "SET later y", "EXEC", "DEL later"] {
+        a.ask(line);
+    }
+    assert_eq!(a.ask("RPUSH later z"), "1");
+    assert_eq!(b.read(), "later z");
     // A time that passes; and what came behind a command that waited.
     b.send("BLPOP queue 0.1");
     b.send("PING");
@@ -183,7 +191,11 @@ fn a_file_that_cannot_be_written_or_read_is_said() {
     let server = Server::start(directory.path(), &[]);
     let mut client = server.connect();
     client.ask("SET a 1");
-    assert_eq!(client.ask("CONFIG SET dir /nowhere/at/all"), "OK");
+    assert!(client.ask("CONFIG SET dir /nowhere/at/all").contains("No such file or directory"));
+    let gone = directory.path().join("gone");
+    std::fs::create_dir(&gone).unwrap();
+    assert_eq!(client.ask(&format!("CONFIG SET dir {}", gone.display())), "OK");
+    std::fs::remove_dir(&gone).unwrap();
     client.ask("BGSAVE");
     assert_eq!(client.saved(), "err");
     assert!(client.ask("INFO persistence").contains("can't be made"));

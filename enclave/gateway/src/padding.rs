@@ -4,12 +4,20 @@
 //! are. The classes are those of Padmé: at most 12 % more, and the host learns about log log of the size.
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, header};
 
 use crate::router::Response;
 
+/// Name of the header by which a caller has the answer padded: `on`. It travels within TLS, so the host does not see who asks for it.
+pub const HEADER: HeaderName = HeaderName::from_static("x-teemate-padding");
+
 /// Smallest class.
 const SMALLEST: usize = 1 << 10;
+
+/// Whether a request asks for a padded answer.
+pub fn is_wanted(headers: &HeaderMap) -> bool {
+    headers.get(HEADER).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"on"))
+}
 
 /// The class of a size: at least 1 KiB, and beyond that a number of which only the highest few bits are set.
 pub fn class(length: usize) -> usize {

@@ -75,6 +75,7 @@ impl Service {
     {
         let mut under_way = activity.begin(&self.metrics);
         let head = request.method() == Method::HEAD;
+        let padded = self.padding || padding::is_wanted(request.headers());
         let mut response = match Caught(Box::pin(self.respond(request))).await {
             Ok(response) => response,
             // What panicked has said so already, on standard error; it is no business of the peer's.
@@ -85,7 +86,7 @@ impl Service {
             400..500 => self.metrics.answered_client_error.add(),
             _ => self.metrics.answered_server_error.add(),
         }
-        if self.padding {
+        if padded {
             padding::pad(&mut response);
         }
         if head {

@@ -204,6 +204,30 @@ fn answers_are_padded_when_that_is_asked_for() {
 }
 
 #[test]
+fn a_caller_can_have_its_own_answers_padded() {
+    let running = start(Settings::default());
+    run(async {
+        let mut client = Http2::connect(running.address).await;
+        let body = "{\"a\":1}";
+        let mut size = async |value: Option<&str>| {
+            let mut request = request("POST", "/api/v1/echo", body);
+            if let Some(value) = value {
+                request.headers_mut().insert("x-teemate-padding", value.parse().unwrap());
+            }
+            let (_, _, got) = client.send(request).await.unwrap();
+            assert_eq!(parse(&got), parse(body.as_bytes()));
+            got.len()
+        };
+        let plain = size(None).await;
+        assert!(plain < 1 << 10);
+        assert_eq!(size(Some("on")).await, 1 << 10);
+        // Each request for itself.
+        assert_eq!(size(None).await, plain);
+        assert_eq!(size(Some("off")).await, plain);
+    });
+}
+
+#[test]
 fn curl_speaks_both_versions() {
     let running = start(Settings::default());
     let url = format!("https://{}/api/v1/echo", running.address);

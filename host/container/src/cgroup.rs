@@ -274,6 +274,8 @@ pub struct Group {
     /// `cgroup.kill` was used on it. Linux (seen on 6.18) then kills, before its first instruction, every process that `CLONE_INTO_CGROUP`
     /// brings in from a group with another count of kills. Such a group is not used again.
     killed: AtomicBool,
+    /// At a place that somebody else chose: never used again, and removed with the directories that were made for it.
+    made_for: Option<Vec<PathBuf>>,
 }
 
 struct Place {
@@ -380,7 +382,7 @@ impl Cgroups {
         if exit.is_some_and(|exit| exit.signal == Some(libc::SIGKILL)) && group.v2_directory().is_some() {
             group.killed.store(true, Ordering::Relaxed);
         }
-        if empty && !group.killed.load(Ordering::Relaxed) && self.idle_count() < keep && group.reset() {
+        if empty && group.made_for.is_none() && !group.killed.load(Ordering::Relaxed) && self.idle_count() < keep && group.reset() {
             self.idle().push(group);
             return Ok(());
         }
@@ -396,37 +398,95 @@ impl Cgroups {
             oom_kills_before: 0,
             throttled_before: 0,
             killed: AtomicBool::new(false),
+            made_for: None,
         };
         for (hierarchy, (home, _)) in self.detected.hierarchies.iter().zip(&self.homes) {
             let path = home.join(&group.name);
-            let made = make_directory(&path).and_then(|()| {
-                if hierarchy.version == 1 {
-                    let file = path.join("tasks");
-                    rustix::fs::open(&file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| failed(file, "open")(e.into()))
-                } else {
-                    open_directory(&path)
-                }
-            });
-            let handle = match made {
-                Ok(handle) => handle,
-                Err(error) => {
-                    let _ = fs::remove_dir(&path);
-                    let _ = group.remove(Duration::from_millis(100));
-                    return Err(error);
-                }
-            };
-            if hierarchy.controllers.contains(&Controller::Memory) {
-                // No swap: an enclave's runner should not wait for a disk, and what it handles should not reach one. Files that a kernel
-                // without swap accounting lacks are no loss.
-                let _ = fs::write(path.join(if hierarchy.version == 1 { "memory.swappiness" } else { "memory.swap.max" }), "0");
-            }
-            if hierarchy.version == 2 && hierarchy.controllers.contains(&Controller::Memory) {
-                // A container is one unit: if one process of it must go, all go.
-                let _ = fs::write(path.join("memory.oom.group"), "1");
-            }
-            group.places.push(Place { version: hierarchy.version, path, controllers: hierarchy.controllers.clone(), handle });
+            Self::add_place(&mut group, hierarchy, path)?;
         }
         Ok(group)
+    }
+
+    /// A group at a place that somebody else chose: a path below the top of each hierarchy. It is removed when it is released.
+    ///
+    /// # Errors
+    /// If the path is none, is in use, or cannot be made; if the limits cannot be set.
+    pub fn acquire_at(&self, place: &Path, limits: &Limits) -> Result<Group> {
+        let parts: Option<Vec<_>> = place
+            .components()
+            .filter(|part| !matches!(part, std::path::Component::RootDir | std::path::Component::CurDir))
+            .map(|part| if let std::path::Component::Normal(name) = part { Some(name) } else { None })
+            .collect();
+        let parts = parts.filter(|parts| !parts.is_empty() && parts.len() <= 32);
+        let parts = parts.ok_or_else(|| Error::Invalid(format!("{} is no path of a control group", place.display())))?;
+        let mut group = Group {
+            name: place.display().to_string(),
+            places: Vec::new(),
+            limits: Limits::default(),
+            oom_kills_before: 0,
+            throttled_before: 0,
+            killed: AtomicBool::new(false),
+            made_for: Some(Vec::new()),
+        };
+        for hierarchy in &self.detected.hierarchies {
+            let mut path = hierarchy.base.clone();
+            for (index, part) in parts.iter().enumerate() {
+                if hierarchy.version == 2 {
+                    for controller in &hierarchy.controllers {
+                        let file = path.join("cgroup.subtree_control");
+                        fs::write(&file, format!("+{}", controller.name())).map_err(failed(file, "enable a controller in"))?;
+                    }
+                }
+                path.push(part);
+                let made = fs::create_dir(&path);
+                match made {
+                    Ok(()) if index + 1 < parts.len() => group.made_for.iter_mut().for_each(|list| list.push(path.clone())),
+                    Ok(()) => {}
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                    Err(error) => {
+                        let _ = group.remove(Duration::from_millis(100));
+                        return Err(failed(path, "create")(error));
+                    }
+                }
+            }
+            if !words(&path.join("cgroup.procs")).is_empty() {
+                let _ = group.remove(Duration::from_millis(100));
+                return Err(failed(path, "use")(ErrorKind::ResourceBusy.into()));
+            }
+            Self::add_place(&mut group, hierarchy, path)?;
+        }
+        group.set_limits(limits)?;
+        Ok(group)
+    }
+
+    fn add_place(group: &mut Group, hierarchy: &Hierarchy, path: PathBuf) -> Result<()> {
+        let made = make_directory(&path).and_then(|()| {
+            if hierarchy.version == 1 {
+                let file = path.join("tasks");
+                rustix::fs::open(&file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| failed(file, "open")(e.into()))
+            } else {
+                open_directory(&path)
+            }
+        });
+        let handle = match made {
+            Ok(handle) => handle,
+            Err(error) => {
+                let _ = fs::remove_dir(&path);
+                let _ = group.clear(Duration::from_millis(100));
+                return Err(error);
+            }
+        };
+        if hierarchy.controllers.contains(&Controller::Memory) {
+            // No swap: an enclave's runner should not wait for a disk, and what it handles should not reach one. Files that a kernel
+            // without swap accounting lacks are no loss.
+            let _ = fs::write(path.join(if hierarchy.version == 1 { "memory.swappiness" } else { "memory.swap.max" }), "0");
+        }
+        if hierarchy.version == 2 && hierarchy.controllers.contains(&Controller::Memory) {
+            // A container is one unit: if one process of it must go, all go.
+            let _ = fs::write(path.join("memory.oom.group"), "1");
+        }
+        group.places.push(Place { version: hierarchy.version, path, controllers: hierarchy.controllers.clone(), handle });
+        Ok(())
     }
 
     /// Let go of the locks and leave everything as it is, as a crash would. For an orderly hand-over to another process, and for tests.
@@ -668,16 +728,34 @@ impl Group {
     ///
     /// # Errors
     /// If a directory is still busy at the deadline.
-    pub fn remove(self, patience: Duration) -> Result<()> {
+    pub fn remove(mut self, patience: Duration) -> Result<()> {
+        self.clear(patience)
+    }
+
+    fn clear(&mut self, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
         let mut result = Ok(());
-        for place in self.places {
+        for place in self.places.drain(..) {
             drop(place.handle);
             if let Err(error) = remove_directory(&place.path, deadline) {
                 result = Err(error);
             }
         }
+        // Fails while others have groups there, rightly.
+        for directory in self.made_for.iter_mut().flat_map(|list| list.drain(..).rev()) {
+            let _ = fs::remove_dir(directory);
+        }
         result
+    }
+
+    /// Stop everything in it, or let it go on. False where the kernel has no freezer for it (v1 only).
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn freeze(&self, stop: bool) -> Result<bool> {
+        let Some(place) = self.places.iter().find(|place| place.version == 2) else { return Ok(false) };
+        place.write("cgroup.freeze", if stop { "1" } else { "0" })?;
+        Ok(true)
     }
 }
 

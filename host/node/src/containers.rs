@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
-use teemate_container::cgroup::{Cgroups, Group, Limits};
+use teemate_container::cgroup::{Cgroups, Group, Limits, Stats};
 use teemate_container::pool::{Net, NetPool, NetPoolConfig};
 use teemate_container::{Container, ContainerSpec, Exit, Fds, Filter, Zygote, ZygoteConfig};
 use teemate_control::function::{Mark, Phase};
@@ -85,6 +85,17 @@ pub struct Order<'a> {
     pub marks: Vec<Mark>,
 }
 
+/// Where a process shall be, if not at a place of the node's own.
+#[derive(Default)]
+pub struct Place {
+    /// Host name inside; empty: the node's choice.
+    pub hostname: String,
+    /// Network namespace to join.
+    pub network: Option<OwnedFd>,
+    /// Path of its group below the top of each hierarchy.
+    pub group: Option<PathBuf>,
+}
+
 /// How a process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -138,6 +149,8 @@ pub struct Process {
     marks: Mutex<Vec<Mark>>,
     why: Mutex<Option<String>>,
     out_of_memory: AtomicBool,
+    /// The signal that ended it; 0: none.
+    signal: AtomicI32,
     ended: Mutex<Option<Ended>>,
     inner: Mutex<Inner>,
     over: (Mutex<bool>, Condvar),
@@ -268,6 +281,28 @@ impl Process {
     /// Whether the out-of-memory killer took it.
     pub fn ran_out_of_memory(&self) -> bool {
         self.out_of_memory.load(Ordering::Acquire)
+    }
+
+    /// The signal that ended it, if one did.
+    pub fn signal(&self) -> Option<i32> {
+        Some(self.signal.load(Ordering::Acquire)).filter(|signal| *signal != 0)
+    }
+
+    /// Freezes it, or lets it go on.
+    pub fn freeze(&self, stop: bool) -> Result<()> {
+        let inner = self.inner.locked();
+        let (Some(container), Some(group)) = (&inner.container, &inner.group) else {
+            return Err(Error::Invalid("it has ended".to_owned()));
+        };
+        if !group.freeze(stop)? {
+            container.signal(if stop { libc::SIGSTOP } else { libc::SIGCONT })?;
+        }
+        Ok(())
+    }
+
+    /// What its group uses, and its limits; `None` once it has ended.
+    pub fn used(&self) -> Option<(Stats, Limits)> {
+        self.inner.locked().group.as_ref().map(|group| (group.stats(), group.limits()))
     }
 
     /// Waits until it is reaped; false at the limit.
@@ -407,27 +442,35 @@ impl Containers {
 
     /// Starts a process. `on_end` is called once, also when it ends at once.
     pub fn start(&self, nursery: &Nursery, order: Order<'_>, on_end: OnEnd) -> Result<Arc<Process>> {
+        self.start_at(nursery, order, Place::default(), on_end)
+    }
+
+    /// The same, at a place that somebody else chose.
+    pub fn start_at(&self, nursery: &Nursery, order: Order<'_>, place: Place, on_end: OnEnd) -> Result<Arc<Process>> {
         let mut spec = ContainerSpec::new(order.id);
-        spec.hostname = hostname(order.kind, order.id);
+        spec.hostname = if place.hostname.is_empty() { hostname(order.kind, order.id) } else { place.hostname };
         spec.filter = order.filter;
         spec.payload = order.role.encode();
         if order.kind == Kind::Service {
             spec.rlimits.open_files = descriptors::MAX as u64;
         }
         let group = match &*self.cgroups.read_lock() {
-            Some(cgroups) => cgroups.acquire(&order.limits)?,
+            Some(cgroups) => match &place.group {
+                Some(path) => cgroups.acquire_at(path, &order.limits)?,
+                None => cgroups.acquire(&order.limits)?,
+            },
             None => return Err(Error::Busy("the node is stopping; it takes no more calls".to_owned())),
         };
         let back = |group: Group| {
             let _ = self.returned.locked().send((group, None));
         };
-        let made = || -> Result<(Container, Net)> {
-            let net = nursery.nets.take()?;
+        let made = || -> Result<(Container, Option<Net>)> {
+            let net = if place.network.is_none() { Some(nursery.nets.take()?) } else { None };
             let root = order.root.as_deref().map(|path| nursery.zygote.helper().tree(path, true)).transpose()?;
             let stderr = std::io::stderr();
             let fds = Fds {
                 group: Some(&group),
-                net: Some(net.as_fd()),
+                net: place.network.as_ref().map(AsFd::as_fd).or(net.as_ref().map(AsFd::as_fd)),
                 root: root.as_ref().map(AsFd::as_fd),
                 binds: Vec::new(),
                 stdio: [None, None, Some(stderr.as_fd())],
@@ -457,8 +500,9 @@ impl Containers {
             marks: Mutex::new(order.marks),
             why: Mutex::new(None),
             out_of_memory: AtomicBool::new(false),
+            signal: AtomicI32::new(0),
             ended: Mutex::new(None),
-            inner: Mutex::new(Inner { container: Some(container), group: Some(group), net: Some(net), on_end: Some(on_end) }),
+            inner: Mutex::new(Inner { container: Some(container), group: Some(group), net, on_end: Some(on_end) }),
             over: (Mutex::new(false), Condvar::new()),
         });
         self.map.locked().insert(serial, Arc::clone(&process));
@@ -573,6 +617,7 @@ impl Containers {
             *process.marks.locked() = marks;
             (ended, exit, inner.on_end.take(), container)
         };
+        process.signal.store(exit.and_then(|exit| exit.signal).unwrap_or(0), Ordering::Release);
         self.reaped.fetch_add(1, Ordering::Relaxed);
         process.mark(Phase::Reaped, now_ns());
         *process.ended.locked() = Some(ended.clone());

@@ -16,6 +16,7 @@ use teemate_control::function::{Failure, FailureKind, FunctionSpec};
 use teemate_control::node::{Request, Response};
 use teemate_control::packet::MAX_MESSAGE;
 use teemate_control::service::{Order, OrderDone};
+use teemate_control::task::TaskInfo;
 
 use crate::error::{Error, Result};
 use crate::gateway;
@@ -25,6 +26,8 @@ use crate::node::Node;
 const MAX_LINE: u64 = 2 * MAX_MESSAGE as u64;
 /// Connections at one time.
 const MAX_CONNECTIONS: usize = 512;
+/// The longest wait for a task's end.
+const TASK_WAIT_MS: u64 = 60_000;
 /// How long a client may leave an answer unread.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
 
@@ -207,12 +210,27 @@ fn answer(node: &Arc<Node>, request: Request, received_ns: u64, stream: &UnixStr
             removed.map_or_else(Response::Failed, |()| Response::Ok)
         }
         Request::Upgrade { image } => node.upgrade(&image).map_or_else(Response::Failed, |mrenclave| Response::Upgraded { mrenclave }),
+        Request::TaskCreate { task } => task_answer(node.tasks().create(node, *task)),
+        Request::TaskStart { id } => task_answer(node.tasks().start(&id)),
+        Request::TaskState { id } => task_answer(node.tasks().state(&id)),
+        Request::TaskWait { id, within_ms } => {
+            task_answer(node.tasks().wait(&id, Duration::from_millis(within_ms.min(TASK_WAIT_MS)), &|| hung_up(stream)))
+        }
+        Request::TaskKill { id, signal } => task_answer(node.tasks().kill(&id, signal)),
+        Request::TaskPause { id } => task_answer(node.tasks().pause(&id)),
+        Request::TaskResume { id } => task_answer(node.tasks().resume(&id)),
+        Request::TaskStats { id } => node.tasks().stats(&id).map_or_else(Response::Failed, Response::TaskStats),
+        Request::TaskDelete { id, force } => task_answer(node.tasks().delete(&id, force)),
         Request::Stop => {
             node.stop();
             Response::Ok
         }
     };
     (response, None)
+}
+
+fn task_answer(done: std::result::Result<TaskInfo, Failure>) -> Response {
+    done.map_or_else(Response::Failed, Response::Task)
 }
 
 fn mixed_up() -> Response {

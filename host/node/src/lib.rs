@@ -15,6 +15,7 @@
 //! * [`containers`]: every process that the node started;
 //! * [`lease`]: who may enter with which TCS;
 //! * [`broker`]: connections for containers;
+//! * [`tasks`]: containers that somebody else directs;
 //! * [`metrics`], [`names`]: what is counted;
 //! * [`signals`]: SIGTERM and SIGINT (unsafe).
 
@@ -40,6 +41,7 @@ pub mod signals;
 pub mod solo;
 pub mod store;
 pub mod takeover;
+pub mod tasks;
 mod text;
 pub mod upgrade;
 

@@ -26,6 +26,7 @@ use crate::sealed::Sealed;
 use crate::shared::SharedEnclave;
 use crate::solo::{DEPLOY_LIMIT, Solo};
 use crate::store::{Function, Store};
+use crate::tasks::Tasks;
 use crate::text::hex;
 
 /// Beyond a function's own time limit and the wait for a thread: how long until a call is given up.
@@ -215,6 +216,7 @@ pub struct Node {
     calls: AtomicU64,
     running: (Mutex<u64>, Condvar),
     stopping: AtomicBool,
+    tasks: Tasks,
 }
 
 /// A call under way.
@@ -240,6 +242,7 @@ impl Node {
             calls: AtomicU64::new(0),
             running: (Mutex::new(0), Condvar::new()),
             stopping: AtomicBool::new(false),
+            tasks: Tasks::default(),
         });
         crate::metrics::watch(&node);
         match node.shop.config.sharing {
@@ -256,6 +259,11 @@ impl Node {
     /// What it works with.
     pub fn shop(&self) -> &Arc<Shop> {
         &self.shop
+    }
+
+    /// What somebody else directs.
+    pub fn tasks(&self) -> &Tasks {
+        &self.tasks
     }
 
     /// The shared enclave, if it is there.

@@ -28,7 +28,7 @@ use teemate_sgx::{Enclave, Error as DeviceError};
 use crate::ahead::{Ahead, Ready};
 use crate::answers::Answers;
 use crate::channel::{Channel, Demand, Wish};
-use crate::containers::{Ended, Kind, Nursery, Order, Process, Taking};
+use crate::containers::{Ended, Kind, Nursery, Order, Place, Process, Taking};
 use crate::error::{Error, Result};
 use crate::gateway::Listener;
 use crate::lease::{Count, Lease, Leases};
@@ -124,6 +124,8 @@ pub struct SharedEnclave {
     /// Calls of [`SharedEnclave::invoke`].
     invoking: AtomicU64,
     keeping: Mutex<Keeping>,
+    /// Containers of tasks whose function was called and did not ask for its container yet, by the function's name.
+    expected: Mutex<HashMap<String, Ready>>,
 }
 
 impl SharedEnclave {
@@ -170,6 +172,7 @@ impl SharedEnclave {
             lives: Lives::default(),
             invoking: AtomicU64::new(0),
             keeping: Mutex::new(Keeping::Nothing),
+            expected: Mutex::new(HashMap::new()),
         });
         match this.bring_up(&service_end, &reapers_end, troubles) {
             Ok(()) => {
@@ -374,6 +377,11 @@ impl SharedEnclave {
     // ---- starting containers ----
 
     fn on_wish(self: &Arc<Self>, wish: Wish) {
+        let expected = self.expected.locked().remove(&wish.function);
+        if let Some(ready) = expected {
+            self.give_to_task(ready, &wish);
+            return;
+        }
         // The short ways: nobody waits, and a container is ready, or the zygote and a TCS are free. No other thread has to be woken.
         let nobody_waits = self.queue.0.locked().is_empty();
         if nobody_waits && self.take_ahead(&wish) {
@@ -567,39 +575,99 @@ impl SharedEnclave {
             return false;
         }
         let limits = limits(wish.memory, wish.cpu_milli);
-        while let Some(Ready { process, broker }) = self.ahead.take(limits) {
-            let Some(lease) = process.lease else { continue };
-            let at_ns = now_ns();
-            let guest = Guest { container: wish.container, broker: !wish.egress.is_empty() };
-            if guest.broker
-                && let Err(error) =
-                    crate::broker::serve_at(broker, wish.egress.clone(), lifetime + Duration::from_millis(wish.keep_ms), wish.keep_ms > 0)
-            {
-                // The long way fails for the same reason, and says so to the caller.
-                tracing::warn!(%error, "a container that was made ahead can't have connections");
-                process.kill("it could not have the connections of its call");
-                return false;
+        while let Some(ready) = self.ahead.take(limits) {
+            match self.hand_over(ready, wish, limits, lifetime) {
+                Some(true) => {
+                    self.ahead.count_taken();
+                    return true;
+                }
+                Some(false) => {}
+                None => return false,
             }
-            let taking = Taking {
-                id: wish.container,
-                function: wish.function.clone(),
-                limits,
-                lifetime,
-                marks: vec![
-                    Mark { phase: Phase::ContainerRequested, at_ns: wish.at_ns },
-                    Mark { phase: Phase::TcsLeased, at_ns },
-                    Mark { phase: Phase::EnclaveReady, at_ns },
-                ],
-            };
-            self.calls.locked().by_container.insert(wish.container, Arc::clone(&process));
-            if process.take(taking, || self.board.let_in(lease.tcs, lease.number, guest)) {
-                self.ahead.count_taken();
-                return true;
-            }
-            self.calls.locked().by_container.remove(&wish.container);
-            process.kill("it could not be given to a call");
         }
         false
+    }
+
+    /// Lets a container that waits in for a call. False when it is no use, and is killed; nothing when no other would be either.
+    fn hand_over(&self, Ready { process, broker }: Ready, wish: &Wish, limits: Limits, lifetime: Duration) -> Option<bool> {
+        let Some(lease) = process.lease else { return Some(false) };
+        let at_ns = now_ns();
+        let guest = Guest { container: wish.container, broker: !wish.egress.is_empty() };
+        if guest.broker
+            && let Err(error) =
+                crate::broker::serve_at(broker, wish.egress.clone(), lifetime + Duration::from_millis(wish.keep_ms), wish.keep_ms > 0)
+        {
+            // The long way fails for the same reason, and says so to the caller.
+            tracing::warn!(%error, "a container that was made ahead can't have connections");
+            process.kill("it could not have the connections of its call");
+            return None;
+        }
+        let taking = Taking {
+            id: wish.container,
+            function: wish.function.clone(),
+            limits,
+            lifetime,
+            marks: vec![
+                Mark { phase: Phase::ContainerRequested, at_ns: wish.at_ns },
+                Mark { phase: Phase::TcsLeased, at_ns },
+                Mark { phase: Phase::EnclaveReady, at_ns },
+            ],
+        };
+        self.calls.locked().by_container.insert(wish.container, Arc::clone(&process));
+        if process.take(taking, || self.board.let_in(lease.tcs, lease.number, guest)) {
+            return Some(true);
+        }
+        self.calls.locked().by_container.remove(&wish.container);
+        process.kill("it could not be given to a call");
+        Some(false)
+    }
+
+    // ---- tasks ----
+
+    /// Makes the container of a task; it waits at the enclave's door.
+    pub(crate) fn make_for_task(self: &Arc<Self>, limits: Limits, place: Place) -> Result<Ready> {
+        let starting = self.starting.locked();
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(Error::Busy("the enclave is being taken down; try again in a moment".to_owned()));
+        }
+        let id = self.shop.next_id();
+        let Some(lease) = self.leases.locked().take(id) else {
+            self.dismiss_one();
+            return Err(Error::Busy("no thread of the enclave is free; try again later, or use an image with more TCSs".to_owned()));
+        };
+        self.make_waiting(id, lease, limits, place, starting)
+    }
+
+    /// Calls a task's function, in the container that was made for it. `expect` is told when the enclave has asked for it.
+    pub(crate) fn run_task(
+        &self,
+        function: &str,
+        ready: Ready,
+        params: Vec<u8>,
+        limit: Duration,
+        given_up: &dyn Fn() -> bool,
+    ) -> std::result::Result<Outcome, Failure> {
+        self.expected.locked().insert(function.to_owned(), ready);
+        let invoked = self.invoke(function, params, limit, given_up);
+        // Where it was refused before it needed a container.
+        self.expected.locked().remove(function);
+        invoked
+    }
+
+    /// Whether the enclave has not asked for this function's container yet.
+    pub(crate) fn is_expected(&self, function: &str) -> bool {
+        self.expected.locked().contains_key(function)
+    }
+
+    fn give_to_task(&self, ready: Ready, wish: &Wish) {
+        let process = Arc::clone(&ready.process);
+        // The task's group has the limits that its container was made with.
+        let limits = process.used().map_or_else(Limits::default, |(_, limits)| limits);
+        let lifetime = Duration::from_millis(wish.timeout_ms) + LIFETIME_MARGIN;
+        if self.hand_over(ready, wish, limits, lifetime) != Some(true) {
+            let reason = process.why().unwrap_or_else(|| "the task's container was lost before it started".to_owned());
+            self.trouble(Trouble::NotStarted { container: wish.container, reason });
+        }
     }
 
     /// Keeps containers ready, and makes them in quiet moments.
@@ -637,6 +705,20 @@ impl SharedEnclave {
             if leases.count().free <= TCS_SPARE { None } else { leases.take(id) }
         };
         let Some(lease) = lease else { return Ok(false) };
+        let ready = self.make_waiting(id, lease, limits, Place::default(), starting)?;
+        self.ahead.add(ready);
+        Ok(true)
+    }
+
+    /// Makes a container that waits at the enclave's door. Returns when everything that can be done ahead is done.
+    fn make_waiting(
+        self: &Arc<Self>,
+        id: u64,
+        lease: Lease,
+        limits: Limits,
+        place: Place,
+        starting: std::sync::MutexGuard<'_, ()>,
+    ) -> Result<Ready> {
         self.board.reset(lease.tcs);
         let made = crate::broker::pair().and_then(|(broker, theirs)| {
             let order = Order {
@@ -656,7 +738,7 @@ impl SharedEnclave {
             };
             let this = Arc::clone(self);
             let on_end = Box::new(move |process: &Arc<Process>, ended: &Ended| this.on_end(process, ended));
-            let process = self.shop.containers.start(&self.nursery, order, on_end)?;
+            let process = self.shop.containers.start_at(&self.nursery, order, place, on_end)?;
             Ok(Ready { process, broker })
         });
         drop(starting);
@@ -679,8 +761,7 @@ impl SharedEnclave {
             }
             std::thread::sleep(Duration::from_micros(500));
         }
-        self.ahead.add(ready);
-        Ok(true)
+        Ok(ready)
     }
 
     /// Has a container that is ready end, so that a call which can't use it gets its TCS.

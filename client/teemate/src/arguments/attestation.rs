@@ -113,6 +113,17 @@ pub struct PolicyInit {
     pub replace: bool,
 }
 
+/// What the proxy's clients speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Protocol {
+    /// HTTP/1.1: a refusal is a page with status 502.
+    Http,
+    /// Redis's protocol: a refusal is an error reply.
+    Redis,
+    /// Any other over TCP: a refusal is a reset.
+    Tcp,
+}
+
 /// `teemate proxy`.
 #[derive(Debug, Args)]
 pub struct Proxy {
@@ -122,6 +133,9 @@ pub struct Proxy {
     /// `https://HOST:PORT` of the enclave.
     #[arg(long, value_name = "URL")]
     pub endpoint: String,
+    /// What local clients speak. The bytes go through as they are; this decides how a client is told that the endpoint is refused.
+    #[arg(long, value_enum, default_value_t = Protocol::Http)]
+    pub protocol: Protocol,
     /// Most connections at once; further ones wait.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     pub connections: u16,

@@ -25,6 +25,7 @@ const MAX_TRAPS: usize = 20;
 pub fn run(command: &Image, output: &Output) -> Result<ExitCode, Failure> {
     match command {
         Image::Build { libos, payload, config, output: to, key } => build(libos, payload, config.as_deref(), to, key.as_deref(), output),
+        Image::Pack { code, name, output: to } => pack(code, name, to, output),
         Image::Sign { image, key, output: to } => sign(image, key, to.as_deref().unwrap_or(image), output),
         Image::Measure { image } => measure(image, output),
         Image::Verify { image, mrenclave, mrsigner } => verify(image, mrenclave.as_deref(), mrsigner.as_deref(), output),
@@ -61,6 +62,21 @@ fn build(libos: &Path, payload: &Path, config: Option<&Path>, to: &Path, key: Op
             summary.sites.found - summary.sites.trap,
             summary.sites.trap
         )
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn pack(code: &Path, name: &str, to: &Path, output: &Output) -> Result<ExitCode, Failure> {
+    let file = code.file_name().and_then(|file| file.to_str()).unwrap_or_default();
+    if !code.extension().is_some_and(|ending| ["js", "cjs", "wasm"].iter().any(|known| ending == *known)) {
+        return Err(Failure::new(format!("{}: a function's file ends in .js, .cjs or .wasm", code.display())));
+    }
+    let content = read(code, teemate_client::deployment::MAX_CODE)?;
+    let archive = teemate_client::oci::archive(&teemate_client::oci::function(name, file, content))
+        .map_err(|error| Failure::new(error.to_string()))?;
+    fs::write(to, &archive).map_err(|error| Failure::new(format!("{} can't be written: {error}", to.display())))?;
+    output.result(&json!({ "image": name, "file": to, "bytes": archive.len() }), || {
+        format!("{} holds {name}\nimport it with `ctr image import {}`", to.display(), to.display())
     })?;
     Ok(ExitCode::SUCCESS)
 }

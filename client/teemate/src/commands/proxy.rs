@@ -1,4 +1,4 @@
-//! `teemate proxy`: plain local HTTP, verified for clients that can't verify.
+//! `teemate proxy`: plain local connections, verified for clients that can't verify.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use serde_json::json;
 use teemate_attestation::Endpoint;
-use teemate_attestation::proxy::{Event, Options, run as serve};
+use teemate_attestation::proxy::{Event, Options, Protocol, run as serve};
 
 use super::policy;
-use crate::arguments::attestation::Proxy;
+use crate::arguments::attestation::{self, Proxy};
 use crate::failure::Failure;
 use crate::output::{Output, harmless};
 
@@ -25,7 +25,13 @@ pub fn run(arguments: &Proxy, output: &Output) -> Result<ExitCode, Failure> {
     }
     let connector = policy::connector(&arguments.judge, None)?;
     let simulation = connector.policy().insecure_simulation;
+    let (protocol, scheme, refusal) = match arguments.protocol {
+        attestation::Protocol::Http => (Protocol::Http, "http", "502"),
+        attestation::Protocol::Redis => (Protocol::Redis, "redis", "an error reply"),
+        attestation::Protocol::Tcp => (Protocol::Tcp, "tcp", "reset"),
+    };
     let options = Options {
+        protocol,
         endpoint: endpoint.clone(),
         connections: usize::from(arguments.connections),
         idle: Duration::from_millis(arguments.idle.max(1)),
@@ -34,16 +40,16 @@ pub fn run(arguments: &Proxy, output: &Output) -> Result<ExitCode, Failure> {
         let document = json!({ "listen": address, "endpoint": endpoint.to_string() });
         let told = output.result(&document, || {
             let warning = if simulation { "\nWARNING: the policy takes SIMULATED QUOTES, which prove nothing" } else { "" };
-            format!("{endpoint} is verified; http://{address} leads there, and each connection is verified by itself{warning}")
+            format!("{endpoint} is verified; {scheme}://{address} leads there, and each connection is verified by itself{warning}")
         });
         // A reader that has gone does not stop the proxy.
         drop(told);
     };
-    let tell = |event: Event| {
+    let tell = move |event: Event| {
         let text = match event {
             Event::Opened(_) | Event::Closed(..) => return,
             Event::Idle(from) => format!("{from}: closed, nothing moved on it"),
-            Event::Refused(from, why) => format!("{from}: 502, {why}"),
+            Event::Refused(from, why) => format!("{from}: {refusal}, {why}"),
             Event::Accept(error) => format!("no connection can be accepted: {error}"),
         };
         let _ = writeln!(std::io::stderr(), "{}", harmless(&text));

@@ -52,9 +52,9 @@ fn hset(context: &mut Context<'_>, old_style: bool) -> Done {
     if !context.args.len().is_multiple_of(2) {
         return Err(Error::Arity(context.name()));
     }
-    let pairs = &context.args[2..];
+    let (pairs, limits) = (&context.args[2..], context.limits());
     let hash = hash_mut(context)?;
-    let new = pairs.chunks_exact(2).filter(|pair| hash.insert(pair[0], pair[1])).count();
+    let new = pairs.chunks_exact(2).filter(|pair| hash.insert(pair[0], pair[1], &limits)).count();
     if old_style {
         context.reply.ok()
     } else {
@@ -67,7 +67,8 @@ fn hsetnx(context: &mut Context<'_>) -> Done {
     let (field, value) = (context.arg(2), context.arg(3));
     let free = hash(context)?.is_none_or(|hash| hash.get(field).is_none());
     if free {
-        hash_mut(context)?.insert(field, value);
+        let limits = context.limits();
+        hash_mut(context)?.insert(field, value, &limits);
     }
     context.reply.integer(free.into());
     Ok(())
@@ -147,24 +148,22 @@ fn hincrby(context: &mut Context<'_>) -> Done {
         Some(value) => number::integer(&value).ok_or_else(|| Error::new("hash value is not an integer"))?,
     };
     let new = old.checked_add(by).ok_or(Error::Overflow)?;
-    hash_mut(context)?.insert(field, new.to_string().as_bytes());
+    let limits = context.limits();
+    hash_mut(context)?.insert(field, new.to_string().as_bytes(), &limits);
     context.reply.integer(new);
     Ok(())
 }
 
 fn hincrbyfloat(context: &mut Context<'_>) -> Done {
-    let by = context.float(3)?;
-    let field = context.arg(2);
-    let old = match hash(context)?.and_then(|hash| hash.get(field).cloned()) {
-        None => 0.0,
-        Some(value) => number::float(&value).ok_or_else(|| Error::new("hash value is not a float"))?,
-    };
-    let new = old + by;
-    if !new.is_finite() {
-        return Err(Error::new("increment would produce NaN or Infinity"));
+    if context.float(3)?.is_infinite() {
+        return Err(Error::new("value is NaN or Infinity"));
     }
-    let shown = number::show(new);
-    hash_mut(context)?.insert(field, shown.as_bytes());
+    let (field, by) = (context.arg(2), context.arg(3));
+    let old = hash(context)?.and_then(|hash| hash.get(field).cloned()).unwrap_or_else(|| Blob::from(&b"0"[..]));
+    number::float(&old).ok_or_else(|| Error::new("hash value is not a float"))?;
+    let shown = number::sum(&old, by).ok_or_else(|| Error::new("increment would produce NaN or Infinity"))?;
+    let limits = context.limits();
+    hash_mut(context)?.insert(field, shown.as_bytes(), &limits);
     context.reply.bulk(shown.as_bytes());
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Keys, whatever they hold: life, time, names, and going through them.
 
-use super::{Command, Context, Done, Kind, command};
+use super::{Command, Context, Done, Kind, command, event, flag};
 use crate::error::Error;
 use crate::glob;
 use crate::number;
@@ -9,36 +9,42 @@ use crate::value::Value;
 
 pub const COMMANDS: &[Command] = &[
     command("del", -2, Kind::Write, (1, -1, 1), del),
-    command("unlink", -2, Kind::Write, (1, -1, 1), del),
-    command("exists", -2, Kind::Read, (1, -1, 1), exists),
-    command("touch", -2, Kind::Read, (1, -1, 1), exists),
-    command("type", 2, Kind::Read, (1, 1, 1), kind),
-    command("expire", -3, Kind::Write, (1, 1, 1), |context| expire(context, 1000, true)),
-    command("pexpire", -3, Kind::Write, (1, 1, 1), |context| expire(context, 1, true)),
-    command("expireat", -3, Kind::Write, (1, 1, 1), |context| expire(context, 1000, false)),
-    command("pexpireat", -3, Kind::Write, (1, 1, 1), |context| expire(context, 1, false)),
-    command("ttl", 2, Kind::Read, (1, 1, 1), |context| left(context, |time, now| (time - now + 500) / 1000)),
-    command("pttl", 2, Kind::Read, (1, 1, 1), |context| left(context, |time, now| time - now)),
-    command("expiretime", 2, Kind::Read, (1, 1, 1), |context| left(context, |time, _| (time + 500) / 1000)),
-    command("pexpiretime", 2, Kind::Read, (1, 1, 1), |context| left(context, |time, _| time)),
-    command("persist", 2, Kind::Write, (1, 1, 1), persist),
+    command("unlink", -2, Kind::Write, (1, -1, 1), del).with(flag::FAST),
+    command("exists", -2, Kind::Read, (1, -1, 1), exists).with(flag::FAST),
+    command("touch", -2, Kind::Read, (1, -1, 1), exists).with(flag::FAST),
+    command("type", 2, Kind::Read, (1, 1, 1), kind).with(flag::FAST),
+    command("expire", -3, Kind::Write, (1, 1, 1), |context| expire(context, 1000, true)).with(flag::FAST),
+    command("pexpire", -3, Kind::Write, (1, 1, 1), |context| expire(context, 1, true)).with(flag::FAST),
+    command("expireat", -3, Kind::Write, (1, 1, 1), |context| expire(context, 1000, false)).with(flag::FAST),
+    command("pexpireat", -3, Kind::Write, (1, 1, 1), |context| expire(context, 1, false)).with(flag::FAST),
+    command("ttl", 2, Kind::Read, (1, 1, 1), |context| left(context, |time, now| (time - now + 500) / 1000)).with(flag::FAST),
+    command("pttl", 2, Kind::Read, (1, 1, 1), |context| left(context, |time, now| time - now)).with(flag::FAST),
+    command("expiretime", 2, Kind::Read, (1, 1, 1), |context| left(context, |time, _| (time + 500) / 1000)).with(flag::FAST),
+    command("pexpiretime", 2, Kind::Read, (1, 1, 1), |context| left(context, |time, _| time)).with(flag::FAST),
+    command("persist", 2, Kind::Write, (1, 1, 1), persist).with(flag::FAST),
     command("rename", 3, Kind::Write, (1, 2, 1), |context| rename(context, false)),
-    command("renamenx", 3, Kind::Write, (1, 2, 1), |context| rename(context, true)),
+    command("renamenx", 3, Kind::Write, (1, 2, 1), |context| rename(context, true)).with(flag::FAST),
     command("copy", -3, Kind::Grow, (1, 2, 1), copy),
-    command("move", 3, Kind::Write, (1, 1, 1), move_key),
-    command("keys", 2, Kind::Read, (0, 0, 0), keys),
+    command("move", 3, Kind::Write, (1, 1, 1), move_key).with(flag::FAST),
+    command("keys", 2, Kind::Read, (0, 0, 0), keys).with(flag::DANGEROUS),
     command("scan", -2, Kind::Read, (0, 0, 0), scan),
     command("randomkey", 1, Kind::Read, (0, 0, 0), randomkey),
-    command("dbsize", 1, Kind::Read, (0, 0, 0), dbsize),
-    command("flushdb", -1, Kind::Write, (0, 0, 0), |context| flush(context, false)),
-    command("flushall", -1, Kind::Write, (0, 0, 0), |context| flush(context, true)),
-    command("swapdb", 3, Kind::Write, (0, 0, 0), swapdb),
-    command("object", -2, Kind::Read, (2, 2, 1), object),
+    command("dbsize", 1, Kind::Read, (0, 0, 0), dbsize).with(flag::FAST),
+    command("flushdb", -1, Kind::Write, (0, 0, 0), |context| flush(context, false)).with(flag::DANGEROUS),
+    command("flushall", -1, Kind::Write, (0, 0, 0), |context| flush(context, true)).with(flag::DANGEROUS),
+    command("swapdb", 3, Kind::Write, (0, 0, 0), swapdb).with(flag::FAST | flag::DANGEROUS),
+    command("object", -2, Kind::Read, (2, 2, 1), object).with(flag::MOVABLE),
 ];
 
 fn del(context: &mut Context<'_>) -> Done {
     let db = context.db();
-    let count = context.args[1..].iter().filter(|key| context.store.remove(db, key).is_some()).count();
+    let mut count = 0;
+    for key in &context.args[1..] {
+        if context.store.remove(db, key).is_some() {
+            context.notify(event::GENERIC, "del", key);
+            count += 1;
+        }
+    }
     context.reply.count(count);
     Ok(())
 }
@@ -51,7 +57,8 @@ fn exists(context: &mut Context<'_>) -> Done {
 }
 
 fn kind(context: &mut Context<'_>) -> Done {
-    let kind = context.read(1).map_or("none", Value::kind);
+    let (db, key) = (context.db(), context.arg(1));
+    let kind = context.store.peek(db, key).map_or("none", Value::kind);
     context.reply.simple(kind);
     Ok(())
 }
@@ -86,8 +93,10 @@ fn expire(context: &mut Context<'_>, unit: i64, relative: bool) -> Done {
     if does {
         if time <= context.store.now {
             context.store.remove(db, key);
+            context.notify(event::GENERIC, "del", key);
         } else {
             context.store.set_expires(db, key, Some(time));
+            context.notify(event::GENERIC, "expire", key);
         }
     }
     context.reply.integer(does.into());
@@ -110,6 +119,7 @@ fn persist(context: &mut Context<'_>) -> Done {
     let had = matches!(context.store.expires(db, key), Some(Some(_)));
     if had {
         context.store.set_expires(db, key, None);
+        context.notify(event::GENERIC, "persist", key);
     }
     context.reply.integer(had.into());
     Ok(())
@@ -128,6 +138,8 @@ fn rename(context: &mut Context<'_>, only_new: bool) -> Done {
         && let Some((value, expires)) = context.store.remove(db, from)
     {
         context.store.set(db, to, value, expires.map_or(Expiry::Never, Expiry::At));
+        context.notify(event::GENERIC, "rename_from", from);
+        context.notify(event::GENERIC, "rename_to", to);
     }
     if only_new {
         context.reply.integer(1)
@@ -139,7 +151,7 @@ fn rename(context: &mut Context<'_>, only_new: bool) -> Done {
 
 /// A number of a database.
 fn database(context: &Context<'_>, at: usize) -> Result<usize, Error> {
-    let number = number::integer(context.arg(at)).and_then(|number| usize::try_from(number).ok());
+    let number = usize::try_from(context.integer(at)?).ok();
     number.filter(|number| *number < context.store.databases()).ok_or(Error::Database)
 }
 
@@ -166,6 +178,7 @@ fn copy(context: &mut Context<'_>) -> Done {
     let does = value.is_some() && (replace || !context.store.contains(to, new));
     if let Some(value) = value.filter(|_| does) {
         context.store.set(to, new, value, expires.map_or(Expiry::Never, Expiry::At));
+        context.notify_in(to, event::GENERIC, "copy_to", new);
     }
     context.reply.integer(does.into());
     Ok(())
@@ -173,7 +186,7 @@ fn copy(context: &mut Context<'_>) -> Done {
 
 fn move_key(context: &mut Context<'_>) -> Done {
     let (db, key) = (context.db(), context.arg(1));
-    let to = database(context, 2).map_err(|_| Error::new("value is out of range"))?;
+    let to = database(context, 2)?;
     if to == db {
         return Err(Error::new("source and destination objects are the same"));
     }
@@ -182,6 +195,8 @@ fn move_key(context: &mut Context<'_>) -> Done {
     context.reply.integer(moved.is_some().into());
     if let Some((value, expires)) = moved {
         context.store.set(to, key, value, expires.map_or(Expiry::Never, Expiry::At));
+        context.notify(event::GENERIC, "move_from", key);
+        context.notify_in(to, event::GENERIC, "move_to", key);
     }
     Ok(())
 }
@@ -288,17 +303,59 @@ fn swapdb(context: &mut Context<'_>) -> Done {
     Ok(())
 }
 
+/// About how many bytes a key takes.
 fn object(context: &mut Context<'_>) -> Done {
-    let subcommand = String::from_utf8_lossy(context.arg(1)).to_ascii_uppercase();
-    match (subcommand.as_str(), context.args.len()) {
-        ("ENCODING", 3) => {
-            let encoding = context.read(2).map(Value::encoding);
+    let (db, key) = (context.db(), context.arg(2));
+    let adjust = "Please note that when switching between policies at runtime LRU and LFU data will take some time to adjust.";
+    match context.subcommand().as_str() {
+        "encoding" => {
+            context.count(3..=3)?;
+            let encoding = context.store.peek(db, key).map(Value::encoding);
             context.reply.bulk_or_null(encoding.map(str::as_bytes));
         }
-        ("REFCOUNT", 3) if context.read(2).is_some() => context.reply.integer(1),
-        ("IDLETIME", 3) if context.read(2).is_some() => context.reply.integer(0),
-        ("REFCOUNT" | "IDLETIME", 3) => context.reply.null(),
-        _ => return Err(Error::Subcommand(subcommand, "OBJECT".to_owned())),
+        "refcount" => {
+            context.count(3..=3)?;
+            match context.store.peek(db, key) {
+                // As Redis, which keeps one object for each of these.
+                Some(Value::Text(crate::value::Text::Integer(0..=9999))) => context.reply.integer(i64::from(i32::MAX)),
+                Some(_) => context.reply.integer(1),
+                None => context.reply.null(),
+            }
+        }
+        "idletime" => {
+            context.count(3..=3)?;
+            let access = context.store.access(db, key);
+            if access.is_some() && context.shared.config.hot.counts {
+                return Err(Error::new(format_args!("An LFU maxmemory policy is selected, idle time not tracked. {adjust}")));
+            }
+            match access {
+                Some(access) => context.reply.integer(i64::from(context.store.clock.idle(access) / 1000)),
+                None => context.reply.null(),
+            }
+        }
+        "freq" => {
+            context.count(3..=3)?;
+            let access = context.store.access(db, key);
+            if access.is_some() && !context.shared.config.hot.counts {
+                return Err(Error::new(format_args!("An LFU maxmemory policy is not selected, access frequency not tracked. {adjust}")));
+            }
+            match access {
+                Some(access) => context.reply.integer(i64::from(context.store.clock.count(access))),
+                None => context.reply.null(),
+            }
+        }
+        "help" => super::help(
+            context,
+            &[
+                "OBJECT <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+                "ENCODING <key>",
+                "FREQ <key>",
+                "HELP",
+                "IDLETIME <key>",
+                "REFCOUNT <key>",
+            ],
+        ),
+        _ => return Err(context.unknown_subcommand()),
     }
     Ok(())
 }

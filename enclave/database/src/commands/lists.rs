@@ -3,7 +3,7 @@
 use super::{Command, Context, Done, Kind, command, range};
 use crate::error::Error;
 use crate::number;
-use crate::session::Waiting;
+use crate::session::Otherwise;
 use crate::structures::Sequence;
 use crate::value::{Blob, Value};
 
@@ -27,6 +27,8 @@ pub const COMMANDS: &[Command] = &[
     command("blpop", -3, Kind::Write, (1, -2, 1), |context| wait_and_pop(context, true)),
     command("brpop", -3, Kind::Write, (1, -2, 1), |context| wait_and_pop(context, false)),
     command("blmove", 6, Kind::Grow, (1, 2, 1), blmove),
+    command("lmpop", -4, Kind::Write, (0, 0, 0), |context| lmpop(context, 1)),
+    command("blmpop", -5, Kind::Write, (0, 0, 0), |context| lmpop(context, 2)),
     command("brpoplpush", 4, Kind::Grow, (1, 2, 1), |context| wait_and_carry(context, false, true, 3)),
 ];
 
@@ -283,34 +285,9 @@ fn lmove(context: &mut Context<'_>) -> Done {
     carry(context, from, to).map(drop)
 }
 
-/// Seconds that a command may wait, as a time; `None`: for ever.
-pub(super) fn deadline(context: &Context<'_>, at: usize) -> Result<Option<i64>, Error> {
-    let seconds = number::float(context.arg(at)).ok_or_else(|| Error::new("timeout is not a float or out of range"))?;
-    if seconds < 0.0 {
-        return Err(Error::new("timeout is negative"));
-    }
-    let ms = seconds * 1000.0;
-    if ms > 9e15 {
-        return Err(Error::new("timeout is out of range"));
-    }
-    Ok((ms > 0.0).then(|| context.store.now.saturating_add(ms.ceil() as i64)))
-}
-
-/// Lets the client wait until one of these keys is there, and then carries the command out again.
-pub(super) fn wait(context: &mut Context<'_>, keys: &[&[u8]], until: Option<i64>) {
-    let db = context.db();
-    // Who waits already goes on until its own time.
-    let until = context.session.waiting.take().map_or(until, |waiting| waiting.until);
-    context.session.waiting = Some(Waiting {
-        request: context.args.iter().map(|arg| (*arg).into()).collect(),
-        keys: keys.iter().map(|key| (db, (*key).into())).collect(),
-        until,
-    });
-}
-
 fn wait_and_pop(context: &mut Context<'_>, left: bool) -> Done {
     let last = context.args.len() - 1;
-    let until = deadline(context, last)?;
+    let until = context.timeout(last)?;
     for at in 1..last {
         if list(context, at)?.is_some() {
             let item = change(context, at, |list| take(list, left))?.flatten();
@@ -324,18 +301,54 @@ fn wait_and_pop(context: &mut Context<'_>, left: bool) -> Done {
     if context.session.executing {
         context.reply.null_array();
     } else {
-        wait(context, &context.args[1..last], until);
+        context.block(&context.args[1..last], until, Otherwise::NullArray);
+    }
+    Ok(())
+}
+
+/// What LMPOP and ZMPOP are asked for: the places of the keys, which end, how many.
+pub(super) fn many(context: &Context<'_>, at: usize, ends: [(&str, bool); 2]) -> Result<(std::ops::Range<usize>, bool, usize), Error> {
+    let natural = |text: &[u8]| number::integer(text).and_then(|number| usize::try_from(number).ok()).filter(|number| *number > 0);
+    let count = natural(context.arg(at)).ok_or_else(|| Error::new("numkeys should be greater than 0"))?;
+    let end = count.checked_add(at + 1).filter(|end| *end < context.args.len()).ok_or(Error::Syntax)?;
+    let side = ends.into_iter().find(|(word, _)| context.is(end, word)).ok_or(Error::Syntax)?.1;
+    let count = match context.args.len() - end {
+        1 => 1,
+        3 if context.is(end + 1, "COUNT") => natural(context.arg(end + 2)).ok_or_else(|| Error::new("count should be greater than 0"))?,
+        _ => return Err(Error::Syntax),
+    };
+    Ok((at + 1..end, side, count))
+}
+
+/// LMPOP, and BLMPOP whose time comes first: `at` is where the number of keys is.
+fn lmpop(context: &mut Context<'_>, at: usize) -> Done {
+    let until = if at == 2 { context.timeout(1)? } else { None };
+    let (keys, left, count) = many(context, at, [("LEFT", true), ("RIGHT", false)])?;
+    for key in keys.clone() {
+        if list(context, key)?.is_some() {
+            let items = change(context, key, |list| std::iter::from_fn(|| take(list, left)).take(count).collect::<Vec<_>>())?;
+            context.session.waiting = None;
+            context.reply.array(2);
+            context.reply.bulk(context.args[key]);
+            context.reply.bulks(items.unwrap_or_default().iter());
+            return Ok(());
+        }
+    }
+    if at == 1 || context.session.executing {
+        context.reply.null_array();
+    } else {
+        context.block(&context.args[keys], until, Otherwise::NullArray);
     }
     Ok(())
 }
 
 fn wait_and_carry(context: &mut Context<'_>, from_left: bool, to_left: bool, time: usize) -> Done {
-    let until = deadline(context, time)?;
+    let until = context.timeout(time)?;
     if list(context, 1)?.is_some() || context.session.executing {
         context.session.waiting = None;
         return carry(context, from_left, to_left).map(drop);
     }
-    wait(context, &context.args[1..2], until);
+    context.block(&context.args[1..2], until, Otherwise::Null);
     Ok(())
 }
 

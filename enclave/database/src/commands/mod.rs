@@ -1,15 +1,35 @@
 //! The commands: a table a family, and how they are found and called.
+//!
+//! To add a family: a file with a `pub const COMMANDS`, and a line in [`FAMILIES`].
 
-pub(crate) mod connection;
+mod acl;
+mod bits;
+mod blocking;
+mod client;
+mod config;
+mod connection;
+mod debug;
+mod docs;
+mod dump;
+mod events;
+mod geo;
 mod hashes;
+mod hyperloglog;
+mod info;
 mod keys;
 mod lists;
-pub(crate) mod server;
+mod pubsub;
+mod server;
 mod sets;
+mod sort;
+mod sorted_algebra;
 mod sorted_sets;
+mod stream_groups;
+mod streams;
 mod strings;
-
-pub use server::save_points;
+mod subsequence;
+mod tracking;
+mod transactions;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -20,7 +40,12 @@ use crate::resp::Reply;
 use crate::session::Session;
 use crate::shared::Shared;
 use crate::store::Store;
-use crate::value::Value;
+use crate::value::{Limits, Value};
+
+pub(crate) use acl::log_denied;
+pub(crate) use client::describe;
+pub(crate) use tracking::{invalidate, remember};
+pub(crate) use transactions::unwatch;
 
 /// What came of a handler: it wrote its reply, or there is an error to write.
 pub type Done = Result<(), Error>;
@@ -52,6 +77,38 @@ pub enum Kind {
     Server,
 }
 
+/// What else is to be known of a command: bits of [`Command::flags`].
+pub mod flag {
+    /// For administrators.
+    pub const ADMIN: u32 = 1;
+    /// Takes constant or logarithmic time.
+    pub const FAST: u32 = 2;
+    /// May wait.
+    pub const BLOCKING: u32 = 4;
+    /// About messages.
+    pub const PUBSUB: u32 = 8;
+    /// Not from a script.
+    pub const NO_SCRIPT: u32 = 16;
+    /// Before authentication too.
+    pub const NO_AUTH: u32 = 32;
+    /// Not between MULTI and EXEC.
+    pub const NO_MULTI: u32 = 64;
+    /// Not shown to monitors, nor kept in the slow log.
+    pub const HIDDEN: u32 = 128;
+    /// Dangerous without being for administrators only.
+    pub const DANGEROUS: u32 = 256;
+    /// About the connection.
+    pub const CONNECTION: u32 = 512;
+    /// Where its keys are depends on its arguments.
+    pub const MOVABLE: u32 = 1024;
+    /// About transactions.
+    pub const TRANSACTION: u32 = 2048;
+    /// About scripts.
+    pub const SCRIPTING: u32 = 4096;
+    /// About keys as such, whatever they hold.
+    pub const KEYSPACE: u32 = 8192;
+}
+
 /// A command.
 pub struct Command {
     /// In lower case.
@@ -62,27 +119,61 @@ pub struct Command {
     pub kind: Kind,
     /// First key, last key (negative: from the end), step. 0: none.
     pub keys: (i32, i32, i32),
+    /// Bits of [`flag`].
+    pub flags: u32,
     /// Carries it out.
     pub run: fn(&mut Context<'_>) -> Done,
 }
 
 const fn command(name: &'static str, arity: i32, kind: Kind, keys: (i32, i32, i32), run: fn(&mut Context<'_>) -> Done) -> Command {
-    Command { name, arity, kind, keys, run }
+    Command { name, arity, kind, keys, flags: 0, run }
 }
+
+impl Command {
+    /// With these bits of [`flag`].
+    pub const fn with(mut self, flags: u32) -> Command {
+        self.flags |= flags;
+        self
+    }
+}
+
+/// The families: name of the group, and its table.
+pub const FAMILIES: &[(&str, &[Command])] = &[
+    ("string", strings::COMMANDS),
+    ("bitmap", bits::COMMANDS),
+    ("geo", geo::COMMANDS),
+    ("hyperloglog", hyperloglog::COMMANDS),
+    ("generic", sort::COMMANDS),
+    ("generic", dump::COMMANDS),
+    ("string", subsequence::COMMANDS),
+    ("generic", keys::COMMANDS),
+    ("hash", hashes::COMMANDS),
+    ("list", lists::COMMANDS),
+    ("set", sets::COMMANDS),
+    ("sorted-set", sorted_sets::COMMANDS),
+    ("sorted-set", sorted_algebra::COMMANDS),
+    ("stream", streams::COMMANDS),
+    ("stream", stream_groups::COMMANDS),
+    ("connection", connection::COMMANDS),
+    ("connection", client::COMMANDS),
+    ("transactions", transactions::COMMANDS),
+    ("pubsub", pubsub::COMMANDS),
+    ("server", acl::COMMANDS),
+    ("server", config::COMMANDS),
+    ("server", debug::COMMANDS),
+    ("server", docs::COMMANDS),
+    ("server", info::COMMANDS),
+    ("server", server::COMMANDS),
+];
 
 /// All commands.
 pub fn all() -> impl Iterator<Item = &'static Command> {
-    let families = [
-        strings::COMMANDS,
-        keys::COMMANDS,
-        hashes::COMMANDS,
-        lists::COMMANDS,
-        sets::COMMANDS,
-        sorted_sets::COMMANDS,
-        connection::COMMANDS,
-        server::COMMANDS,
-    ];
-    families.into_iter().flatten()
+    FAMILIES.iter().flat_map(|(_, table)| table.iter())
+}
+
+/// The group of a command.
+pub fn group(command: &Command) -> &'static str {
+    FAMILIES.iter().find(|(_, table)| table.iter().any(|one| one.name == command.name)).map_or("generic", |(group, _)| group)
 }
 
 /// The command of this name, in any case.
@@ -103,14 +194,88 @@ impl Command {
         if self.arity < 0 { count >= wanted } else { count == wanted }
     }
 
+    /// Whether it has this bit of [`flag`].
+    pub fn is(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// Whether it changes keys.
+    pub fn writes(&self) -> bool {
+        matches!(self.kind, Kind::Write | Kind::Grow)
+    }
+
     /// The keys among its arguments.
-    pub fn keys<'a>(&self, args: &'a [&'a [u8]]) -> impl Iterator<Item = &'a [u8]> {
+    pub fn keys<'a>(&self, args: &'a [&'a [u8]]) -> Vec<&'a [u8]> {
+        if self.is(flag::MOVABLE) {
+            return self.movable(args);
+        }
         let (first, last, step) = self.keys;
         let last = if last < 0 { args.len() as i32 + last } else { last };
-        let none = first == 0;
-        let range = if none { 0..0 } else { first as usize..(last + 1).max(first) as usize };
-        range.step_by(step.max(1) as usize).filter_map(|at| args.get(at).copied())
+        let range = if first == 0 { 0..0 } else { first as usize..(last + 1).max(first) as usize };
+        range.step_by(step.max(1) as usize).filter_map(|at| args.get(at).copied()).collect()
     }
+
+    /// Keys whose number, or place, is among the arguments.
+    fn movable<'a>(&self, args: &'a [&'a [u8]]) -> Vec<&'a [u8]> {
+        let counted = |at: usize| {
+            let count = args.get(at).and_then(|count| number::integer(count)).and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+            args.iter().skip(at + 1).take(count).copied()
+        };
+        let word = |at: usize, word: &str| args.get(at).is_some_and(|arg| arg.eq_ignore_ascii_case(word.as_bytes()));
+        match self.name {
+            "eval" | "evalsha" | "eval_ro" | "evalsha_ro" | "fcall" | "fcall_ro" => counted(2).collect(),
+            "zunionstore" | "zinterstore" | "zdiffstore" => args.get(1).copied().into_iter().chain(counted(2)).collect(),
+            "blmpop" | "bzmpop" => counted(2).collect(),
+            "xread" | "xreadgroup" => {
+                let Some(at) = (1..args.len()).find(|at| word(*at, "streams")) else { return Vec::new() };
+                let rest = &args[at + 1..];
+                rest[..rest.len() / 2].to_vec()
+            }
+            "sort" | "sort_ro" | "georadius" | "georadiusbymember" => {
+                let mut keys = vec![args.get(1).copied().unwrap_or_default()];
+                let store = (2..args.len().saturating_sub(1)).rev().find(|at| word(*at, "store") || word(*at, "storedist"));
+                keys.extend(store.map(|at| args[at + 1]));
+                keys
+            }
+            "object" | "memory" if args.len() > 2 && !word(1, "help") => vec![args[2]],
+            "object" | "memory" => Vec::new(),
+            _ => counted(1).collect(),
+        }
+    }
+}
+
+/// Classes of keyspace events: bits of the setting notify-keyspace-events.
+pub mod event {
+    /// `K`: messages on `__keyspace@N__:key`.
+    pub const KEYSPACE: u32 = 1;
+    /// `E`: messages on `__keyevent@N__:event`.
+    pub const KEYEVENT: u32 = 2;
+    /// `g`.
+    pub const GENERIC: u32 = 4;
+    /// `$`.
+    pub const STRING: u32 = 8;
+    /// `l`.
+    pub const LIST: u32 = 16;
+    /// `s`.
+    pub const SET: u32 = 32;
+    /// `h`.
+    pub const HASH: u32 = 64;
+    /// `z`.
+    pub const SORTED_SET: u32 = 128;
+    /// `x`.
+    pub const EXPIRED: u32 = 256;
+    /// `e`.
+    pub const EVICTED: u32 = 512;
+    /// `t`.
+    pub const STREAM: u32 = 1024;
+    /// `m`.
+    pub const MISS: u32 = 2048;
+    /// `d`.
+    pub const MODULE: u32 = 4096;
+    /// `n`.
+    pub const NEW: u32 = 8192;
+    /// `A`: all but `m` and `n`.
+    pub const ALL: u32 = GENERIC | STRING | LIST | SET | HASH | SORTED_SET | EXPIRED | EVICTED | STREAM | MODULE;
 }
 
 impl<'a> Context<'a> {
@@ -144,10 +309,66 @@ impl<'a> Context<'a> {
         String::from_utf8_lossy(self.arg(0)).to_ascii_lowercase()
     }
 
+    /// The subcommand, in lower case.
+    pub fn subcommand(&self) -> String {
+        String::from_utf8_lossy(self.arg(1)).to_ascii_lowercase()
+    }
+
+    /// The error for a subcommand that there is not, or not with so many arguments.
+    pub fn unknown_subcommand(&self) -> Error {
+        let given: String = String::from_utf8_lossy(self.arg(1)).chars().take(128).collect();
+        Error::Subcommand(given, self.name().to_ascii_uppercase())
+    }
+
+    /// Refuses a subcommand that has not so many arguments, command and subcommand included.
+    ///
+    /// # Errors
+    /// [`Error::Arity`].
+    pub fn count(&self, allowed: impl std::ops::RangeBounds<usize>) -> Done {
+        if allowed.contains(&self.args.len()) { Ok(()) } else { Err(Error::Arity(format!("{}|{}", self.name(), self.subcommand()))) }
+    }
+
+    /// Up to which size values are small.
+    pub fn limits(&self) -> Limits {
+        self.shared.config.hot.limits
+    }
+
     /// The value of the key that this argument names.
     pub fn read(&mut self, at: usize) -> Option<&Value> {
         let (db, key) = (self.db(), self.arg(at));
         self.store.get(db, key)
+    }
+
+    /// The same, for who wants to have it counted as a hit or a miss.
+    pub fn look(&mut self, at: usize) -> Option<&Value> {
+        let (db, key) = (self.db(), self.arg(at));
+        if self.store.contains(db, key) {
+            self.shared.counters.hits += 1;
+        } else {
+            self.shared.counters.misses += 1;
+            self.notify(event::MISS, "keymiss", key);
+        }
+        self.store.get(db, key)
+    }
+
+    /// Tells who listens that something has happened to a key of the selected database. `class` is one of [`event`].
+    pub fn notify(&mut self, class: u32, name: &str, key: &[u8]) {
+        if self.shared.config.hot.events & class != 0 {
+            notify(self.shared, self.session.database, class, name, key);
+        }
+    }
+
+    /// The same for a key of another database.
+    pub fn notify_in(&mut self, db: usize, class: u32, name: &str, key: &[u8]) {
+        if self.shared.config.hot.events & class != 0 {
+            notify(self.shared, db, class, name, key);
+        }
+    }
+
+    /// What the log gets in place of this command, because its words alone do not say what it did. Nothing: it changed nothing.
+    pub fn rewrite(&mut self, commands: &[&[&[u8]]]) {
+        let owned = commands.iter().map(|command| command.iter().map(|part| Box::from(*part)).collect());
+        self.shared.rewritten.get_or_insert_default().extend(owned);
     }
 
     /// A number below a limit, at random.
@@ -163,10 +384,60 @@ impl<'a> Context<'a> {
     }
 }
 
+/// Carries a command out, and tells who listens what it did to its keys.
+///
+/// # Errors
+/// The handler's.
+pub(crate) fn run(context: &mut Context<'_>, command: &Command) -> Done {
+    let wanted = context.shared.config.hot.events;
+    if wanted == 0 {
+        return (command.run)(context);
+    }
+    let changes = context.store.changes;
+    context.store.remember_last();
+    let done = (command.run)(context);
+    for key in std::mem::take(&mut context.store.made) {
+        context.notify(event::NEW, "new", &key);
+    }
+    if done.is_ok() {
+        events::tell(context, command, changes);
+    }
+    done
+}
+
+/// Whether a command's first argument says what it does.
+pub(crate) fn has_subcommands(command: &Command) -> bool {
+    [
+        "acl", "client", "cluster", "command", "config", "debug", "function", "latency", "memory", "module", "object", "pubsub", "script",
+        "slowlog", "xgroup", "xinfo",
+    ]
+    .contains(&command.name)
+}
+
+/// The reply of HELP.
+pub(crate) fn help(context: &mut Context<'_>, lines: &[&str]) {
+    context.reply.array(lines.len());
+    lines.iter().for_each(|line| context.reply.simple(line));
+}
+
+/// Publishes an event of a key.
+pub(crate) fn notify(shared: &mut Shared, db: usize, class: u32, name: &str, key: &[u8]) {
+    let wanted = shared.config.hot.events;
+    if wanted & class == 0 {
+        return;
+    }
+    if wanted & event::KEYSPACE != 0 {
+        shared.publish(&[format!("__keyspace@{db}__:").as_bytes(), key].concat(), name.as_bytes());
+    }
+    if wanted & event::KEYEVENT != 0 {
+        shared.publish(format!("__keyevent@{db}__:{name}").as_bytes(), key);
+    }
+}
+
 /// A part of something with an order, as Redis's ranges name it: negative numbers count from the end. Empty where nothing is meant.
-fn range(start: i64, stop: i64, length: usize) -> std::ops::Range<usize> {
+pub(crate) fn range(start: i64, stop: i64, length: usize) -> std::ops::Range<usize> {
     let length = length as i64;
-    let place = |at: i64| if at < 0 { at + length } else { at };
+    let place = |at: i64| if at < 0 { at.saturating_add(length) } else { at };
     let (start, stop) = (place(start).max(0), place(stop).min(length - 1));
     if start > stop { 0..0 } else { start as usize..stop as usize + 1 }
 }
@@ -188,11 +459,10 @@ mod tests {
     fn keys_are_where_the_table_says() {
         let keys = |line: &str| {
             let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
-            find(args[0]).unwrap().keys(&args).map(|key| String::from_utf8_lossy(key).into_owned()).collect::<Vec<_>>()
+            find(args[0]).unwrap().keys(&args).iter().map(|key| String::from_utf8_lossy(key).into_owned()).collect::<Vec<_>>()
         };
         assert_eq!(keys("mset a 1 b 2"), ["a", "b"]);
         assert_eq!(keys("del a b c"), ["a", "b", "c"]);
-        assert_eq!(keys("blpop a b 0"), ["a", "b"]);
         assert!(keys("ping").is_empty());
     }
 
@@ -207,6 +477,7 @@ mod tests {
             (-100, 0, 5, 0..1),
             (5, 9, 5, 0..0),
             (0, -1, 0, 0..0),
+            (i64::MIN, i64::MAX, 3, 0..3),
         ] {
             assert_eq!(range(start, stop, length), expected, "{start} {stop} {length}");
         }

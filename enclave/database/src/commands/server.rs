@@ -1,248 +1,75 @@
-//! The server itself: settings, figures, snapshots, its commands.
+//! The server: snapshots, slow log, latency, monitors, memory, time, shutdown, and what clients ask of a server that has no replicas.
 
-use std::fmt::Write;
-
-use super::{Command, Context, Done, Kind, command};
+use super::{Command, Context, Done, Kind, command, flag};
 use crate::error::Error;
-use crate::glob;
+use crate::saving;
 
-/// The version of Redis whose behaviour this is.
-pub const REDIS_VERSION: &str = "7.0.15";
+const ADMIN: u32 = flag::ADMIN | flag::DANGEROUS | flag::NO_SCRIPT;
 
 pub const COMMANDS: &[Command] = &[
-    command("info", -1, Kind::Server, (0, 0, 0), info),
-    command("config", -2, Kind::Server, (0, 0, 0), config),
-    command("command", -1, Kind::Server, (0, 0, 0), commands),
-    command("bgsave", -1, Kind::Server, (0, 0, 0), bgsave),
-    command("lastsave", 1, Kind::Server, (0, 0, 0), lastsave),
-    command("shutdown", -1, Kind::Server, (0, 0, 0), shutdown),
-    command("time", 1, Kind::Server, (0, 0, 0), time),
-    command("role", 1, Kind::Server, (0, 0, 0), role),
+    command("save", 1, Kind::Server, (0, 0, 0), save).with(ADMIN | flag::NO_MULTI),
+    command("bgsave", -1, Kind::Server, (0, 0, 0), bgsave).with(ADMIN),
+    command("lastsave", 1, Kind::Server, (0, 0, 0), lastsave).with(flag::FAST | flag::ADMIN | flag::DANGEROUS),
+    command("shutdown", -1, Kind::Server, (0, 0, 0), shutdown).with(ADMIN | flag::NO_MULTI),
+    command("time", 1, Kind::Server, (0, 0, 0), time).with(flag::FAST),
+    command("slowlog", -2, Kind::Server, (0, 0, 0), slowlog).with(flag::ADMIN | flag::DANGEROUS),
+    command("latency", -2, Kind::Server, (0, 0, 0), latency).with(ADMIN),
+    command("monitor", 1, Kind::Server, (0, 0, 0), monitor).with(ADMIN | flag::HIDDEN | flag::NO_MULTI),
+    command("memory", -2, Kind::Read, (2, 2, 1), memory).with(flag::MOVABLE),
+    command("role", 1, Kind::Server, (0, 0, 0), role).with(flag::FAST | flag::ADMIN | flag::DANGEROUS | flag::NO_SCRIPT),
+    command("wait", 3, Kind::Server, (0, 0, 0), wait).with(flag::BLOCKING | flag::NO_SCRIPT),
+    command("module", -2, Kind::Server, (0, 0, 0), module).with(ADMIN),
+    command("function", -2, Kind::Server, (0, 0, 0), function).with(flag::SCRIPTING | flag::NO_SCRIPT),
+    command("lolwut", -1, Kind::Server, (0, 0, 0), lolwut).with(flag::FAST),
+    command("readonly", 1, Kind::Server, (0, 0, 0), no_cluster).with(flag::FAST | flag::CONNECTION),
+    command("readwrite", 1, Kind::Server, (0, 0, 0), no_cluster).with(flag::FAST | flag::CONNECTION),
+    command("cluster", -2, Kind::Server, (0, 0, 0), no_cluster),
+    command("replicaof", 3, Kind::Server, (0, 0, 0), replicaof).with(ADMIN),
+    command("slaveof", 3, Kind::Server, (0, 0, 0), replicaof).with(ADMIN),
 ];
 
-/// A section of INFO: its name, and its lines.
-fn sections(context: &Context<'_>) -> Vec<(&'static str, String)> {
-    let (store, shared) = (&context.store, &context.shared);
-    let saving = &shared.saving;
-    let uptime = (store.now - shared.started) / 1000;
-    let mut keyspace = String::new();
-    for database in 0..store.databases() {
-        if !store.is_empty(database) {
-            let _ = write!(keyspace, "db{database}:keys={},expires={},avg_ttl=0\r\n", store.len(database), store.expiring(database));
-        }
-    }
-    vec![
-        (
-            "Server",
-            format!(
-                "redis_version:{REDIS_VERSION}\r\nredis_git_sha1:00000000\r\nredis_mode:standalone\r\nserver_name:teemate-database\r\n\
-                 process_id:{}\r\ntcp_port:{}\r\nuptime_in_seconds:{uptime}\r\n",
-                std::process::id(),
-                shared.port
-            ),
-        ),
-        ("Clients", format!("connected_clients:{}\r\nblocked_clients:{}\r\n", shared.clients, shared.blocked)),
-        (
-            "Persistence",
-            format!(
-                "loading:0\r\nrdb_changes_since_last_save:{}\r\nrdb_bgsave_in_progress:{}\r\nrdb_last_save_time:{}\r\n\
-                 rdb_last_bgsave_status:{}\r\nrdb_last_bgsave_error:{}\r\nrdb_last_bgsave_time_ms:{}\r\nrdb_last_start_us:{}\r\n\
-                 rdb_last_cow_size:{}\r\naof_enabled:0\r\n",
-                store.changes - saving.changes,
-                u8::from(saving.is_under_way()),
-                saving.last,
-                if saving.failed.is_some() { "err" } else { "ok" },
-                saving.failed.as_deref().unwrap_or_default().replace(['\r', '\n'], " "),
-                saving.took_ms,
-                saving.start_us,
-                saving.handed.max(store.handed_over()),
-            ),
-        ),
-        (
-            "Stats",
-            format!(
-                "total_connections_received:{}\r\ntotal_commands_processed:{}\r\nexpired_keys:{}\r\nkeyspace_hits:{}\r\nkeyspace_misses:{}\r\n\
-                 pubsub_channels:{}\r\npubsub_patterns:{}\r\n",
-                shared.counters.connections,
-                shared.counters.commands,
-                store.expired,
-                shared.counters.hits,
-                shared.counters.misses,
-                shared.channels().count(),
-                shared.patterns(),
-            ),
-        ),
-        ("Replication", "role:master\r\nconnected_slaves:0\r\n".to_owned()),
-        ("Keyspace", keyspace),
-    ]
+fn limit(context: &Context<'_>) -> usize {
+    usize::try_from(context.shared.config.number("snapshot-buffer")).unwrap_or(usize::MAX)
 }
 
-fn info(context: &mut Context<'_>) -> Done {
-    let wanted: Vec<String> = context.args[1..].iter().map(|name| String::from_utf8_lossy(name).to_ascii_lowercase()).collect();
-    let all = wanted.is_empty() || wanted.iter().any(|name| ["all", "default", "everything"].contains(&name.as_str()));
-    let mut text = String::new();
-    for (name, lines) in sections(context) {
-        if all || wanted.contains(&name.to_ascii_lowercase()) {
-            if !text.is_empty() {
-                text.push_str("\r\n");
-            }
-            let _ = write!(text, "# {name}\r\n{lines}");
-        }
+/// Writes a snapshot while the client, and all others, wait.
+fn save(context: &mut Context<'_>) -> Done {
+    if context.shared.saving.is_under_way() {
+        return Err(Error::new("Background save already in progress"));
     }
-    context.reply.verbatim(&text);
+    write(context)?;
+    context.reply.ok();
     Ok(())
 }
 
-/// Settings, as CONFIG shows them.
-fn settings(context: &Context<'_>) -> Vec<(String, String)> {
-    let settings = &context.shared.settings;
-    let save: Vec<String> = settings.save.iter().map(|(seconds, changes)| format!("{seconds} {changes}")).collect();
-    let mut all: Vec<(String, String)> = [
-        ("requirepass", settings.password.clone()),
-        ("dir", settings.directory.display().to_string()),
-        ("dbfilename", settings.file.clone()),
-        ("save", save.join(" ")),
-        ("snapshot-buffer", settings.snapshot_buffer.to_string()),
-        ("databases", context.store.databases().to_string()),
-        ("port", context.shared.port.to_string()),
-        ("appendonly", "no".to_owned()),
-        ("maxmemory", "0".to_owned()),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
-    .into();
-    all.extend(settings.others.clone());
-    all
-}
-
-fn config(context: &mut Context<'_>) -> Done {
-    let subcommand = String::from_utf8_lossy(context.arg(1)).to_ascii_uppercase();
-    match (subcommand.as_str(), context.args.len()) {
-        ("GET", 3..) => {
-            let patterns: Vec<Vec<u8>> = context.args[2..].iter().map(|pattern| pattern.to_ascii_lowercase()).collect();
-            let found: Vec<_> = settings(context)
-                .into_iter()
-                .filter(|(name, _)| patterns.iter().any(|pattern| glob::matches(pattern, name.as_bytes())))
-                .collect();
-            context.reply.map(found.len());
-            for (name, value) in found {
-                context.reply.bulk(name.as_bytes());
-                context.reply.bulk(value.as_bytes());
-            }
-        }
-        ("SET", 4..) if context.args.len().is_multiple_of(2) => {
-            for pair in context.args[2..].chunks_exact(2) {
-                let (name, value) = (String::from_utf8_lossy(pair[0]).to_ascii_lowercase(), String::from_utf8_lossy(pair[1]).into_owned());
-                set(context, &name, &value)?;
-            }
-            context.reply.ok();
-        }
-        ("RESETSTAT", 2) => {
-            context.shared.counters = Default::default();
-            context.store.expired = 0;
-            context.reply.ok();
-        }
-        _ => return Err(Error::Subcommand(subcommand, "CONFIG".to_owned())),
+/// Writes one, and waits for it.
+pub(super) fn write(context: &mut Context<'_>) -> Done {
+    let (path, limit) = (saving::path(&context.shared.config), limit(context));
+    let shared = &mut *context.shared;
+    shared.saving.begin(context.store, path, limit).map_err(Error::new)?;
+    shared.saving.finish(context.store);
+    match &shared.saving.failed {
+        None => Ok(()),
+        Some(why) => Err(Error::new(why)),
     }
-    Ok(())
-}
-
-/// Changes one setting. What can't be changed while it runs, or is not known, is an error: a setting that does nothing would be a lie.
-fn set(context: &mut Context<'_>, name: &str, value: &str) -> Done {
-    let failed = |why: &str| Error::new(format_args!("CONFIG SET failed (possibly related to argument '{name}') - {why}"));
-    let settings = &mut context.shared.settings;
-    match name {
-        "requirepass" => settings.password = value.to_owned(),
-        "dir" => settings.directory = value.into(),
-        "dbfilename" if !value.is_empty() && !value.contains('/') => settings.file = value.to_owned(),
-        "dbfilename" => return Err(failed("it must be a file name, without a path")),
-        "snapshot-buffer" => settings.snapshot_buffer = value.parse().map_err(|_| failed("argument must be a number of bytes"))?,
-        "save" => settings.save = save_points(value).ok_or_else(|| failed("Invalid save parameters"))?,
-        _ => return Err(Error::new(format_args!("Unknown option or number of arguments for CONFIG SET - '{name}'"))),
-    }
-    Ok(())
-}
-
-/// `900 1 300 10`: seconds and changes, any number of them.
-pub fn save_points(text: &str) -> Option<Vec<(u64, u64)>> {
-    let numbers: Option<Vec<u64>> = text.split_whitespace().map(|word| word.parse().ok()).collect();
-    let numbers = numbers.filter(|numbers| numbers.len().is_multiple_of(2))?;
-    Some(numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
-}
-
-fn commands(context: &mut Context<'_>) -> Done {
-    let subcommand = String::from_utf8_lossy(context.arg(1)).to_ascii_uppercase();
-    match (subcommand.as_str(), context.args.len()) {
-        ("", 1) => {
-            context.reply.array(super::all().count());
-            super::all().for_each(|command| describe(context, command));
-        }
-        ("COUNT", 2) => context.reply.count(super::all().count()),
-        ("LIST", 2) => {
-            let names: Vec<_> = super::all().map(|command| command.name).collect();
-            context.reply.bulks(names.iter());
-        }
-        ("INFO", _) => {
-            context.reply.array(context.args.len() - 2);
-            for name in &context.args[2..] {
-                match super::find(name) {
-                    Some(command) => describe(context, command),
-                    None => context.reply.null_array(),
-                }
-            }
-        }
-        // Clients that ask for documentation do without.
-        ("DOCS", _) => context.reply.map(0),
-        ("GETKEYS", 3..) => {
-            let args = &context.args[2..];
-            let command = super::find(args[0]).ok_or_else(|| Error::new("Invalid command specified"))?;
-            if !command.fits(args.len()) {
-                return Err(Error::new("Invalid number of arguments specified for command"));
-            }
-            let keys: Vec<&[u8]> = command.keys(args).collect();
-            if keys.is_empty() {
-                return Err(Error::new("The command has no key arguments"));
-            }
-            context.reply.bulks(keys.iter());
-        }
-        _ => return Err(Error::Subcommand(subcommand, "COMMAND".to_owned())),
-    }
-    Ok(())
-}
-
-fn describe(context: &mut Context<'_>, command: &Command) {
-    let reply = &mut *context.reply;
-    reply.array(6);
-    reply.bulk(command.name.as_bytes());
-    reply.integer(command.arity.into());
-    let flags: &[&str] = match command.kind {
-        Kind::Read => &["readonly"],
-        Kind::Write => &["write"],
-        Kind::Grow => &["write", "denyoom"],
-        Kind::Server => &["loading", "stale"],
-    };
-    reply.set(flags.len());
-    flags.iter().for_each(|flag| reply.simple(flag));
-    let (first, last, step) = command.keys;
-    [first, last, step].iter().for_each(|place| reply.integer((*place).into()));
-}
-
-/// Begins a snapshot. Whether it did: there may be one under way.
-///
-/// # Errors
-/// Why it could not.
-pub fn begin_snapshot(context: &mut Context<'_>) -> Result<bool, Error> {
-    let path = context.shared.settings.directory.join(&context.shared.settings.file);
-    let limit = context.shared.settings.snapshot_buffer;
-    context.shared.saving.begin(context.store, path, limit).map_err(Error::new)
 }
 
 fn bgsave(context: &mut Context<'_>) -> Done {
-    if context.args.len() > 2 || context.args.len() == 2 && !context.is(1, "SCHEDULE") {
-        return Err(Error::Syntax);
-    }
-    if !begin_snapshot(context)? {
+    let schedule = match context.args.len() {
+        1 => false,
+        2 if context.is(1, "SCHEDULE") => true,
+        _ => return Err(Error::Syntax),
+    };
+    if context.shared.saving.is_under_way() {
+        if schedule {
+            context.shared.save_again = true;
+            context.reply.simple("Background saving scheduled");
+            return Ok(());
+        }
         return Err(Error::new("Background save already in progress"));
     }
+    let (path, limit) = (saving::path(&context.shared.config), limit(context));
+    context.shared.saving.begin(context.store, path, limit).map_err(Error::new)?;
     context.reply.simple("Background saving started");
     Ok(())
 }
@@ -253,25 +80,192 @@ fn lastsave(context: &mut Context<'_>) -> Done {
 }
 
 fn shutdown(context: &mut Context<'_>) -> Done {
-    let save = match context.args.len() {
-        1 => !context.shared.settings.save.is_empty(),
-        2 if context.is(1, "SAVE") => true,
-        2 if context.is(1, "NOSAVE") => false,
-        _ => return Err(Error::Syntax),
-    };
-    if save && !begin_snapshot(context)? {
-        return Err(Error::new("a snapshot is under way; ask again when it has ended, or with NOSAVE"));
+    let (mut save, mut force) = (None, false);
+    for at in 1..context.args.len() {
+        if context.is(at, "SAVE") && save.is_none() {
+            save = Some(true);
+        } else if context.is(at, "NOSAVE") && save.is_none() {
+            save = Some(false);
+        } else if context.is(at, "FORCE") {
+            force = true;
+        } else if context.is(at, "ABORT") && context.args.len() == 2 {
+            return Err(Error::new("No shutdown in progress."));
+        } else if !context.is(at, "NOW") {
+            return Err(Error::Syntax);
+        }
     }
-    // The server goes when the snapshot has ended well.
+    if save.unwrap_or(!context.shared.config.hot.save.is_empty()) {
+        context.shared.saving.finish(context.store);
+        let result = write(context);
+        if result.is_err() && !force {
+            return Err(Error::new("Errors trying to SHUTDOWN. Check logs."));
+        }
+    }
     context.shared.shutdown = true;
     Ok(())
 }
 
 fn time(context: &mut Context<'_>) -> Done {
-    let now = context.store.now;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     context.reply.array(2);
-    context.reply.bulk((now / 1000).to_string().as_bytes());
-    context.reply.bulk((now % 1000 * 1000).to_string().as_bytes());
+    context.reply.bulk(now.as_secs().to_string().as_bytes());
+    context.reply.bulk(now.subsec_micros().to_string().as_bytes());
+    Ok(())
+}
+
+fn slowlog(context: &mut Context<'_>) -> Done {
+    match context.subcommand().as_str() {
+        "get" => {
+            context.count(2..=3)?;
+            let count = if context.args.len() == 3 { context.integer(2)? } else { 10 };
+            if count < -1 {
+                return Err(Error::new("count should be greater than or equal to -1"));
+            }
+            let log = &context.shared.slow;
+            let count = usize::try_from(count).unwrap_or(log.len()).min(log.len());
+            context.reply.array(count);
+            for entry in log.iter().take(count) {
+                context.reply.array(6);
+                context.reply.integer(entry.id as i64);
+                context.reply.integer(entry.time);
+                context.reply.integer(entry.us as i64);
+                context.reply.bulks(entry.request.iter());
+                context.reply.bulk(entry.address.as_bytes());
+                context.reply.bulk(entry.name.as_bytes());
+            }
+        }
+        "len" => {
+            context.count(2..=2)?;
+            context.reply.count(context.shared.slow.len());
+        }
+        "reset" => {
+            context.count(2..=2)?;
+            context.shared.slow.clear();
+            context.reply.ok();
+        }
+        "help" => super::help(
+            context,
+            &["SLOWLOG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:", "GET [<count>]", "LEN", "RESET", "HELP"],
+        ),
+        _ => return Err(context.unknown_subcommand()),
+    }
+    Ok(())
+}
+
+fn latency(context: &mut Context<'_>) -> Done {
+    match context.subcommand().as_str() {
+        "latest" => {
+            context.count(2..=2)?;
+            context.reply.array(context.shared.latency.len());
+            for (event, times) in &context.shared.latency {
+                let (second, last) = times.back().copied().unwrap_or_default();
+                let most = times.iter().map(|(_, ms)| *ms).max().unwrap_or(0);
+                context.reply.array(4);
+                context.reply.bulk(event.as_bytes());
+                context.reply.integer(second);
+                context.reply.integer(last as i64);
+                context.reply.integer(most as i64);
+            }
+        }
+        "history" => {
+            context.count(3..=3)?;
+            let event = String::from_utf8_lossy(context.arg(2)).into_owned();
+            let times = context.shared.latency.get(event.as_str()).cloned().unwrap_or_default();
+            context.reply.array(times.len());
+            for (second, ms) in times {
+                context.reply.array(2);
+                context.reply.integer(second);
+                context.reply.integer(ms as i64);
+            }
+        }
+        "reset" => {
+            let before = context.shared.latency.len();
+            if context.args.len() == 2 {
+                context.shared.latency.clear();
+            } else {
+                let events = &context.args[2..];
+                context.shared.latency.retain(|event, _| !events.iter().any(|name| name.eq_ignore_ascii_case(event.as_bytes())));
+            }
+            context.reply.count(before - context.shared.latency.len());
+        }
+        "doctor" => {
+            context.count(2..=2)?;
+            context.reply.verbatim("Dave, I have observed the system: LATENCY LATEST tells what it saw.\n");
+        }
+        "histogram" => context.reply.map(0),
+        "help" => super::help(
+            context,
+            &[
+                "LATENCY <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+                "HISTORY <event>",
+                "LATEST",
+                "RESET [<event> ...]",
+                "HELP",
+            ],
+        ),
+        _ => return Err(context.unknown_subcommand()),
+    }
+    Ok(())
+}
+
+fn monitor(context: &mut Context<'_>) -> Done {
+    if context.session.executing {
+        return Err(Error::new("MONITOR isn't allowed for DENY BLOCKING client"));
+    }
+    context.session.monitor = true;
+    let id = context.session.id;
+    if !context.shared.monitors.contains(&id) {
+        context.shared.monitors.push(id);
+    }
+    context.reply.ok();
+    Ok(())
+}
+
+fn memory(context: &mut Context<'_>) -> Done {
+    match context.subcommand().as_str() {
+        "usage" => {
+            context.count(3..)?;
+            let rest = &context.args[3..];
+            if !(rest.is_empty() || rest.len() == 2 && context.is(3, "SAMPLES")) {
+                return Err(Error::Syntax);
+            }
+            let (db, key) = (context.db(), context.arg(2));
+            match context.store.peek(db, key).map(crate::value::Value::weight) {
+                Some(weight) => context.reply.count(weight + key.len() + 64),
+                None => context.reply.null(),
+            }
+        }
+        "doctor" => context.reply.verbatim("Sam, I can't find any memory issue: INFO memory tells what is used.\n"),
+        "purge" => context.reply.ok(),
+        "stats" => {
+            let used = crate::eviction::used_memory();
+            let peak = context.shared.counters.peak.max(used);
+            let keys = (0..context.store.databases()).map(|db| context.store.len(db)).sum::<usize>();
+            context.reply.map(4);
+            for (field, value) in [
+                ("peak.allocated", peak),
+                ("total.allocated", used),
+                ("keys.count", keys),
+                ("keys.bytes-per-key", used.checked_div(keys).unwrap_or(0)),
+            ] {
+                context.reply.bulk(field.as_bytes());
+                context.reply.count(value);
+            }
+        }
+        "malloc-stats" => context.reply.verbatim("not kept by this allocator\n"),
+        "help" => super::help(
+            context,
+            &[
+                "MEMORY <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+                "DOCTOR",
+                "PURGE",
+                "STATS",
+                "USAGE <key> [SAMPLES <count>]",
+                "HELP",
+            ],
+        ),
+        _ => return Err(context.unknown_subcommand()),
+    }
     Ok(())
 }
 
@@ -283,14 +277,54 @@ fn role(context: &mut Context<'_>) -> Done {
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::save_points;
-
-    #[test]
-    fn save_points_are_pairs() {
-        assert_eq!(save_points("900 1 300 10"), Some(vec![(900, 1), (300, 10)]));
-        assert_eq!(save_points(""), Some(vec![]));
-        assert!(save_points("900").is_none() && save_points("a 1").is_none());
+fn wait(context: &mut Context<'_>) -> Done {
+    let timeout = context.integer(2).map_err(|_| Error::new("timeout is not an integer or out of range"))?;
+    if context.integer(1)? < 0 {
+        return Err(Error::new("value is out of range, must be positive"));
     }
+    if timeout < 0 {
+        return Err(Error::new("timeout is negative"));
+    }
+    // There are no replicas to wait for, nor will there be.
+    context.reply.integer(0);
+    Ok(())
+}
+
+fn module(context: &mut Context<'_>) -> Done {
+    match context.subcommand().as_str() {
+        "list" => context.reply.array(0),
+        "load" | "loadex" | "unload" => return Err(Error::new("modules are not supported")),
+        _ => return Err(context.unknown_subcommand()),
+    }
+    Ok(())
+}
+
+/// There are none, so there is nothing to forget, and nothing to list.
+fn function(context: &mut Context<'_>) -> Done {
+    match context.subcommand().as_str() {
+        "flush" => {
+            context.count(2..=3)?;
+            context.reply.ok();
+        }
+        "list" => context.reply.array(0),
+        _ => return Err(context.unknown_subcommand()),
+    }
+    Ok(())
+}
+
+fn lolwut(context: &mut Context<'_>) -> Done {
+    context.reply.verbatim(&format!("Redis ver. {}\n", super::info::VERSION));
+    Ok(())
+}
+
+fn no_cluster(_: &mut Context<'_>) -> Done {
+    Err(Error::new("This instance has cluster support disabled"))
+}
+
+fn replicaof(context: &mut Context<'_>) -> Done {
+    if context.is(1, "NO") && context.is(2, "ONE") {
+        context.reply.ok();
+        return Ok(());
+    }
+    Err(Error::new("replication is not supported: this server is a master only"))
 }

@@ -8,7 +8,7 @@ use super::{Command, Context, Done, Kind, command};
 use crate::error::Error;
 use crate::number;
 use crate::store::Expiry;
-use crate::value::{Set, Value};
+use crate::value::{Limits, Set, Value};
 
 pub const COMMANDS: &[Command] = &[
     command("sadd", -3, Kind::Grow, (1, 1, 1), sadd),
@@ -52,9 +52,9 @@ fn set_mut<'a>(context: &'a mut Context<'_>, at: usize) -> Result<&'a mut Set, E
 }
 
 fn sadd(context: &mut Context<'_>) -> Done {
-    let members = &context.args[2..];
+    let (members, limits) = (&context.args[2..], context.limits());
     let set = set_mut(context, 1)?;
-    let count = members.iter().filter(|member| set.insert(member)).count();
+    let count = members.iter().filter(|member| set.insert(member, &limits)).count();
     context.reply.count(count);
     Ok(())
 }
@@ -202,7 +202,12 @@ fn smove(context: &mut Context<'_>) -> Done {
     let there = set(context, 1)?.is_some_and(|set| set.contains(member));
     if there && context.arg(1) != context.arg(2) {
         remove(context, &[member])?;
-        set_mut(context, 2)?.insert(member);
+        if set(context, 2)?.is_some_and(|set| set.contains(member)) {
+            context.reply.integer(1);
+            return Ok(());
+        }
+        let limits = context.limits();
+        set_mut(context, 2)?.insert(member, &limits);
     }
     context.reply.integer(there.into());
     Ok(())
@@ -211,39 +216,39 @@ fn smove(context: &mut Context<'_>) -> Done {
 /// Sets, some of which may not be there.
 type Sets = Vec<Option<Arc<Set>>>;
 
-fn inter(sets: &Sets) -> Set {
+fn inter(sets: &Sets, limits: &Limits) -> Set {
     let mut result = Set::default();
     let Some(mut sets) = sets.iter().map(Option::as_ref).collect::<Option<Vec<_>>>() else { return result };
     sets.sort_by_key(|set| set.len());
     let Some((smallest, others)) = sets.split_first() else { return result };
     for member in smallest.iter().filter(|member| others.iter().all(|set| set.contains(member))) {
-        result.insert(&member);
+        result.insert(&member, limits);
     }
     result
 }
 
-fn union(sets: &Sets) -> Set {
+fn union(sets: &Sets, limits: &Limits) -> Set {
     let mut result = Set::default();
     sets.iter().flatten().for_each(|set| {
         set.iter().for_each(|member| {
-            result.insert(&member);
+            result.insert(&member, limits);
         });
     });
     result
 }
 
-fn diff(sets: &Sets) -> Set {
+fn diff(sets: &Sets, limits: &Limits) -> Set {
     let mut result = Set::default();
     let Some((Some(first), others)) = sets.split_first() else { return result };
     for member in first.iter().filter(|member| !others.iter().flatten().any(|set| set.contains(member))) {
-        result.insert(&member);
+        result.insert(&member, limits);
     }
     result
 }
 
-fn combine(context: &mut Context<'_>, how: fn(&Sets) -> Set, first: usize, store: bool) -> Done {
+fn combine(context: &mut Context<'_>, how: fn(&Sets, &Limits) -> Set, first: usize, store: bool) -> Done {
     let sets = (first..context.args.len()).map(|at| set(context, at)).collect::<Result<Sets, _>>()?;
-    let result = how(&sets);
+    let result = how(&sets, &context.limits());
     drop(sets);
     if store {
         let (db, key, length) = (context.db(), context.arg(1), result.len());
@@ -275,7 +280,7 @@ fn sintercard(context: &mut Context<'_>) -> Done {
         _ => return Err(Error::Syntax),
     };
     let sets = (2..2 + count).map(|at| set(context, at)).collect::<Result<Sets, _>>()?;
-    let length = inter(&sets).len();
+    let length = inter(&sets, &context.limits()).len();
     context.reply.count(if limit > 0 { length.min(limit) } else { length });
     Ok(())
 }

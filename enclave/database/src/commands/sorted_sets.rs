@@ -7,6 +7,7 @@ use super::keys::Scan;
 use super::{Command, Context, Done, Kind, command, range};
 use crate::error::Error;
 use crate::number;
+use crate::session::Otherwise;
 use crate::value::{Member, SortedSet, Value};
 
 pub const COMMANDS: &[Command] = &[
@@ -21,6 +22,10 @@ pub const COMMANDS: &[Command] = &[
     command("zrank", 3, Kind::Read, (1, 1, 1), |context| zrank(context, false)),
     command("zrevrank", 3, Kind::Read, (1, 1, 1), |context| zrank(context, true)),
     command("zrange", -4, Kind::Read, (1, 1, 1), zrange),
+    command("zrangestore", -5, Kind::Grow, (1, 2, 1), zrangestore),
+    command("zrandmember", -2, Kind::Read, (1, 1, 1), zrandmember),
+    command("zmpop", -4, Kind::Write, (0, 0, 0), |context| zmpop(context, 1)),
+    command("bzmpop", -5, Kind::Write, (0, 0, 0), |context| zmpop(context, 2)),
     command("zrevrange", -4, Kind::Read, (1, 1, 1), |context| old_range(context, Order::Rank, true)),
     command("zrangebyscore", -4, Kind::Read, (1, 1, 1), |context| old_range(context, Order::Score, false)),
     command("zrevrangebyscore", -4, Kind::Read, (1, 1, 1), |context| old_range(context, Order::Score, true)),
@@ -89,6 +94,7 @@ fn zadd(context: &mut Context<'_>) -> Done {
     let there = set(context, 1)?.is_some();
     let (mut added, mut moved, mut last) = (0, 0, None);
     if there || !old {
+        let limits = context.limits();
         let set = set_mut(context, 1)?;
         for (score, pair) in scores.into_iter().zip(pairs.chunks_exact(2)) {
             let known = set.score(pair[1]);
@@ -103,7 +109,7 @@ fn zadd(context: &mut Context<'_>) -> Done {
                 Some(known) => !new && (!greater || score > known) && (!less || score < known),
             };
             if does {
-                set.insert(pair[1], score);
+                set.insert(pair[1], score, &limits);
                 added += usize::from(known.is_none());
                 moved += usize::from(known.is_some_and(|known| known != score));
                 last = Some(score);
@@ -127,7 +133,8 @@ fn zincrby(context: &mut Context<'_>) -> Done {
     if score.is_nan() {
         return Err(Error::new("resulting score is not a number (NaN)"));
     }
-    set_mut(context, 1)?.insert(member, score);
+    let limits = context.limits();
+    set_mut(context, 1)?.insert(member, score, &limits);
     context.reply.double(score);
     Ok(())
 }
@@ -247,11 +254,36 @@ enum Order {
 
 /// ZREVRANGE and the others that ZRANGE made superfluous.
 fn old_range(context: &mut Context<'_>, order: Order, reverse: bool) -> Done {
-    show_range(context, order, reverse, 4)
+    let (set, ranks, with_scores) = select(context, 1, order, reverse)?;
+    let members = set.members().range(ranks);
+    let members: Vec<&Member> = if reverse { members.rev().collect() } else { members.collect() };
+    show(context, members.into_iter(), with_scores);
+    Ok(())
 }
 
 fn zrange(context: &mut Context<'_>) -> Done {
-    let has = |word| (4..context.args.len()).any(|at| context.is(at, word));
+    let (order, reverse) = wanted(context, 4);
+    old_range(context, order, reverse)
+}
+
+fn zrangestore(context: &mut Context<'_>) -> Done {
+    let (order, reverse) = wanted(context, 5);
+    let (set, ranks, with_scores) = select(context, 2, order, reverse)?;
+    if with_scores {
+        return Err(Error::Syntax);
+    }
+    let limits = context.limits();
+    let mut result = SortedSet::default();
+    for member in set.members().range(ranks) {
+        result.insert(&member.name, member.score, &limits);
+    }
+    super::sorted_algebra::put(context, 1, result);
+    Ok(())
+}
+
+/// The options of ZRANGE that say in which order, and from which end.
+fn wanted(context: &Context<'_>, first: usize) -> (Order, bool) {
+    let has = |word| (first..context.args.len()).any(|at| context.is(at, word));
     let order = if has("BYSCORE") {
         Order::Score
     } else if has("BYLEX") {
@@ -259,19 +291,20 @@ fn zrange(context: &mut Context<'_>) -> Done {
     } else {
         Order::Rank
     };
-    let reverse = has("REV");
-    show_range(context, order, reverse, 4)
+    (order, has("REV"))
 }
 
-fn show_range(context: &mut Context<'_>, order: Order, reverse: bool, first: usize) -> Done {
-    let (mut with_scores, mut limit, mut at) = (false, None, first);
+/// The set of the key at `key`, the ranks that the arguments behind it mean, and whether scores are wanted.
+fn select(context: &mut Context<'_>, key: usize, order: Order, reverse: bool) -> Result<(Arc<SortedSet>, Range<usize>, bool), Error> {
+    let unified = context.is(0, "zrange") || context.is(0, "zrangestore");
+    let (mut with_scores, mut limit, mut at) = (false, None, key + 3);
     while at < context.args.len() {
         if context.is(at, "WITHSCORES") {
             with_scores = true;
         } else if context.is(at, "LIMIT") && at + 2 < context.args.len() {
             limit = Some((context.integer(at + 1)?, context.integer(at + 2)?));
             at += 2;
-        } else if !(context.is(0, "zrange") && ["BYSCORE", "BYLEX", "REV"].iter().any(|word| context.is(at, word))) {
+        } else if !(unified && ["BYSCORE", "BYLEX", "REV"].iter().any(|word| context.is(at, word))) {
             return Err(Error::Syntax);
         }
         at += 1;
@@ -289,8 +322,9 @@ fn show_range(context: &mut Context<'_>, order: Order, reverse: bool, first: usi
     };
     // By score and by name the larger bound comes first when the order is turned; ranks count from the other end instead.
     let swapped = reverse && order != Order::Rank;
-    let (min, max) = if swapped { (context.arg(3), context.arg(2)) } else { (context.arg(2), context.arg(3)) };
-    let set = set(context, 1)?.unwrap_or_default();
+    let (first, second) = (context.arg(key + 1), context.arg(key + 2));
+    let (min, max) = if swapped { (second, first) } else { (first, second) };
+    let set = set(context, key)?.unwrap_or_default();
     let mut ranks = bounds(&set, min, max)?;
     if reverse && order == Order::Rank {
         ranks = set.len() - ranks.end..set.len() - ranks.start;
@@ -300,14 +334,11 @@ fn show_range(context: &mut Context<'_>, order: Order, reverse: bool, first: usi
         let count = usize::try_from(count).unwrap_or(usize::MAX).min(ranks.len() - offset);
         ranks = if reverse { ranks.end - offset - count..ranks.end - offset } else { ranks.start + offset..ranks.start + offset + count };
     }
-    let members = set.members().range(ranks);
-    let members: Vec<&Member> = if reverse { members.rev().collect() } else { members.collect() };
-    show(context, members.into_iter(), with_scores);
-    Ok(())
+    Ok((set, ranks, with_scores))
 }
 
 /// Members, and their scores if they are wanted: as pairs in RESP3, one behind the other in RESP2.
-fn show<'m>(context: &mut Context<'_>, members: impl ExactSizeIterator<Item = &'m Member>, with_scores: bool) {
+pub(super) fn show<'m>(context: &mut Context<'_>, members: impl ExactSizeIterator<Item = &'m Member>, with_scores: bool) {
     let nested = with_scores && context.reply.version >= 3;
     context.reply.array(if with_scores && !nested { 2 * members.len() } else { members.len() });
     for member in members {
@@ -363,7 +394,7 @@ fn zpop(context: &mut Context<'_>, last: bool) -> Done {
 
 fn bzpop(context: &mut Context<'_>, last: bool) -> Done {
     let end = context.args.len() - 1;
-    let until = super::lists::deadline(context, end)?;
+    let until = context.timeout(end)?;
     for at in 1..end {
         let taken = take(context, at, 1, last)?;
         if let Some(member) = taken.first() {
@@ -378,9 +409,64 @@ fn bzpop(context: &mut Context<'_>, last: bool) -> Done {
     if context.session.executing {
         context.reply.null_array();
     } else {
-        super::lists::wait(context, &context.args[1..end], until);
+        context.block(&context.args[1..end], until, Otherwise::NullArray);
     }
     Ok(())
+}
+
+/// ZMPOP, and BZMPOP whose time comes first: `at` is where the number of keys is.
+fn zmpop(context: &mut Context<'_>, at: usize) -> Done {
+    let until = if at == 2 { context.timeout(1)? } else { None };
+    let (keys, last, count) = super::lists::many(context, at, [("MIN", false), ("MAX", true)])?;
+    for key in keys.clone() {
+        let taken = take(context, key, count, last)?;
+        if !taken.is_empty() {
+            context.session.waiting = None;
+            context.reply.array(2);
+            context.reply.bulk(context.args[key]);
+            context.reply.array(taken.len());
+            for member in &taken {
+                context.reply.array(2);
+                context.reply.bulk(&member.name);
+                context.reply.double(member.score);
+            }
+            return Ok(());
+        }
+    }
+    if at == 1 || context.session.executing {
+        context.reply.null_array();
+    } else {
+        context.block(&context.args[keys], until, Otherwise::NullArray);
+    }
+    Ok(())
+}
+
+fn zrandmember(context: &mut Context<'_>) -> Done {
+    let mut random = context.random();
+    let set = set(context, 1)?.unwrap_or_default();
+    if context.args.len() == 2 {
+        let member = set.members().get(random(set.len()));
+        context.reply.bulk_or_null(member.map(|member| &*member.name));
+        return Ok(());
+    }
+    let with_scores = match context.args.len() {
+        3 => false,
+        4 if context.is(3, "WITHSCORES") => true,
+        _ => return Err(Error::Syntax),
+    };
+    let count = context.integer(2)?;
+    if with_scores && count < -(i64::MAX / 2) {
+        return Err(Error::new("value is out of range"));
+    }
+    let one = |random: &mut _| set.members().get(call(random, set.len())).cloned();
+    let chosen =
+        super::sets::choose(count, set.len(), random, one, || set.members().iter().cloned().collect(), |member| member.name.to_vec())?;
+    show(context, chosen.iter(), with_scores);
+    Ok(())
+}
+
+fn call(random: &mut impl FnMut(usize) -> usize, limit: usize) -> usize {
+    random(limit)
 }
 
 fn zscan(context: &mut Context<'_>) -> Done {

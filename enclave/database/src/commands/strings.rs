@@ -1,6 +1,8 @@
 //! Strings, and bits of them.
 
-use super::{Command, Context, Done, Kind, command, range};
+use std::borrow::Cow;
+
+use super::{Command, Context, Done, Kind, command, event, flag, range};
 use crate::error::Error;
 use crate::number;
 use crate::store::Expiry;
@@ -10,29 +12,29 @@ use crate::value::{Text, Value};
 const MAX: usize = 512 << 20;
 
 pub const COMMANDS: &[Command] = &[
-    command("get", 2, Kind::Read, (1, 1, 1), get),
+    command("get", 2, Kind::Read, (1, 1, 1), get).with(flag::FAST),
     command("set", -3, Kind::Grow, (1, 1, 1), set),
-    command("setnx", 3, Kind::Grow, (1, 1, 1), setnx),
+    command("setnx", 3, Kind::Grow, (1, 1, 1), setnx).with(flag::FAST),
     command("setex", 4, Kind::Grow, (1, 1, 1), |context| set_for(context, 1000)),
     command("psetex", 4, Kind::Grow, (1, 1, 1), |context| set_for(context, 1)),
-    command("getset", 3, Kind::Grow, (1, 1, 1), getset),
-    command("getdel", 2, Kind::Write, (1, 1, 1), getdel),
-    command("getex", -2, Kind::Write, (1, 1, 1), getex),
-    command("mget", -2, Kind::Read, (1, -1, 1), mget),
+    command("getset", 3, Kind::Grow, (1, 1, 1), getset).with(flag::FAST),
+    command("getdel", 2, Kind::Write, (1, 1, 1), getdel).with(flag::FAST),
+    command("getex", -2, Kind::Write, (1, 1, 1), getex).with(flag::FAST),
+    command("mget", -2, Kind::Read, (1, -1, 1), mget).with(flag::FAST),
     command("mset", -3, Kind::Grow, (1, -1, 2), mset),
     command("msetnx", -3, Kind::Grow, (1, -1, 2), msetnx),
-    command("append", 3, Kind::Grow, (1, 1, 1), append),
-    command("strlen", 2, Kind::Read, (1, 1, 1), strlen),
-    command("incr", 2, Kind::Grow, (1, 1, 1), |context| add(context, 1)),
-    command("decr", 2, Kind::Grow, (1, 1, 1), |context| add(context, -1)),
-    command("incrby", 3, Kind::Grow, (1, 1, 1), |context| context.integer(2).and_then(|by| add(context, by))),
-    command("decrby", 3, Kind::Grow, (1, 1, 1), decrby),
-    command("incrbyfloat", 3, Kind::Grow, (1, 1, 1), incrbyfloat),
+    command("append", 3, Kind::Grow, (1, 1, 1), append).with(flag::FAST),
+    command("strlen", 2, Kind::Read, (1, 1, 1), strlen).with(flag::FAST),
+    command("incr", 2, Kind::Grow, (1, 1, 1), |context| add(context, 1)).with(flag::FAST),
+    command("decr", 2, Kind::Grow, (1, 1, 1), |context| add(context, -1)).with(flag::FAST),
+    command("incrby", 3, Kind::Grow, (1, 1, 1), |context| context.integer(2).and_then(|by| add(context, by))).with(flag::FAST),
+    command("decrby", 3, Kind::Grow, (1, 1, 1), decrby).with(flag::FAST),
+    command("incrbyfloat", 3, Kind::Grow, (1, 1, 1), incrbyfloat).with(flag::FAST),
     command("getrange", 4, Kind::Read, (1, 1, 1), getrange),
     command("substr", 4, Kind::Read, (1, 1, 1), getrange),
     command("setrange", 4, Kind::Grow, (1, 1, 1), setrange),
     command("setbit", 4, Kind::Grow, (1, 1, 1), setbit),
-    command("getbit", 3, Kind::Read, (1, 1, 1), getbit),
+    command("getbit", 3, Kind::Read, (1, 1, 1), getbit).with(flag::FAST),
     command("bitcount", -2, Kind::Read, (1, 1, 1), bitcount),
 ];
 
@@ -57,10 +59,13 @@ fn text_mut<'a>(context: &'a mut Context<'_>) -> Result<&'a mut Text, Error> {
 
 fn reply(context: &mut Context<'_>, at: usize) -> Done {
     let bytes = text(context, at)?.cloned();
-    let found = bytes.is_some();
     context.reply.bulk_or_null(bytes.as_ref().map(Text::bytes).as_deref());
-    let counters = &mut context.shared.counters;
-    *(if found { &mut counters.hits } else { &mut counters.misses }) += 1;
+    if bytes.is_some() {
+        context.shared.counters.hits += 1;
+    } else {
+        context.shared.counters.misses += 1;
+        context.notify(event::MISS, "keymiss", context.arg(at));
+    }
     Ok(())
 }
 
@@ -83,6 +88,22 @@ fn time(context: &Context<'_>, at: usize, option: &str) -> Result<Expiry, Error>
 }
 
 const TIMES: [&str; 4] = ["EX", "PX", "EXAT", "PXAT"];
+
+/// Sets a key. A time that has passed drops it.
+fn put(context: &mut Context<'_>, key: &[u8], value: &[u8], expiry: Expiry) {
+    let db = context.db();
+    if matches!(expiry, Expiry::At(time) if time <= context.store.now) {
+        if context.store.remove(db, key).is_some() {
+            context.notify(event::GENERIC, "del", key);
+        }
+        return;
+    }
+    context.store.set(db, key, Value::Text(Text::new(value)), expiry);
+    context.notify(event::STRING, "set", key);
+    if matches!(expiry, Expiry::At(_)) {
+        context.notify(event::GENERIC, "expire", key);
+    }
+}
 
 fn set(context: &mut Context<'_>) -> Done {
     let (mut expiry, mut only_new, mut only_old, mut get) = (None, false, false, false);
@@ -120,7 +141,7 @@ fn set(context: &mut Context<'_>) -> Done {
             return Ok(());
         }
     }
-    context.store.set(db, key, Value::Text(Text::new(context.arg(2))), expiry.unwrap_or(Expiry::Never));
+    put(context, key, context.arg(2), expiry.unwrap_or(Expiry::Never));
     if !get {
         context.reply.ok();
     }
@@ -131,7 +152,7 @@ fn setnx(context: &mut Context<'_>) -> Done {
     let (db, key) = (context.db(), context.arg(1));
     let new = !context.store.contains(db, key);
     if new {
-        context.store.set(db, key, Value::Text(Text::new(context.arg(2))), Expiry::Never);
+        put(context, key, context.arg(2), Expiry::Never);
     }
     context.reply.integer(new.into());
     Ok(())
@@ -139,23 +160,25 @@ fn setnx(context: &mut Context<'_>) -> Done {
 
 fn set_for(context: &mut Context<'_>, unit: i64) -> Done {
     let expiry = time(context, 2, if unit == 1 { "PX" } else { "EX" })?;
-    let (db, key) = (context.db(), context.arg(1));
-    context.store.set(db, key, Value::Text(Text::new(context.arg(3))), expiry);
+    let key = context.arg(1);
+    put(context, key, context.arg(3), expiry);
     context.reply.ok();
     Ok(())
 }
 
 fn getset(context: &mut Context<'_>) -> Done {
     reply(context, 1)?;
-    let (db, key) = (context.db(), context.arg(1));
-    context.store.set(db, key, Value::Text(Text::new(context.arg(2))), Expiry::Never);
+    let key = context.arg(1);
+    put(context, key, context.arg(2), Expiry::Never);
     Ok(())
 }
 
 fn getdel(context: &mut Context<'_>) -> Done {
     reply(context, 1)?;
     let (db, key) = (context.db(), context.arg(1));
-    context.store.remove(db, key);
+    if context.store.remove(db, key).is_some() {
+        context.notify(event::GENERIC, "del", key);
+    }
     Ok(())
 }
 
@@ -175,9 +198,29 @@ fn getex(context: &mut Context<'_>) -> Done {
     reply(context, 1)?;
     if let Some(expires) = expires {
         let (db, key) = (context.db(), context.arg(1));
-        context.store.set_expires(db, key, expires);
+        getex_time(context, db, key, expires);
     }
     Ok(())
+}
+
+/// What GETEX does to a key's time.
+fn getex_time(context: &mut Context<'_>, db: usize, key: &[u8], expires: Option<i64>) {
+    let Some(old) = context.store.expires(db, key) else { return };
+    match expires {
+        Some(time) if time <= context.store.now => {
+            context.store.remove(db, key);
+            context.notify(event::GENERIC, "del", key);
+        }
+        Some(_) => {
+            context.store.set_expires(db, key, expires);
+            context.notify(event::GENERIC, "expire", key);
+        }
+        None if old.is_some() => {
+            context.store.set_expires(db, key, None);
+            context.notify(event::GENERIC, "persist", key);
+        }
+        None => {}
+    }
 }
 
 fn mget(context: &mut Context<'_>) -> Done {
@@ -200,6 +243,7 @@ fn set_all(context: &mut Context<'_>) {
     let db = context.db();
     for pair in context.args[1..].chunks_exact(2) {
         context.store.set(db, pair[0], Value::Text(Text::new(pair[1])), Expiry::Never);
+        context.notify(event::STRING, "set", pair[0]);
     }
 }
 
@@ -229,6 +273,7 @@ fn append(context: &mut Context<'_>) -> Done {
     let bytes = text_mut(context)?.bytes_mut();
     bytes.extend_from_slice(more);
     let length = bytes.len();
+    context.notify(event::STRING, "append", context.arg(1));
     context.reply.count(length);
     Ok(())
 }
@@ -246,6 +291,7 @@ fn add(context: &mut Context<'_>, by: i64) -> Done {
     };
     let new = old.checked_add(by).ok_or(Error::Overflow)?;
     *text_mut(context)? = Text::Integer(new);
+    context.notify(event::STRING, "incrby", context.arg(1));
     context.reply.integer(new);
     Ok(())
 }
@@ -256,17 +302,13 @@ fn decrby(context: &mut Context<'_>) -> Done {
 }
 
 fn incrbyfloat(context: &mut Context<'_>) -> Done {
-    let by = context.float(2)?;
-    let old = match text(context, 1)? {
-        None => 0.0,
-        Some(text) => number::float(&text.bytes()).ok_or(Error::NotAFloat)?,
-    };
-    let new = old + by;
-    if !new.is_finite() {
-        return Err(Error::new("increment would produce NaN or Infinity"));
-    }
-    let shown = number::show(new);
+    context.float(2)?;
+    let by = context.arg(2);
+    let old = text(context, 1)?.map_or(Cow::Borrowed(&b"0"[..]), Text::bytes);
+    number::float(&old).ok_or(Error::NotAFloat)?;
+    let shown = number::sum(&old, by).ok_or_else(|| Error::new("increment would produce NaN or Infinity"))?;
     *text_mut(context)? = Text::new(shown.as_bytes());
+    context.notify(event::STRING, "incrbyfloat", context.arg(1));
     context.reply.bulk(shown.as_bytes());
     Ok(())
 }
@@ -297,6 +339,7 @@ fn setrange(context: &mut Context<'_>) -> Done {
     }
     bytes[offset..end].copy_from_slice(piece);
     let length = bytes.len();
+    context.notify(event::STRING, "setrange", context.arg(1));
     context.reply.count(length);
     Ok(())
 }
@@ -315,6 +358,12 @@ fn setbit(context: &mut Context<'_>) -> Done {
         b"1" => true,
         _ => return Err(Error::new("bit is not an integer or out of range")),
     };
+    if let Some(old) = text(context, 1)?.and_then(|text| text.bytes().get(byte).map(|byte| byte & mask != 0))
+        && old == on
+    {
+        context.reply.integer(old.into());
+        return Ok(());
+    }
     let bytes = text_mut(context)?.bytes_mut();
     if bytes.len() <= byte {
         bytes.resize(byte + 1, 0);
@@ -325,6 +374,7 @@ fn setbit(context: &mut Context<'_>) -> Done {
     } else {
         bytes[byte] &= !mask
     }
+    context.notify(event::STRING, "setbit", context.arg(1));
     context.reply.integer(old.into());
     Ok(())
 }

@@ -1,10 +1,7 @@
 //! Fields and values.
 
-use super::Blob;
+use super::{Blob, Limits};
 use crate::structures::Dict;
-
-/// Fields, and bytes of a field or value, beyond which a hash is a map (Redis: hash-max-listpack-entries, -value).
-const SMALL: (usize, usize) = (128, 64);
 
 /// A hash: a list while it is small, in the order in which its fields came.
 #[derive(Clone, Debug)]
@@ -44,10 +41,10 @@ impl Hash {
     }
 
     /// Sets a field. Whether it is new.
-    pub fn insert(&mut self, field: &[u8], value: &[u8]) -> bool {
+    pub fn insert(&mut self, field: &[u8], value: &[u8], limits: &Limits) -> bool {
         if let Hash::Small(pairs) = self {
             let known = pairs.iter().position(|(known, _)| **known == *field);
-            let (most, longest) = SMALL;
+            let (most, longest) = limits.hash;
             if field.len().max(value.len()) > longest || known.is_none() && pairs.len() >= most {
                 let mut map = Dict::new();
                 pairs.drain(..).for_each(|(field, value)| drop(map.insert(&field, value)));

@@ -2,11 +2,9 @@
 
 use std::borrow::Cow;
 
+use super::Limits;
 use crate::structures::Dict;
 use crate::{number, resp};
-
-/// Whole numbers of a set up to which they are kept as such (Redis: set-max-intset-entries).
-const SMALL: usize = 512;
 
 /// A set: a sorted list of numbers as long as it has nothing else and few of them.
 #[derive(Clone, Debug)]
@@ -50,11 +48,11 @@ impl Set {
     }
 
     /// Adds a member. Whether it is new.
-    pub fn insert(&mut self, member: &[u8]) -> bool {
+    pub fn insert(&mut self, member: &[u8], limits: &Limits) -> bool {
         if let Set::Integers(numbers) = self {
             match number::integer(member).map(|number| (number, numbers.binary_search(&number))) {
                 Some((_, Ok(_))) => return false,
-                Some((number, Err(at))) if numbers.len() < SMALL => {
+                Some((number, Err(at))) if numbers.len() < limits.set => {
                     numbers.insert(at, number);
                     return true;
                 }

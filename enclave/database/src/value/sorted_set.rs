@@ -2,11 +2,8 @@
 
 use std::cmp::Ordering;
 
-use super::Blob;
+use super::{Blob, Limits};
 use crate::structures::{Dict, Sequence};
-
-/// Members, and bytes of one, beyond which a sorted set is indexed (Redis: zset-max-listpack-entries, -value).
-const SMALL: (usize, usize) = (128, 64);
 
 /// A member and its score, which is never "not a number".
 #[derive(Clone, Debug, PartialEq)]
@@ -61,7 +58,7 @@ impl SortedSet {
     }
 
     /// Adds a member, or gives it another score. The score that it had.
-    pub fn insert(&mut self, name: &[u8], score: f64) -> Option<f64> {
+    pub fn insert(&mut self, name: &[u8], score: f64, limits: &Limits) -> Option<f64> {
         let old = self.score(name);
         if old == Some(score) {
             return old;
@@ -73,7 +70,7 @@ impl SortedSet {
             },
             None => name.into(),
         };
-        let (most, longest) = SMALL;
+        let (most, longest) = limits.sorted_set;
         if self.scores.is_none() && (self.order.len() >= most || name.len() > longest) {
             let mut scores = Dict::new();
             for member in self.order.iter() {
@@ -150,7 +147,7 @@ mod tests {
             for (name, score) in steps {
                 let name = format!("m{name}").into_bytes();
                 match score.map(f64::from) {
-                    Some(score) => prop_assert_eq!(set.insert(&name, score), model.insert(name, score)),
+                    Some(score) => prop_assert_eq!(set.insert(&name, score, &Limits::default()), model.insert(name, score)),
                     None => prop_assert_eq!(set.remove(&name), model.remove(&name)),
                 }
             }

@@ -29,6 +29,11 @@ impl Text {
         }
     }
 
+    /// Of bytes that are no number to anybody, and likely to be changed in place.
+    pub fn from_bits(bytes: Vec<u8>) -> Text {
+        Text::Growing(Arc::new(bytes))
+    }
+
     /// The bytes.
     pub fn bytes(&self) -> Cow<'_, [u8]> {
         match self {

@@ -1,0 +1,104 @@
+//! Tasks: containers of the shared enclave whose life somebody else directs step by step, as containerd does.
+//!
+//! A task is one call of a function in one container. Unlike a call, its container is there before it starts, in the network namespace and
+//! the control group that its owner chose, and can be stopped for a while, killed and asked for what it uses.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::function::FunctionSpec;
+
+/// What a task is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskSpec {
+    /// Chosen by the caller, 1 to 256 bytes; no two tasks of a node have the same.
+    pub id: String,
+    /// The function. The node gives it a name of its own, so that equal ones are deployed once.
+    pub function: FunctionSpec,
+    /// Source or module, base64.
+    pub code: String,
+    /// JSON object.
+    pub params: serde_json::Value,
+    /// Where its container shall be.
+    pub place: TaskPlace,
+}
+
+/// What somebody else prepared for a task's container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TaskPlace {
+    /// Host name inside, 1 to 64 bytes. Empty: the node's choice.
+    pub hostname: String,
+    /// File of a network namespace to join. `None`: one of its own, without a way out.
+    pub network: Option<PathBuf>,
+    /// Path of its control group below the top of each hierarchy. `None`: one of the node's.
+    pub cgroup: Option<PathBuf>,
+    /// Most processes and threads; 0: the node's choice.
+    pub pids: u64,
+}
+
+/// How far a task is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskState {
+    /// Its container waits to be let into the enclave.
+    Created,
+    /// Its function runs.
+    Running,
+    /// Its container is frozen.
+    Paused,
+    /// It has ended.
+    Stopped,
+}
+
+/// A task, as it is now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskInfo {
+    /// Its id.
+    pub id: String,
+    /// Its container's process on the host.
+    pub pid: u32,
+    /// How far it is.
+    pub state: TaskState,
+    /// How it ended, once it has.
+    pub exit: Option<TaskExit>,
+}
+
+/// How a task ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskExit {
+    /// 0: it has a result. 1: its function failed. 128 + n: signal n ended it.
+    pub status: u32,
+    /// Nanoseconds since 1970.
+    pub at_ns: u64,
+    /// Its result, a JSON object, if it has one.
+    pub result: Option<String>,
+    /// Why not, if it has none.
+    pub reason: Option<String>,
+    /// What it wrote.
+    pub logs: String,
+    /// Whether the out-of-memory killer took it.
+    pub out_of_memory: bool,
+}
+
+/// What a task's container uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskStats {
+    /// CPU time in user mode, ns.
+    pub user_ns: u64,
+    /// CPU time in the kernel, ns.
+    pub system_ns: u64,
+    /// Bytes of its group now.
+    pub memory_bytes: u64,
+    /// Most bytes of its group at once.
+    pub memory_peak_bytes: u64,
+    /// The most that its group may have; 0: no limit.
+    pub memory_limit_bytes: u64,
+    /// Processes and threads now.
+    pub pids: u64,
+    /// The most that there may be; 0: no limit.
+    pub pids_limit: u64,
+    /// EPC pages that are charged to it.
+    pub epc_pages: u64,
+}

@@ -1,0 +1,244 @@
+//! INFO: the server in numbers.
+
+use std::fmt::Write;
+
+use super::{Command, Context, Done, Kind, command, flag};
+use crate::eviction::used_memory;
+
+/// The version of Redis whose commands these are: clients decide by it what they may ask for.
+pub const VERSION: &str = "7.0.15";
+
+pub const COMMANDS: &[Command] = &[command("info", -1, Kind::Server, (0, 0, 0), info).with(flag::DANGEROUS)];
+
+const DEFAULT: &[&str] =
+    &["server", "clients", "memory", "persistence", "stats", "replication", "cpu", "modules", "errorstats", "cluster", "keyspace"];
+const ALL: &[&str] = &[
+    "server",
+    "clients",
+    "memory",
+    "persistence",
+    "stats",
+    "replication",
+    "cpu",
+    "commandstats",
+    "latencystats",
+    "modules",
+    "errorstats",
+    "cluster",
+    "keyspace",
+];
+
+fn info(context: &mut Context<'_>) -> Done {
+    let mut wanted: Vec<String> = context.args[1..].iter().map(|arg| String::from_utf8_lossy(arg).to_ascii_lowercase()).collect();
+    if wanted.is_empty() || wanted.iter().any(|name| name == "default") {
+        wanted.extend(DEFAULT.iter().map(|name| (*name).to_owned()));
+    }
+    if wanted.iter().any(|name| name == "all" || name == "everything") {
+        wanted.extend(ALL.iter().map(|name| (*name).to_owned()));
+    }
+    let mut text = String::new();
+    for name in ALL.iter().filter(|name| wanted.iter().any(|wanted| wanted == *name)) {
+        if !text.is_empty() {
+            text.push_str("\r\n");
+        }
+        // Writing into a string does not fail.
+        let _ = section(context, name, &mut text);
+    }
+    context.reply.verbatim(&text);
+    Ok(())
+}
+
+fn human(bytes: usize) -> String {
+    let bytes = bytes as f64;
+    let units = [(1u64 << 30, 'G'), (1 << 20, 'M'), (1 << 10, 'K')];
+    match units.iter().find(|(unit, _)| bytes >= *unit as f64) {
+        Some((unit, letter)) => format!("{:.2}{letter}", bytes / *unit as f64),
+        None => format!("{bytes}B"),
+    }
+}
+
+fn section(context: &mut Context<'_>, name: &str, text: &mut String) -> std::fmt::Result {
+    let (store, shared) = (&mut *context.store, &mut *context.shared);
+    let counters = &shared.counters;
+    macro_rules! line {
+        ($($arg:tt)*) => {{ write!(text, $($arg)*)?; text.push_str("\r\n"); }};
+    }
+    match name {
+        "server" => {
+            let up = (store.now - shared.started) / 1000;
+            line!("# Server");
+            line!("redis_version:{VERSION}");
+            line!("redis_git_sha1:00000000");
+            line!("redis_git_dirty:0");
+            line!("redis_build_id:teemate-{}", env!("CARGO_PKG_VERSION"));
+            line!("redis_mode:standalone");
+            line!("os:Linux");
+            line!("arch_bits:64");
+            line!("multiplexing_api:epoll");
+            line!("process_id:{}", std::process::id());
+            line!("run_id:{}", shared.run_id);
+            line!("tcp_port:{}", shared.port);
+            line!("server_time_usec:{}", store.now * 1000);
+            line!("uptime_in_seconds:{up}");
+            line!("uptime_in_days:{}", up / 86_400);
+            line!("hz:10");
+            line!("configured_hz:{}", shared.config.get("hz"));
+            line!("lru_clock:{}", (store.now / 1000) & 0xff_ffff);
+            line!("executable:teemate-database");
+            line!("config_file:");
+        }
+        "clients" => {
+            line!("# Clients");
+            line!("connected_clients:{}", shared.slots.len());
+            line!("cluster_connections:0");
+            line!("maxclients:{}", shared.config.get("maxclients"));
+            line!("client_recent_max_input_buffer:0");
+            line!("client_recent_max_output_buffer:0");
+            line!("blocked_clients:{}", shared.blocked);
+            line!("tracking_clients:{}", shared.trackers.len());
+            line!("clients_in_timeout_table:{}", shared.deadlines.len());
+        }
+        "memory" => {
+            let used = used_memory();
+            let peak = counters.peak.max(used);
+            let limit = shared.config.hot.max_memory;
+            line!("# Memory");
+            line!("used_memory:{used}");
+            line!("used_memory_human:{}", human(used));
+            line!("used_memory_rss:{used}");
+            line!("used_memory_rss_human:{}", human(used));
+            line!("used_memory_peak:{peak}");
+            line!("used_memory_peak_human:{}", human(peak));
+            line!("used_memory_overhead:0");
+            line!("used_memory_startup:0");
+            line!("used_memory_dataset:{used}");
+            line!("used_memory_lua:0");
+            line!("used_memory_vm_eval:0");
+            line!("used_memory_scripts_eval:0");
+            line!("number_of_cached_scripts:0");
+            line!("number_of_functions:0");
+            line!("number_of_libraries:0");
+            line!("maxmemory:{limit}");
+            line!("maxmemory_human:{}", human(limit));
+            line!("maxmemory_policy:{}", shared.config.get("maxmemory-policy"));
+            line!("mem_fragmentation_ratio:1.00");
+            line!("mem_not_counted_for_evict:0");
+            line!("mem_clients_slaves:0");
+            line!("mem_clients_normal:0");
+            line!("mem_aof_buffer:0");
+            line!("mem_allocator:libc");
+            line!("active_defrag_running:0");
+            line!("lazyfree_pending_objects:0");
+            line!("lazyfreed_objects:0");
+        }
+        "persistence" => {
+            let saving = &shared.saving;
+            line!("# Persistence");
+            line!("loading:0");
+            line!("async_loading:0");
+            line!("current_cow_peak:0");
+            line!("current_cow_size:{}", if saving.is_under_way() { store.handed_over() } else { 0 });
+            line!("rdb_changes_since_last_save:{}", store.changes.saturating_sub(saving.changes));
+            line!("rdb_bgsave_in_progress:{}", u8::from(saving.is_under_way()));
+            line!("rdb_last_save_time:{}", saving.last);
+            line!("rdb_last_bgsave_status:{}", if saving.failed.is_some() { "err" } else { "ok" });
+            if let Some(why) = &saving.failed {
+                line!("rdb_last_bgsave_error:{}", why.replace(['\r', '\n'], " "));
+            }
+            line!("rdb_last_bgsave_time_sec:{}", saving.took_ms as i64 / 1000);
+            line!("rdb_current_bgsave_time_sec:-1");
+            line!("rdb_last_cow_size:{}", saving.handed);
+            line!("rdb_last_start_us:{}", saving.start_us);
+            line!("rdb_saves:{}", saving.saves);
+            line!("aof_enabled:0");
+            line!("aof_rewrite_in_progress:0");
+            line!("aof_rewrite_scheduled:0");
+            line!("aof_last_rewrite_time_sec:-1");
+            line!("aof_last_bgrewrite_status:ok");
+            line!("aof_last_write_status:ok");
+        }
+        "stats" => {
+            line!("# Stats");
+            line!("total_connections_received:{}", counters.connections);
+            line!("total_commands_processed:{}", counters.commands);
+            line!("instantaneous_ops_per_sec:0");
+            line!("total_net_input_bytes:{}", counters.input);
+            line!("total_net_output_bytes:{}", counters.output);
+            line!("instantaneous_input_kbps:0.00");
+            line!("instantaneous_output_kbps:0.00");
+            line!("rejected_connections:{}", counters.rejected);
+            line!("sync_full:0");
+            line!("sync_partial_ok:0");
+            line!("sync_partial_err:0");
+            line!("expired_keys:{}", store.expired);
+            line!("expired_stale_perc:0.00");
+            line!("evicted_keys:{}", counters.evicted);
+            line!("evicted_clients:0");
+            line!("keyspace_hits:{}", counters.hits);
+            line!("keyspace_misses:{}", counters.misses);
+            line!("pubsub_channels:{}", shared.channels(crate::shared::Listening::Channel).len());
+            line!("pubsub_patterns:{}", shared.channels(crate::shared::Listening::Pattern).len());
+            line!("latest_fork_usec:{}", shared.saving.start_us);
+            line!("total_forks:0");
+            line!("tracking_total_keys:{}", shared.tracked.len());
+            line!("tracking_total_items:{}", shared.tracked.values().map(std::collections::BTreeSet::len).sum::<usize>());
+            let prefixes =
+                shared.sessions.iter().flatten().filter_map(|session| session.tracking.as_ref()).map(|tracking| tracking.prefixes.len());
+            line!("tracking_total_prefixes:{}", prefixes.sum::<usize>());
+            line!("unexpected_error_replies:0");
+            line!("total_error_replies:{}", counters.errors);
+            line!("client_output_buffer_limit_disconnections:{}", counters.output_limit);
+        }
+        "replication" => {
+            line!("# Replication");
+            line!("role:master");
+            line!("connected_slaves:0");
+            line!("master_failover_state:no-failover");
+            line!("master_replid:{}", shared.run_id);
+            line!("master_replid2:{}", "0".repeat(40));
+            line!("master_repl_offset:0");
+            line!("second_repl_offset:-1");
+            line!("repl_backlog_active:0");
+        }
+        "cpu" => {
+            let usage = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+            line!("# CPU");
+            line!("used_cpu_sys:0.000000");
+            line!("used_cpu_user:{}.{:06}", usage.tv_sec, usage.tv_nsec / 1000);
+        }
+        "commandstats" => {
+            line!("# Commandstats");
+            for (name, calls) in &shared.calls {
+                let each = if calls.calls == 0 { 0.0 } else { calls.us as f64 / calls.calls as f64 };
+                line!(
+                    "cmdstat_{name}:calls={},usec={},usec_per_call={each:.2},rejected_calls={},failed_calls={}",
+                    calls.calls,
+                    calls.us,
+                    calls.rejected,
+                    calls.failed
+                );
+            }
+        }
+        "latencystats" => line!("# Latencystats"),
+        "modules" => line!("# Modules"),
+        "errorstats" => {
+            line!("# Errorstats");
+            for (word, count) in &counters.by_error {
+                line!("errorstat_{word}:count={count}");
+            }
+        }
+        "cluster" => {
+            line!("# Cluster");
+            line!("cluster_enabled:0");
+        }
+        _ => {
+            line!("# Keyspace");
+            for db in 0..store.databases() {
+                if !store.is_empty(db) {
+                    line!("db{db}:keys={},expires={},avg_ttl=0", store.len(db), store.expiring(db));
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,235 @@
+//! A containerd of one's own, with its own directories and socket, whose runtime is the shim, and a node behind it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use teemate_client::oci::{self, ImageFile, ImageSpec};
+use teemate_control::node::Sharing;
+
+use crate::artifacts::Artifacts;
+use crate::running::Node;
+
+/// The runtime's name.
+pub const RUNTIME: &str = "io.containerd.teemate.v1";
+/// Name of the shim's program.
+pub const SHIM: &str = "containerd-shim-teemate-v1";
+/// How long one command of ctr may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// One containerd and one node.
+pub struct Containerd {
+    child: Option<Child>,
+    /// Behind the shim.
+    pub node: Node,
+    directory: tempfile::TempDir,
+    namespace: String,
+    path: String,
+}
+
+/// What a command of ctr said.
+#[derive(Debug)]
+pub struct Said {
+    /// Exit status.
+    pub status: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Containerd {
+    /// Why none can be had here, if so.
+    pub fn missing(artifacts: &Artifacts) -> Option<String> {
+        if !rustix::process::geteuid().is_root() {
+            return Some("containerd needs root".to_owned());
+        }
+        let found =
+            |name: &str| ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"].iter().any(|d| Path::new(d).join(name).is_file());
+        if let Some(absent) = ["containerd", "ctr", "runc"].into_iter().find(|name| !found(name)) {
+            return Some(format!("there is no {absent}; install the packages containerd and runc"));
+        }
+        let shim = artifacts.program(SHIM);
+        (!shim.is_file()).then(|| format!("{} is not built", shim.display()))
+    }
+
+    /// Starts both.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn start(artifacts: &Artifacts, arguments: &[&str]) -> Result<Containerd, String> {
+        let node = Node::start_with(artifacts, Sharing::Shared, arguments)?;
+        let directory = tempfile::Builder::new().prefix("teemate-ctr-").tempdir().map_err(|error| error.to_string())?;
+        let at = directory.path().display();
+        let text = format!(
+            "version = 2\nroot = \"{at}/root\"\nstate = \"{at}/state\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+             [grpc]\n  address = \"{at}/containerd.sock\"\n"
+        );
+        std::fs::write(directory.path().join("config.toml"), text).map_err(|error| error.to_string())?;
+        let bin = artifacts.program(SHIM).parent().map(Path::to_path_buf).unwrap_or_default();
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".to_owned()));
+        let namespace = format!("teemate-{}-{}", std::process::id(), node.pid().unwrap_or_default());
+        let mut containerd = Containerd { child: None, node, directory, namespace, path };
+        containerd.begin()?;
+        Ok(containerd)
+    }
+
+    fn begin(&mut self) -> Result<(), String> {
+        let log = std::fs::File::options().create(true).append(true).open(self.log()).map_err(|error| error.to_string())?;
+        let mut command = Command::new("containerd");
+        command.arg("--config").arg(self.directory.path().join("config.toml")).env("PATH", &self.path);
+        command.env("TEEMATE_SOCKET", self.node.socket()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.child = Some(command.spawn().map_err(|error| error.to_string())?);
+        let end = Instant::now() + Duration::from_secs(30);
+        while self.ctr(&["version"]).status != 0 {
+            if Instant::now() > end {
+                return Err(format!("containerd does not answer\n{}", self.last_words()));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// Kills containerd as a crash would, and starts it again on the same state.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn crash_and_restart(&mut self) -> Result<(), String> {
+        self.end();
+        self.begin()
+    }
+
+    fn end(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory.path().join("containerd.log")
+    }
+
+    /// The ends of both logs, for the message of a failed test.
+    pub fn last_words(&self) -> String {
+        let text = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        format!("{}\n--- node\n{}", lines[lines.len().saturating_sub(20)..].join("\n"), self.node.last_words())
+    }
+
+    /// containerd's namespace.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Begins a command of ctr.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn begin_ctr(&self, words: &[&str]) -> std::io::Result<Child> {
+        let mut command = Command::new("timeout");
+        command.arg(LIMIT.as_secs().to_string()).arg("ctr").arg("--address").arg(self.directory.path().join("containerd.sock"));
+        command.args(["--namespace", &self.namespace]).args(words);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
+    }
+
+    /// Carries out a command of ctr.
+    pub fn ctr(&self, words: &[&str]) -> Said {
+        match self.begin_ctr(words).and_then(Child::wait_with_output) {
+            Ok(Output { status, stdout, stderr }) => Said {
+                status: status.code().unwrap_or(-1),
+                stdout: String::from_utf8_lossy(&stdout).into_owned(),
+                stderr: String::from_utf8_lossy(&stderr).into_owned(),
+            },
+            Err(error) => Said { status: -1, stdout: String::new(), stderr: error.to_string() },
+        }
+    }
+
+    /// Runs a container to its end, or with `-d` among the options in the background.
+    pub fn run(&self, options: &[&str], image: &str, id: &str, command: &[&str]) -> Said {
+        self.ctr(&[&["run", "--runtime", RUNTIME], options, &[image, id], command].concat())
+    }
+
+    /// Imports an image.
+    ///
+    /// # Errors
+    /// What ctr said.
+    pub fn import(&self, spec: &ImageSpec) -> Result<(), String> {
+        let file = self.directory.path().join("image.tar");
+        let archive = oci::archive(spec).map_err(|error| error.to_string())?;
+        std::fs::write(&file, archive).map_err(|error| error.to_string())?;
+        let said = self.ctr(&["image", "import", &file.display().to_string()]);
+        if said.status == 0 { Ok(()) } else { Err(format!("{said:?}")) }
+    }
+
+    /// State of a task, as `ctr task ls` shows it, and its pid.
+    pub fn task(&self, id: &str) -> Option<(u32, String)> {
+        let said = self.ctr(&["task", "ls"]);
+        let words = said.stdout.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find(|words| words.first() == Some(&id))?;
+        Some((words.get(1)?.parse().ok()?, (*words.get(2)?).to_owned()))
+    }
+
+    /// Waits until a task has this state.
+    pub fn becomes(&self, id: &str, state: &str) -> bool {
+        let end = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < end {
+            if self.task(id).is_some_and(|(_, now)| now == state) {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        false
+    }
+
+    /// Forgets a stopped container; gives what ctr says of its end.
+    pub fn remove(&self, id: &str) -> String {
+        let said = self.ctr(&["task", "rm", id]);
+        self.ctr(&["container", "rm", id]);
+        said.stderr
+    }
+
+    /// Processes of this containerd's shims.
+    pub fn shims(&self) -> Vec<u32> {
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let ours = |pid: &u32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<_> = line.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+            words.first().is_some_and(|program| program.ends_with(SHIM)) && words.iter().any(|word| *word == self.namespace)
+        };
+        pids.filter(ours).collect()
+    }
+
+    /// Mounts below its directories.
+    pub fn mounts(&self) -> usize {
+        let text = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        text.lines().filter(|line| line.contains(&self.directory.path().display().to_string())).count()
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        let tasks: Vec<String> = self.ctr(&["task", "ls", "-q"]).stdout.split_whitespace().map(str::to_owned).collect();
+        for task in &tasks {
+            self.ctr(&["task", "rm", "--force", task]);
+        }
+        for shim in self.shims() {
+            if let Some(pid) = i32::try_from(shim).ok().and_then(rustix::process::Pid::from_raw) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+        self.end();
+    }
+}
+
+/// An image with a static busybox, where the machine has one.
+pub fn busybox(reference: &str) -> Option<ImageSpec> {
+    let content = std::fs::read("/bin/busybox").ok()?;
+    let file = |path: &str| ImageFile { path: path.to_owned(), content: content.clone(), executable: true };
+    Some(ImageSpec {
+        reference: reference.to_owned(),
+        files: vec![file("bin/busybox"), file("bin/sh")],
+        entrypoint: vec!["/bin/sh".to_owned()],
+        env: vec!["PATH=/bin".to_owned()],
+    })
+}

@@ -1,0 +1,256 @@
+//! containerd drives the shared enclave: `ctr` against a containerd of Debian with its own directories.
+#![allow(clippy::unwrap_used)]
+
+use std::process::Child;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use teemate_client::oci;
+use teemate_tests::artifacts::Artifacts;
+use teemate_tests::containerd::{Containerd, busybox};
+use teemate_tests::{full, skip};
+
+const FUNCTION: &str = "docker.io/teemate/function:1";
+const BUSYBOX: &str = "docker.io/teemate/busybox:1";
+const SOURCE: &str = "
+async function main(p) {
+  if (p.fail) throw new Error('asked to fail');
+  console.log('log of ' + p.name);
+  for (const end = Date.now() + (p.spin || 0); Date.now() < end; );
+  if (p.sleep) await new Promise((done) => setTimeout(done, p.sleep));
+  return { greeting: 'Hello ' + p.name, mode: process.env.MODE, fill: 'x'.repeat(p.fill || 0) };
+}";
+
+fn begin(arguments: &[&str]) -> Option<Containerd> {
+    let artifacts = match Artifacts::find() {
+        Ok(artifacts) => artifacts,
+        Err(reason) => {
+            skip(reason);
+            return None;
+        }
+    };
+    if let Some(reason) = Containerd::missing(&artifacts) {
+        skip(reason);
+        return None;
+    }
+    let containerd = Containerd::start(&artifacts, arguments).unwrap_or_else(|error| panic!("{error}"));
+    containerd.import(&oci::function(FUNCTION, "hello.js", SOURCE.as_bytes().to_vec())).unwrap();
+    Some(containerd)
+}
+
+fn kill(pid: u32) {
+    kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::KILL).unwrap();
+}
+
+#[test]
+fn a_function_is_a_container_with_output_and_exit_code() {
+    let Some(ctr) = begin(&[]) else { return };
+    let said = ctr.run(&["--rm", "--env", "MODE=test"], FUNCTION, "good", &["/hello.js", "name=Ada"]);
+    assert_eq!(said.status, 0, "{said:?}\n{}", ctr.last_words());
+    assert_eq!(said.stdout, "{\"greeting\":\"Hello Ada\",\"mode\":\"test\",\"fill\":\"\"}\n");
+    assert!(said.stderr.contains("log of Ada"), "{said:?}");
+
+    let said = ctr.run(&["--rm"], FUNCTION, "bad", &["/hello.js", "fail=true"]);
+    assert_eq!(said.status, 1, "{said:?}");
+    assert!(said.stdout.is_empty() && said.stderr.contains("asked to fail"), "{said:?}");
+
+    // More than a pipe takes at once.
+    let said = ctr.run(&["--rm"], FUNCTION, "large", &["/hello.js", r#"{"fill":300000}"#]);
+    assert_eq!((said.status, said.stdout.len() > 300_000), (0, true), "{}", said.stderr);
+
+    for (options, command, why) in
+        [(&["--rm"][..], &["/hello.js", "word"][..], "neither name=value"), (&["--rm"], &["/absent.js"], "not in the image")]
+    {
+        let said = ctr.run(options, FUNCTION, "refused", command);
+        assert!(said.status != 0 && format!("{said:?}").contains(why), "{why}: {said:?}");
+        ctr.ctr(&["container", "rm", "refused"]);
+    }
+    assert_eq!(ctr.mounts(), 0, "no root file system stays mounted");
+    let end = Instant::now() + Duration::from_secs(10);
+    while !ctr.shims().is_empty() {
+        assert!(Instant::now() < end, "the shim stays though its last container has gone");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn tasks_are_processes_that_can_be_stopped_measured_and_killed() {
+    let Some(mut ctr) = begin(&[]) else { return };
+    let mut events = ctr.begin_ctr(&["events"]).unwrap();
+    let spin = |ctr: &Containerd, id: &str| {
+        let said = ctr.run(&["--detach"], FUNCTION, id, &["/hello.js", "name=x", "spin=50000"]);
+        assert_eq!(said.status, 0, "{said:?}\n{}", ctr.last_words());
+        let (pid, state) = ctr.task(id).unwrap();
+        assert_eq!(state, "RUNNING");
+        pid
+    };
+    let first = spin(&ctr, "first");
+    let second = spin(&ctr, "second");
+    assert_eq!(ctr.shims().len(), 1, "one shim serves all containers of a namespace");
+
+    // The pid is the container's own process: it maps the enclave that the other one maps, in namespaces of its own.
+    let ps = ctr.node.ps().unwrap();
+    let of = |pid: u32| ps.containers.iter().find(|container| container.pid == pid).unwrap_or_else(|| panic!("{pid} is none of {ps:?}"));
+    assert_eq!((of(first).role.as_str(), of(first).enclave), ("function", of(second).enclave));
+    assert_ne!(of(first).tcs, of(second).tcs);
+    assert!(of(first).namespaces.iter().zip(&of(second).namespaces).all(|(a, b)| a != b), "namespaces are shared");
+    let group = std::fs::read_to_string(format!("/proc/{first}/cgroup")).unwrap();
+    assert!(group.contains(&format!("/{}/first", ctr.namespace())), "{group}");
+
+    let said = ctr.ctr(&["task", "metrics", "first"]);
+    let value = |name: &str| -> u64 {
+        let line = said.stdout.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name}: {said:?}"));
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    assert_eq!(value("pids.current"), 1);
+    assert!(value("memory.usage_in_bytes") > 0 && value("memory.limit_in_bytes") > 64 << 20, "{said:?}");
+    assert_eq!(ctr.ctr(&["task", "exec", "--exec-id", "e", "first", "/bin/sh"]).status, 1, "nothing can be executed in a function");
+
+    // Paused it uses no time; going on it does.
+    let time = |pid: u32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        text.rsplit_once(") ").unwrap().1.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum::<u64>()
+    };
+    assert_eq!(ctr.ctr(&["task", "pause", "first"]).status, 0, "{}", ctr.last_words());
+    assert!(ctr.becomes("first", "PAUSED"));
+    let before = time(first);
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(time(first), before);
+    // The others go on meanwhile.
+    let said = ctr.run(&["--rm"], FUNCTION, "meanwhile", &["/hello.js", "name=y"]);
+    assert_eq!(said.status, 0, "{said:?}");
+    assert_eq!(ctr.ctr(&["task", "resume", "first"]).status, 0);
+    let end = Instant::now() + Duration::from_secs(20);
+    while time(first) == before {
+        assert!(Instant::now() < end, "it does not go on");
+        thread::sleep(Duration::from_millis(50));
+    }
+
+    // kill -9 of the process, and a signal by containerd.
+    kill(first);
+    assert!(ctr.becomes("first", "STOPPED"));
+    assert!(ctr.remove("first").contains("137"), "kill -9 is 137");
+    assert_eq!(ctr.ctr(&["task", "kill", "--signal", "SIGTERM", "second"]).status, 0);
+    assert!(ctr.becomes("second", "STOPPED"));
+    assert!(ctr.remove("second").contains("143"), "SIGTERM is 143");
+
+    // containerd dies and comes back: the task, its shim and the node do not notice.
+    let third = spin(&ctr, "third");
+    let shims = ctr.shims();
+    let _ = events.kill();
+    let _ = events.wait();
+    ctr.crash_and_restart().unwrap();
+    assert_eq!((ctr.task("third"), ctr.shims()), (Some((third, "RUNNING".to_owned())), shims));
+    // The shim dies: its containers are taken down with it.
+    ctr.shims().into_iter().for_each(kill);
+    let end = Instant::now() + Duration::from_secs(20);
+    while std::fs::exists(format!("/proc/{third}")).unwrap() {
+        assert!(Instant::now() < end, "the task outlives its shim\n{}", ctr.last_words());
+        thread::sleep(Duration::from_millis(50));
+    }
+    ctr.remove("third");
+    let said = ctr.run(&["--rm"], FUNCTION, "after", &["/hello.js", "name=z"]);
+    assert_eq!(said.status, 0, "{said:?}\n{}", ctr.last_words());
+}
+
+#[test]
+fn events_tell_each_step() {
+    let Some(ctr) = begin(&[]) else { return };
+    let mut events = ctr.begin_ctr(&["events"]).unwrap();
+    thread::sleep(Duration::from_millis(500));
+    let said = ctr.run(&["--rm"], FUNCTION, "one", &["/hello.js", "name=Ada"]);
+    assert_eq!(said.status, 0, "{said:?}");
+    thread::sleep(Duration::from_millis(500));
+    // ctr is the child of `timeout`, which passes this on.
+    kill_process(Pid::from_child(&events), Signal::TERM).unwrap();
+    let text = output(&mut events);
+    let mut rest = text.as_str();
+    for topic in ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"] {
+        let at = rest.find(topic).unwrap_or_else(|| panic!("{topic} is missing or out of order:\n{text}"));
+        rest = &rest[at..];
+    }
+}
+
+fn output(child: &mut Child) -> String {
+    let mut text = String::new();
+    std::io::Read::read_to_string(child.stdout.as_mut().unwrap(), &mut text).unwrap();
+    let _ = child.wait();
+    text
+}
+
+#[test]
+fn ordinary_images_run_beside_functions() {
+    let Some(ctr) = begin(&[]) else { return };
+    let Some(image) = busybox(BUSYBOX) else { return skip("there is no /bin/busybox; install the package busybox-static") };
+    ctr.import(&image).unwrap();
+    let said = ctr.run(&["--rm"], BUSYBOX, "short", &["/bin/sh", "-c", "echo out; echo err >&2; exit 3"]);
+    assert_eq!((said.status, said.stdout.as_str()), (3, "out\n"), "{said:?}\n{}", ctr.last_words());
+    assert!(said.stderr.contains("err"), "{said:?}");
+
+    assert_eq!(ctr.run(&["--detach"], BUSYBOX, "long", &["/bin/busybox", "sleep", "1000"]).status, 0);
+    let said = ctr.run(&["--rm"], FUNCTION, "function", &["/hello.js", "name=Ada"]);
+    assert_eq!(said.status, 0, "{said:?}");
+    let said = ctr.ctr(&["task", "exec", "--exec-id", "e1", "long", "/bin/sh", "-c", "echo inside; exit 5"]);
+    assert_eq!((said.status, said.stdout.as_str()), (5, "inside\n"), "{said:?}");
+    assert_eq!(ctr.ctr(&["task", "pause", "long"]).status, 0);
+    assert!(ctr.becomes("long", "PAUSED"));
+    assert_eq!(ctr.ctr(&["task", "resume", "long"]).status, 0);
+    assert!(ctr.ctr(&["task", "metrics", "long"]).stdout.contains("pids.current"));
+    kill(ctr.task("long").unwrap().0);
+    assert!(ctr.becomes("long", "STOPPED"));
+    assert!(ctr.remove("long").contains("137"));
+    assert_eq!(ctr.mounts(), 0);
+}
+
+#[test]
+fn many_containers_of_one_enclave_leave_nothing() {
+    // The image has 160 TCSs, of which the service keeps 24.
+    let (count, at_once) = if full() { (200, 100) } else { (50, 50) };
+    let Some(ctr) = begin(&["--ready-containers", "0"]) else { return };
+    assert_eq!(ctr.run(&["--rm"], FUNCTION, "first", &["/hello.js", "name=x"]).status, 0);
+    let before = ctr.node.at_rest().unwrap();
+    let leased = |ps: &teemate_control::node::Ps| ps.enclaves[0].tcs_leased;
+    let mut begun = 0;
+    while begun < count {
+        let ids: Vec<String> = (begun..begun + at_once).map(|number| format!("c{number}")).collect();
+        for id in &ids {
+            let said = ctr.run(
+                &["--detach", "--annotation", "io.teemate.timeout-ms=200000"],
+                FUNCTION,
+                id,
+                &["/hello.js", "name=x", "sleep=100000"],
+            );
+            assert_eq!(said.status, 0, "{id}: {said:?}\n{}", ctr.last_words());
+        }
+        let ps = ctr.node.ps().unwrap();
+        let mut running = ps.containers.iter().filter(|container| container.role == "function").collect::<Vec<_>>();
+        assert_eq!(running.len(), at_once);
+        assert!(running.iter().all(|container| container.enclave == running[0].enclave));
+        running.sort_by_key(|container| container.tcs);
+        running.dedup_by_key(|container| container.tcs);
+        assert_eq!(running.len(), at_once, "two containers have one TCS");
+        let pids: Vec<u32> = running.iter().map(|container| container.pid).collect();
+        for id in &ids {
+            assert_eq!(ctr.ctr(&["task", "rm", "--force", id]).status, 0, "{id}\n{}", ctr.last_words());
+            ctr.ctr(&["container", "rm", id]);
+        }
+        assert!(pids.iter().all(|pid| !std::fs::exists(format!("/proc/{pid}/ns")).unwrap()), "processes are left");
+        begun += at_once;
+    }
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let after = ctr.node.at_rest().unwrap();
+        if leased(&after) == leased(&before) {
+            break;
+        }
+        assert!(Instant::now() < end, "{} TCSs before, {} after", leased(&before), leased(&after));
+        thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(ctr.mounts(), 0);
+    assert!(ctr.shims().is_empty() || ctr.task("c0").is_none());
+    for hierarchy in ["memory", "pids", "cpu", "unified", ""] {
+        let left = format!("/sys/fs/cgroup/{hierarchy}/{}/c0", ctr.namespace());
+        assert!(!std::fs::exists(&left).unwrap(), "{left} is left");
+    }
+}
