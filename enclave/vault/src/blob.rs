@@ -4,8 +4,8 @@ use ring::digest::{SHA256, digest};
 use ring::hmac;
 
 use crate::format::BlobRef;
-use crate::seal::{self, TAG};
 use crate::{Key, Padding, VaultError, random};
+use teemate_sealed::seal::{self, TAG};
 
 /// Values longer than this are blobs.
 pub const INLINE: usize = 64 << 10;

@@ -6,10 +6,10 @@ use std::time::Duration;
 use crate::format::Payload;
 use crate::index::{At, Spot};
 use crate::queue::{Done, Pending, Queued};
-use crate::seal::SegmentKey;
 use crate::vault::{Shared, State};
 use crate::writer::Writer;
 use crate::{Key, VaultError};
+use teemate_sealed::seal::SegmentKey;
 
 /// How long what nobody waits for is gathered.
 const GATHER: Duration = Duration::from_millis(10);

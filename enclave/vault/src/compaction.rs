@@ -7,11 +7,11 @@ use crate::fetch::{self, Source};
 use crate::format::{Delta, Payload, Store, Value};
 use crate::index::{At, Record, Spot};
 use crate::replay::piece;
-use crate::seal::SegmentKey;
 use crate::vault::Shared;
 use crate::witness::HISTORY;
 use crate::writer::{Batch, Writer};
 use crate::{Key, VaultError};
+use teemate_sealed::seal::SegmentKey;
 
 /// Records and bytes of values in one frame of a snapshot.
 const RECORDS: usize = 64;

@@ -118,3 +118,10 @@ impl VaultError {
         VaultError::Damaged { what: what.into() }
     }
 }
+
+impl From<teemate_sealed::seal::Refused> for VaultError {
+    fn from(_: teemate_sealed::seal::Refused) -> VaultError {
+        // The format's limits lie far below the cipher's.
+        VaultError::Closed
+    }
+}

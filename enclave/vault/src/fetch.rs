@@ -8,9 +8,9 @@ use crate::format::{self, BlobRef, FRAME_HEADER, Header, Payload, Place, Value};
 use crate::index::{At, Record, Spot};
 use crate::queue::Queued;
 use crate::replay::piece;
-use crate::seal::{SegmentKey, TAG};
 use crate::vault::Shared;
 use crate::{Key, VaultError};
+use teemate_sealed::seal::{SegmentKey, TAG};
 
 /// How often a record may move while it is read.
 const TRIES: usize = 16;

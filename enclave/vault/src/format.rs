@@ -6,11 +6,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::seal::{CHECK, SegmentKey, TAG};
 use crate::{Padding, VaultError};
+use teemate_sealed::seal::{CHECK, SegmentKey, TAG};
 
 /// The format's number, last byte of the magic.
 pub const FORMAT: u8 = 1;
+/// What the keys of a journal are derived for.
+pub const PURPOSE: &str = "teemate vault 1";
 const MAGIC: [u8; 7] = *b"TMVAULT";
 /// Bytes of the file header: generation, magic, format.
 pub const FILE_HEADER: usize = 16;
@@ -281,7 +283,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn key() -> SegmentKey {
-        SegmentKey::derive(&[1; 16], &[2; 32]).unwrap()
+        SegmentKey::derive(&[1; 16], &[2; 32], PURPOSE).unwrap()
     }
 
     fn place(sequence: u64) -> Place {

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use crate::disk::{Disk, MAX_PIECE};
 use crate::error::VaultError;
 use crate::format::{
-    self, Delta, FILE_HEADER, FRAME_HEADER, Header, Kind, MAX_BODY, NO_TAG, Opening, Payload, Place, SEGMENT, Store, Value,
+    self, Delta, FILE_HEADER, FRAME_HEADER, Header, Kind, MAX_BODY, NO_TAG, Opening, PURPOSE, Payload, Place, SEGMENT, Store, Value,
 };
 use crate::index::{At, Index, Spot};
-use crate::seal::{SegmentKey, TAG};
 use crate::writer::Cursor;
 use crate::{Key, Sealing, cache::Cache};
+use teemate_sealed::seal::{SegmentKey, TAG};
 
 /// What the journal says.
 pub struct Replayed {
@@ -154,7 +154,7 @@ impl Reading<'_> {
             false => VaultError::NoKey { reason: format!("{error} (sealed at ISVSVN {isv_svn}, CPUSVN {})", hex(&cpu_svn)) },
         })?;
         self.replayed.stale |= (isv_svn, cpu_svn) != current;
-        Ok(Arc::new(SegmentKey::derive(&seal_key, &key_id)?))
+        Ok(Arc::new(SegmentKey::derive(&seal_key, &key_id, PURPOSE)?))
     }
 
     /// Names what is wrong with a frame.

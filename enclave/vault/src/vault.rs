@@ -12,10 +12,10 @@ use crate::format::{MAX_BODY, Opening};
 use crate::index::Index;
 use crate::numbers::Numbers;
 use crate::queue::{Done, Queue, Queued};
-use crate::seal::SegmentKey;
 use crate::witness::{self, Witness};
 use crate::writer::Writer;
 use crate::{Change, Key, Options, Sealing, Usage, VaultError, opening};
+use teemate_sealed::seal::SegmentKey;
 
 /// Bytes of names and small values in one commit.
 const MAX_COMMIT: u64 = (MAX_BODY * 3 / 4) as u64;

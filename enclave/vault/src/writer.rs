@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use crate::disk::Disk;
 use crate::error::VaultError;
-use crate::format::{self, FILE_HEADER, FRAME_HEADER, NO_TAG, Opening, Payload, Place, Store};
+use crate::format::{self, FILE_HEADER, FRAME_HEADER, NO_TAG, Opening, PURPOSE, Payload, Place, Store};
 use crate::index::Spot;
-use crate::seal::{SegmentKey, TAG};
 use crate::{Padding, Sealing, random};
+use teemate_sealed::seal::{SegmentKey, TAG};
 
 /// The end of what is known to be written.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +87,7 @@ impl Writer {
         let (isv_svn, cpu_svn) = sealing.current();
         let key_id = random::bytes()?;
         let seal_key = sealing.key(isv_svn, cpu_svn, key_id).map_err(|error| VaultError::NoKey { reason: error.to_string() })?;
-        let key = Arc::new(SegmentKey::derive(&seal_key, &key_id)?);
+        let key = Arc::new(SegmentKey::derive(&seal_key, &key_id, PURPOSE)?);
         let mut batch = Batch { bytes, start: self.cursor.offset, cursor, key, segment: self.segments, begins: true };
         let payload = Payload::Segment { opening: self.opening, blobs, store: self.store.clone() };
         self.write(&mut batch, &format::segment(isv_svn, cpu_svn, key_id), &payload)?;
