@@ -51,7 +51,8 @@ fn who_asks_for_too_much_is_refused_and_others_are_not() {
         assert!(refused(&run, "Too many concurrent requests in flight (count: 2, allowed: 2)."), "{run:?}");
         // Refused while they run: it did not wait for them; and others are served meanwhile.
         assert_eq!(call(&free, 0).code, 0);
-        assert_eq!(running(), 2, "the refusal came after the others' end");
+        // The other owner's container may not be taken down yet.
+        assert!(running() >= 2, "the refusal came after the others' end");
         for held in held {
             let run = held.join().unwrap();
             assert_eq!(run.code, 0, "{run:?}");
