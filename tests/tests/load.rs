@@ -18,6 +18,8 @@ const HOLD: &str = "function main() { return new Promise((done) => setTimeout(()
 const WARM: u64 = 130;
 /// Most times that they are made.
 const WARM_ROUNDS: u64 = 8;
+/// Times that the work may leave more than before until it is called a leak.
+const ATTEMPTS: u32 = 3;
 /// How much memory may differ afterwards, in KiB: what allocators keep.
 const SLACK_KIB: u64 = 8 << 10;
 
@@ -84,13 +86,20 @@ fn memory_is_as_before(node: &Node, work: impl Fn()) {
             break;
         }
     }
-    let (before, kib_before, processes_before) = rest;
-    work();
-    let (after, kib_after, processes_after) = at_rest(node);
-    assert_eq!(after.tcs_leased, before.tcs_leased, "a TCS leaks");
-    assert!(after.epc_pages <= before.epc_pages + SLACK_KIB / 4, "EPC pages: {} before, {} after", before.epc_pages, after.epc_pages);
-    assert!(kib_after <= kib_before + SLACK_KIB, "memory: {kib_before} KiB before, {kib_after} KiB after");
-    assert_eq!(processes_after, processes_before, "processes are left");
+    for attempt in 1.. {
+        let (before, kib_before, processes_before) = rest;
+        work();
+        rest = at_rest(node);
+        let (after, kib_after, processes_after) = &rest;
+        assert_eq!(after.tcs_leased, before.tcs_leased, "a TCS leaks");
+        assert_eq!(*processes_after, processes_before, "processes are left");
+        println!("EPC pages: {} before, {} after; memory: {kib_before} KiB before, {kib_after} KiB after", before.epc_pages, after.epc_pages);
+        if after.epc_pages <= before.epc_pages + SLACK_KIB / 4 && *kib_after <= kib_before + SLACK_KIB {
+            break;
+        }
+        // A busy machine may have had more at one time than ever before; it does not each time.
+        assert!(attempt < ATTEMPTS, "memory grows each time");
+    }
 }
 
 #[test]

@@ -142,20 +142,26 @@ impl Memory {
         self.seen.get(&whose.key())
     }
 
-    /// Compares with what was seen last, also by other processes, and remembers it. With nothing remembered anything is taken.
+    /// Compares what an enclave answered with what was known when this memory was opened, which must be before it was asked: what other
+    /// processes have seen since may be newer than an honest answer. Remembers the newest. With nothing remembered anything is taken.
     ///
     /// # Errors
     /// [`Error::RolledBack`], [`Error::OtherStore`]: then what was known stays. [`Error::Io`], [`Error::Damaged`].
     pub fn observe(&mut self, whose: &Whose<'_>, seen: Seen) -> Result<(), Error> {
+        let before = self.last(whose).cloned();
         let _alone = self.refresh()?;
-        if let Some(known) = self.last(whose) {
-            if known.store.is_some() && known.store != seen.store {
+        if let Some(known) = &before
+            && seen.epoch < known.epoch
+            // Not one that was forgotten meanwhile, on purpose.
+            && self.last(whose).is_some_and(|now| now.store == known.store)
+        {
+            return Err(Error::RolledBack { node: whose.node.to_owned(), known: known.epoch, presented: seen.epoch });
+        }
+        if let Some(now) = self.last(whose) {
+            if now.store.is_some() && now.store != seen.store {
                 return Err(Error::OtherStore { node: whose.node.to_owned() });
             }
-            if seen.epoch < known.epoch {
-                return Err(Error::RolledBack { node: whose.node.to_owned(), known: known.epoch, presented: seen.epoch });
-            }
-            if *known == seen {
+            if seen.epoch <= now.epoch && now.store == seen.store {
                 return Ok(());
             }
         }
@@ -259,7 +265,12 @@ mod tests {
         let path = directory.path().join("known.json");
         let (mut one, mut two) = (Memory::open(&path).unwrap(), Memory::open(&path).unwrap());
         one.observe(&ADA, seen("s", 5)).unwrap();
-        assert!(matches!(two.observe(&ADA, seen("s", 4)), Err(Error::RolledBack { .. })));
+        // Asked before the other one was, and answered after it: no old copy, and nothing is forgotten.
+        two.observe(&ADA, seen("s", 4)).unwrap();
+        assert_eq!(Memory::open(&path).unwrap().last(&ADA), Some(&seen("s", 5)));
+        assert!(matches!(two.observe(&ADA, seen("s", 4)), Err(Error::RolledBack { .. })), "it knows now");
+        assert!(matches!(Memory::open(&path).unwrap().observe(&ADA, seen("s", 4)), Err(Error::RolledBack { .. })));
+        assert!(matches!(Memory::open(&path).unwrap().observe(&ADA, seen("t", 9)), Err(Error::OtherStore { .. })));
         let bob = Whose { owner: Some("bob"), ..ADA };
         two.observe(&bob, seen("s", 6)).unwrap();
         one.observe(&ADA, seen("s", 7)).unwrap();

@@ -124,10 +124,12 @@ impl Enclave {
     }
 
     fn look_for_rollback(&self, session: &mut Session) -> Result<(), Error> {
+        let Some(path) = Memory::default_path() else { return session.info().map(drop).map_err(Error::from) };
+        // Opened before it is asked.
+        let mut memory = Memory::open(&path)?;
         let info = session.info()?;
-        let Some(path) = Memory::default_path() else { return Ok(()) };
         let whose = Whose { node: &self.endpoint.to_string(), mrsigner: info.mrsigner, owner: self.namespace.as_deref() };
-        Memory::open(&path)?.observe(&whose, Seen::from(&info))?;
+        memory.observe(&whose, Seen::from(&info))?;
         Ok(())
     }
 }

@@ -28,6 +28,8 @@ pub fn run(arguments: &Attest, all: &Arguments, output: &Output) -> Result<ExitC
     };
     let connector = policy::connector(&arguments.judge, profile.as_ref().map(|profile| profile.policy.as_path()))?;
     let progress = output.progress(format!("verifying {endpoint}"));
+    // Opened before the enclave is asked.
+    let memory = Memory::default_path().map(|path| Memory::open(&path)).transpose()?;
     let mut session = Session::open(&connector, &endpoint)?;
     let fresh = session.attest(nonce, now())?;
     let info = session.info()?;
@@ -36,7 +38,10 @@ pub fn run(arguments: &Attest, all: &Arguments, output: &Output) -> Result<ExitC
         return Err(Failure::new("the enclave names another receipt key than its quote binds"));
     }
     let owner = profile.as_ref().map(|profile| profile.namespace.as_str());
-    let before = remember(&endpoint, owner, &info, arguments.accept_store)?;
+    let before = match memory {
+        Some(memory) => remember(memory, &endpoint, owner, &info, arguments.accept_store)?,
+        None => None,
+    };
     if let Some(path) = &arguments.save {
         save(path, &fresh)?;
     }
@@ -94,11 +99,15 @@ fn endpoint(arguments: &Attest, all: &Arguments, profile: Option<&Profile>) -> R
 }
 
 /// Compares the store with what was seen before; gives that.
-fn remember(endpoint: &Endpoint, owner: Option<&str>, info: &Info, accept: bool) -> Result<Option<Seen>, Failure> {
-    let Some(path) = Memory::default_path() else { return Ok(None) };
+fn remember(
+    mut memory: Memory,
+    endpoint: &Endpoint,
+    owner: Option<&str>,
+    info: &Info,
+    accept: bool,
+) -> Result<Option<Seen>, Failure> {
     let node = endpoint.to_string();
     let whose = Whose { node: &node, mrsigner: info.mrsigner, owner };
-    let mut memory = Memory::open(&path)?;
     let before = memory.last(&whose).cloned();
     if accept {
         memory.accept(&whose, Seen::from(info))?;

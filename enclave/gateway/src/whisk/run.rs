@@ -1,6 +1,7 @@
 //! Running actions: one, or a sequence of them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -70,8 +71,19 @@ impl Whisk {
         match run.found.action.exec.clone() {
             Exec::Code { .. } => Box::pin(self.run_one(run)),
             // Counted anew for each that stands at the top.
-            Exec::Sequence { components } => Box::pin(async move { self.run_sequence(run, components, true, &mut Count::default()).await }),
+            Exec::Sequence { components } => self.sequence(run, components, true, Arc::default()),
         }
+    }
+
+    /// A sequence, as a future whose type does not contain itself.
+    fn sequence(
+        self: Arc<Self>,
+        run: Run,
+        components: Vec<Fqn>,
+        topmost: bool,
+        count: Arc<Count>,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Arc<Activation>> + Send>> {
+        Box::pin(self.run_sequence(run, components, topmost, count))
     }
 
     async fn run_one(self: Arc<Self>, run: Run) -> Arc<Activation> {
@@ -247,7 +259,7 @@ impl Whisk {
         }
     }
 
-    async fn run_sequence(self: Arc<Self>, run: Run, components: Vec<Fqn>, topmost: bool, count: &mut Count) -> Arc<Activation> {
+    async fn run_sequence(self: Arc<Self>, run: Run, components: Vec<Fqn>, topmost: bool, count: Arc<Count>) -> Arc<Activation> {
         let start = now_ms().max(run.received);
         let most = run.caller.limits().sequence as usize;
         let mut ids = Vec::new();
@@ -265,7 +277,7 @@ impl Whisk {
                     }
                 }
             }
-            if count.actions >= most || count.sequences >= most {
+            if count.actions.load(Relaxed) >= most || count.sequences.load(Relaxed) >= most {
                 last = Ended::error(Status::ApplicationError, "Too many actions in the sequence.");
                 break;
             }
@@ -298,12 +310,20 @@ impl Whisk {
             };
             let activation = match exec {
                 Exec::Code { .. } => {
-                    count.actions += 1;
+                    count.actions.fetch_add(1, Relaxed);
                     self.clone().run_one(next).await
                 }
                 Exec::Sequence { components } => {
-                    count.sequences += 1;
-                    Box::pin(self.clone().run_sequence(next, components, false, count)).await
+                    count.sequences.fetch_add(1, Relaxed);
+                    // A task of its own: fifty of them within each other would be too much for the stack of one.
+                    match tokio::spawn(self.clone().sequence(next, components, false, count.clone())).await {
+                        Ok(activation) => activation,
+                        // A panic is the whole call's. No task is cancelled before its runtime ends.
+                        Err(error) => match error.try_into_panic() {
+                            Ok(panic) => std::panic::resume_unwind(panic),
+                            Err(_) => std::future::pending().await,
+                        },
+                    }
                 }
             };
             duration = duration.saturating_add(activation.duration.unwrap_or(0));
@@ -374,8 +394,8 @@ fn lost(why: &str) -> Outcome {
 /// How many actions and sequences a sequence has started. Sequences, too: a binding that was changed can make two contain each other.
 #[derive(Default)]
 struct Count {
-    actions: usize,
-    sequences: usize,
+    actions: AtomicUsize,
+    sequences: AtomicUsize,
 }
 
 /// What a call left beside its result.
