@@ -51,6 +51,11 @@ impl Artifacts {
         self.directory.join("functions.teemate")
     }
 
+    /// The enclave image of the database.
+    pub fn database_image(&self) -> PathBuf {
+        self.directory.join("database.teemate")
+    }
+
     /// The manifest of the paper's nine functions.
     pub fn manifest() -> PathBuf {
         root().join("examples/functions/functions.toml")

@@ -9,6 +9,7 @@ pub mod manifest;
 pub mod memory;
 pub mod object_store;
 pub mod owner;
+pub mod redis;
 pub mod running;
 pub mod witness;
 

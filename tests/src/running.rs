@@ -70,6 +70,24 @@ impl Node {
         Ok(node)
     }
 
+    /// Starts one whose enclave is the database, with files in [`Node::data`].
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn start_database(artifacts: &Artifacts) -> Result<Node, String> {
+        let mut node = Node::prepare(artifacts, Sharing::Shared)?;
+        node.options.image = Some(artifacts.database_image());
+        node.options.listen = Some("127.0.0.1:0".to_owned());
+        node.options.arguments = vec!["--data".into(), node.data().into()];
+        node.begin()?;
+        Ok(node)
+    }
+
+    /// Where a database keeps its files.
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
     /// Where its enclave answers. Panics if it does not.
     pub fn endpoint(&self) -> SocketAddr {
         self.address.unwrap_or_else(|| panic!("the enclave answers no clients\n{}", self.last_words()))

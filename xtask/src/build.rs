@@ -77,6 +77,7 @@ fn measured(steps: &mut Steps, built: &Artifacts) -> Result<()> {
     steps.step("payload", || payload(built))?;
     steps.step("LibOS", || libos(built))?;
     steps.step("image", || image(built))?;
+    steps.step("database", || database(built))?;
     steps.step("test payload", || test_payload(built))
 }
 
@@ -125,12 +126,8 @@ fn engine(built: &Artifacts) -> Result<()> {
     if !missing.is_empty() {
         bail!("{}", missing.join("; "));
     }
-    let mut command = with_flags("payload", STATIC_PIE, true)?;
-    // The same value as for the payload, so that neither build makes the other's stale; the engine is not there yet.
-    command.env("TEEMATE_JS_ENGINE", &module);
-    command.args(["run", "--locked", "--profile", "payload", "--target", TARGET, "--package", "teemate-functions"]);
-    command.args(["--features", "engine-build", "--bin", "teemate-js-engine-build", "--"]).arg(&module);
-    step::run(&mut command)
+    step::run(&mut payloads(built, "teemate-js-engine-build", &["teemate-functions/engine-build"])?)?;
+    step::run(Command::new(payload_program("teemate-js-engine-build")).arg(&module))
 }
 
 /// Regular files in these directories and below.
@@ -146,23 +143,36 @@ fn files_below(directories: &[&Path]) -> Vec<PathBuf> {
     files
 }
 
-fn payload(built: &Artifacts) -> Result<()> {
+/// Builds one program of the payloads. All payloads are named each time: features of what they share, wasmtime above all, are then the same
+/// for each, and it is compiled once.
+fn payloads(built: &Artifacts, program: &str, features: &[&str]) -> Result<Command> {
     let mut command = with_flags("payload", STATIC_PIE, true)?;
+    // Always the same value, so that no build makes another's stale; the engine's own builder does not look for it.
     command.env("TEEMATE_JS_ENGINE", built.directory().join("js-engine.wasm"));
-    command.args([
-        "build",
-        "--locked",
-        "--profile",
-        "payload",
-        "--target",
-        TARGET,
-        "--package",
-        "teemate-functions",
-        "--bin",
-        "teemate-functions",
-    ]);
-    step::run(&mut command)?;
-    keep(&paths::target("payload").join(TARGET).join("payload/teemate-functions"), &built.program("teemate-functions"))
+    command.args(["build", "--locked", "--profile", "payload", "--target", TARGET, "--package", "teemate-functions"]);
+    command.args(["--package", "teemate-database", "--no-default-features", "--bin", program]);
+    command.args(["--features", &[&["teemate-database/scripts"], features].concat().join(",")]);
+    Ok(command)
+}
+
+/// Where cargo leaves one.
+fn payload_program(program: &str) -> PathBuf {
+    paths::target("payload").join(TARGET).join("payload").join(program)
+}
+
+fn payload(built: &Artifacts) -> Result<()> {
+    const PROGRAM: &str = "teemate-functions";
+    step::run(&mut payloads(built, PROGRAM, &[])?)?;
+    keep(&payload_program(PROGRAM), &built.program(PROGRAM))
+}
+
+/// The database as a payload, without its command line, and its image.
+fn database(built: &Artifacts) -> Result<()> {
+    const PROGRAM: &str = "teemate-database-enclave";
+    step::run(&mut payloads(built, PROGRAM, &[])?)?;
+    let payload = built.program(PROGRAM);
+    keep(&payload_program(PROGRAM), &payload)?;
+    sign(built, &payload, &root().join("xtask/database-image.toml"), &built.database_image())
 }
 
 fn libos(built: &Artifacts) -> Result<()> {

@@ -50,8 +50,37 @@ pub const KICK: u32 = 21;
 pub const SOCKET_NAME: u32 = 22;
 /// `(fd)`: SO_ERROR. `ret`: the errno itself, which the socket then forgets.
 pub const SOCKET_ERROR: u32 = 23;
+/// `(path length, flags)` + data path: a file of the payload's data directory, opened by the node; flags as open(2) has them, of those in
+/// [`OPEN_FLAGS`]. With O_DIRECTORY and O_CREAT a directory, which may be there already. `ret`: fd.
+pub const OPEN: u32 = 24;
+/// `(fd, length, offset)`: pread(2) of a file from [`OPEN`]. `ret`: bytes in the data. Repeatable.
+pub const READ_AT: u32 = 25;
+/// `(fd, length, offset)` + data: pwrite(2). Repeatable.
+pub const WRITE_AT: u32 = 26;
+/// `(fd, data only: 0 or 1)`: fsync(2) or fdatasync(2). Repeatable.
+pub const SYNC: u32 = 27;
+/// `(fd, length)`: ftruncate(2). Repeatable.
+pub const TRUNCATE: u32 = 28;
+/// `(fd)`: data: `st_mode` (4 bytes) and size (8). Repeatable.
+pub const STATUS: u32 = 29;
+/// `(length of the old path, length of the new one)` + data both: rename(2) in the data directory, by the node.
+pub const RENAME: u32 = 30;
+/// `(path length)` + data path: unlink(2) in the data directory, by the node.
+pub const REMOVE: u32 = 31;
 
-/// Numbers of descriptors that the host makes on demand (CONNECT, ACCEPT, EPOLL_CREATE) are at least this; below are those that it gave.
+/// `(bytes of records, timeout ms or -1, a connection of earlier turns or -1)` + data: records of [`crate::turn`]: sends and closes, waits
+/// until a connection of earlier turns or the listener is ready, and accepts and reads. `ret`: bytes of records in the data. Only in the
+/// service's process; ESTALE when a connection is of an earlier one: then all of them are gone.
+pub const TURN: u32 = 32;
+
+/// Flags of [`OPEN`]: O_WRONLY, O_RDWR, O_CREAT, O_EXCL, O_TRUNC, O_DIRECTORY.
+pub const OPEN_FLAGS: u64 = 0o1 | 0o2 | 0o100 | 0o200 | 0o1000 | 0o200_000;
+/// Longest path in the data directory.
+pub const DATA_PATH_MAX: usize = 255;
+/// Bytes of the reply to [`STATUS`].
+pub const FILE_STATUS: usize = 12;
+
+/// Numbers of descriptors that the host makes on demand (CONNECT, ACCEPT, EPOLL_CREATE, OPEN) are at least this; below are those that it gave.
 pub const DESCRIPTOR_FIRST: i32 = 64;
 /// Bytes of an address in a reply: a `struct sockaddr_in` or `sockaddr_in6`, zeroes behind it; all zeroes for another family.
 pub const ADDRESS: usize = 28;

@@ -20,3 +20,6 @@ pub const PREFAULT: i64 = 0x7EE_0006;
 pub const CHARGED_PAGES: i64 = 0x7EE_0007;
 /// `(pages) -> 0`: quota of the caller's container, until it is given back. Beyond it mmap fails with ENOMEM.
 pub const SET_QUOTA: i64 = 0x7EE_0008;
+/// `(records, len, timeout_ms, *mut [u8; MAILBOX_DATA]) -> len`: a turn of input and output for many connections, with one exit
+/// ([`crate::turn`]). For the payload's own threads.
+pub const TURN: i64 = 0x7EE_0009;

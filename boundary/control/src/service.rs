@@ -237,6 +237,8 @@ pub enum FromService {
         cpu_milli: u32,
         /// `host:port` that the node may connect for it.
         egress: Vec<String>,
+        /// Whether it may use the node's data directory, in which the payload keeps files of its own.
+        data: bool,
         /// Name of the function, so that the node can find its files. A function that the node did not deploy is an opaque id to it.
         function: String,
         /// Time limit of the call in milliseconds: what outlives it by much may be killed.

@@ -1,6 +1,7 @@
 //! The command line's grammar.
 
 pub mod attestation;
+pub mod database;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -52,6 +53,9 @@ pub enum Command {
     /// Deploy, call and look at functions.
     #[command(subcommand)]
     Function(Function),
+    /// Start a confidential database, and own it.
+    #[command(subcommand)]
+    Db(database::Database),
     /// Verify an enclave and become, or be, an owner there; kept as a profile.
     Login(Login),
     /// What an owner's calls came to.

@@ -5,6 +5,7 @@ mod activation;
 mod attest;
 mod bench;
 mod completion;
+mod database;
 mod doctor;
 mod function;
 mod image;
@@ -37,6 +38,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<ExitCode, Failure> 
             Some(profile) => remote::run(command, profile, output),
             None => function::run(command, &arguments.socket(), output),
         },
+        Command::Db(command) => database::run(command, &arguments.socket(), output),
         Command::Login(login) => login::run(login, output),
         Command::Activation(command) => activation::run(command, arguments.profile.as_deref(), output),
         Command::Action(action) => action::run(action, arguments.profile.as_deref()),

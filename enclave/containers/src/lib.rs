@@ -124,6 +124,19 @@ pub fn prefault(start: *const u8, length: usize) {
     let _ = call(number::PREFAULT, start as u64, length as u64, 0, 0);
 }
 
+/// What one [`turn`] brings at most.
+pub type Turned = [u8; teemate_abi::host_area::MAILBOX_DATA];
+
+/// A turn of input and output for many connections, with one exit: carries out the records ([`teemate_abi::turn`]) of `request`, waits at
+/// most so long (forever if negative), and stores the records that came. Gives how many bytes of them.
+///
+/// # Errors
+/// `ENOSYS` without an enclave, `EIO` when the host's answer makes no sense.
+pub fn turn(request: &[u8], timeout_ms: i64, reply: &mut Turned) -> io::Result<usize> {
+    let (from, to) = (request.as_ptr() as u64, reply.as_mut_ptr() as u64);
+    call(number::TURN, from, request.len() as u64, timeout_ms as u64, to).map(|got| got as usize)
+}
+
 /// EPC pages charged to this thread's container; 0 without an enclave.
 pub fn charged_pages() -> u64 {
     call(number::CHARGED_PAGES, 0, 0, 0, 0).map_or(0, |pages| pages as u64)

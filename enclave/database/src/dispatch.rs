@@ -49,6 +49,15 @@ pub fn process(context: &mut Context<'_>) {
     }
 }
 
+/// What a database says that nobody has a password for.
+const NO_OWNER: &str =
+    "DENIED This database has no owner yet. Whoever sets its password first owns it: `teemate db claim`, or CONFIG SET requirepass";
+
+/// Commands that it takes all the same.
+fn is_for_anybody(command: &Command) -> bool {
+    command.is(flag::NO_AUTH) || matches!(command.name, "ping" | "config" | "acl")
+}
+
 /// Commands that a transaction does not queue.
 fn is_control(name: &[u8]) -> bool {
     ["exec", "discard", "multi", "watch", "quit", "reset"].iter().any(|control| name.eq_ignore_ascii_case(control.as_bytes()))
@@ -84,6 +93,9 @@ fn admit(context: &mut Context<'_>) -> Result<&'static Command, Error> {
     }
     if context.session.user.is_none() && !command.is(flag::NO_AUTH) {
         return refuse(context, Error::NoAuth);
+    }
+    if context.shared.protected && context.shared.acl.initial().is_some() && !is_for_anybody(command) {
+        return refuse(context, Error::Other(NO_OWNER.to_owned()));
     }
     if let Err(error) = permitted(context, command) {
         return refuse(context, error);

@@ -6,15 +6,16 @@
 //! | [`value`] | what a key can hold |
 //! | [`store`] | the databases, and the one way in which they change |
 //! | [`snapshot`] | the queue between the server and a snapshot's writer |
-//! | [`saving`] | the snapshot's writer, and its reader |
+//! | [`saving`], [`place`] | the snapshot's writer, and where it runs; its reader |
+//! | [`payload`] | the database as a node's payload, in an enclave |
 //! | [`stored`] | values as Redis's snapshot format has them |
 //! | [`resp`] | the protocol |
-//! | [`network`] | one turn of input and output for all connections |
+//! | [`network`], [`tls`] | one turn of input and output for all connections |
 //! | [`server`] | the loop: input, commands, output, time |
 //! | [`dispatch`] | from a request to its command |
 //! | [`commands`] | the commands, a table a family |
 //! | [`session`], [`shared`] | what is known of one connection, and of all |
-//! | [`config`], [`acl`] | settings, users |
+//! | [`config`], [`acl`], [`settings`] | settings, users, and what of them is kept |
 //! | [`eviction`] | what goes when memory is short |
 #![forbid(unsafe_code)]
 
@@ -27,13 +28,17 @@ pub mod eviction;
 pub mod glob;
 pub mod network;
 pub mod number;
+pub mod payload;
+pub mod place;
 pub mod resp;
 pub mod saving;
 pub mod server;
 pub mod session;
+pub mod settings;
 pub mod shared;
 pub mod snapshot;
 pub mod store;
 pub mod stored;
 pub mod structures;
+pub mod tls;
 pub mod value;

@@ -1,6 +1,6 @@
 //! Writing snapshots, and reading one at the start.
 //!
-//! The writer is a thread that takes entries from the snapshot's queue. It writes beside the old file, and puts the new one in its place when
+//! The writer is a thread or a container ([`crate::place`]) that takes entries from the snapshot's queue. It writes beside the old file, and puts the new one in its place when
 //! it is complete and on disk: whatever ends it early, the old file stays.
 
 use std::fs::{self, File};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use teemate_rdb::{Reader, Writer};
 
 use crate::config::Config;
+use crate::place::{Job, Place, Thread};
 use crate::snapshot::{End, Queue};
 use crate::store::{Expiry, Store, Walked};
 use crate::stored;
@@ -54,11 +55,16 @@ pub enum Error {
     /// No thread.
     #[error("no thread can be started for the snapshot: {0}")]
     Thread(io::Error),
+    /// No container.
+    #[error("the snapshot has no container: {0}")]
+    NoPlace(String),
 }
 
 /// The state of snapshots.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Saving {
+    /// Where the writer runs.
+    pub place: Box<dyn Place>,
     under_way: Option<UnderWay>,
     /// Seconds since 1970 of the last good one.
     pub last: i64,
@@ -74,6 +80,22 @@ pub struct Saving {
     pub handed: usize,
     /// Good ones since the start.
     pub saves: u64,
+}
+
+impl Default for Saving {
+    fn default() -> Self {
+        Saving {
+            place: Box::new(Thread),
+            under_way: None,
+            last: 0,
+            failed: None,
+            changes: 0,
+            start_us: 0,
+            took_ms: 0,
+            handed: 0,
+            saves: 0,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -116,13 +138,19 @@ impl Saving {
         let Some(queue) = store.begin_snapshot(limit) else { return Ok(false) };
         self.start_us = began.elapsed().as_micros() as u64;
         let (tell, done) = channel();
-        let taken = queue.clone();
-        let started = std::thread::Builder::new().name("snapshot".to_owned()).spawn(move || {
-            // Whatever ends this thread, nothing is kept for it any more.
-            let result = write(&queue, &path);
-            queue.desert();
-            // Who would be told may have gone.
-            let _ = tell.send(result);
+        let (tell_lost, lost, taken) = (tell.clone(), queue.clone(), queue.clone());
+        let started = self.place.start(Job {
+            run: Box::new(move || {
+                // Whatever ends this thread, nothing is kept for it any more.
+                let result = write(&queue, &path);
+                queue.desert();
+                // Who would be told may have gone.
+                let _ = tell.send(result);
+            }),
+            lost: Box::new(move |why| {
+                lost.desert();
+                let _ = tell_lost.send(Err(Error::NoPlace(why)));
+            }),
         });
         if let Err(error) = started {
             taken.desert();
@@ -132,6 +160,20 @@ impl Saving {
         self.handed = 0;
         self.under_way = Some(UnderWay { done, began, changes: store.changes });
         Ok(true)
+    }
+
+    /// Writes a snapshot with a thread of this process, whatever the place of others is, and waits for it.
+    ///
+    /// # Errors
+    /// As [`Saving::begin`], and those of the writer.
+    pub fn save_here(&mut self, store: &mut Store, path: PathBuf) -> Result<(), Error> {
+        self.finish(store);
+        let place = std::mem::replace(&mut self.place, Box::new(Thread));
+        let begun = self.begin(store, path, usize::MAX);
+        self.finish(store);
+        self.place = place;
+        begun?;
+        self.failed.clone().map_or(Ok(()), |why| Err(Error::Aborted(why)))
     }
 
     /// Looks whether the snapshot under way has ended.

@@ -1,12 +1,14 @@
 //! The loop: input, commands, output, and what is done as time passes.
 
 use std::io;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::commands::{self, Context, event};
 use crate::dispatch;
 use crate::error::Error;
 use crate::network::{Buffers, Network, Turn};
+use crate::payload::Stop;
 use crate::resp::{self, Reply, Request};
 use crate::saving;
 use crate::session::{Session, Waiting};
@@ -36,6 +38,7 @@ pub struct Server<N> {
     last_tick: Instant,
     expiry: (usize, u64),
     failed_save: i64,
+    stops: Option<Receiver<Stop>>,
 }
 
 fn now() -> i64 {
@@ -57,7 +60,13 @@ impl<N: Network> Server<N> {
             last_tick: Instant::now(),
             expiry: (0, 0),
             failed_save: 0,
+            stops: None,
         }
+    }
+
+    /// The same, which ends when it is told to, with everything on disk.
+    pub fn until(self, stops: Receiver<Stop>) -> Server<N> {
+        Server { stops: Some(stops), ..self }
     }
 
     /// Until SHUTDOWN.
@@ -91,12 +100,23 @@ impl<N: Network> Server<N> {
             }
             turn.bytes = (0, 0);
             self.background();
-            if self.shared.shutdown {
+            if self.shared.shutdown || self.is_told_to_stop() {
                 let dirty = std::mem::take(&mut self.dirty);
                 self.network.turn(&mut self.buffers, &dirty, Duration::ZERO, &mut turn)?;
                 return Ok(());
             }
         }
+    }
+
+    /// Whether it is to end, and what is in memory is on disk. When it can't be written the server goes on: somebody may find the room.
+    fn is_told_to_stop(&mut self) -> bool {
+        let Some(stop) = self.stops.as_ref().and_then(|stops| stops.try_recv().ok()) else { return false };
+        self.shared.saving.finish(&mut self.store);
+        let path = saving::path(&self.shared.config);
+        let saved = self.shared.saving.save_here(&mut self.store, path).map_err(|error| error.to_string());
+        let ends = saved.is_ok();
+        stop.done(saved);
+        ends
     }
 
     fn set_time(&mut self) {
@@ -126,6 +146,7 @@ impl<N: Network> Server<N> {
         let mut session = Session::new(id, slot, self.store.now);
         (session.address, session.local) = (peer, local);
         session.user = self.shared.acl.initial();
+        session.unasked = session.user.is_some();
         let shared = &mut self.shared;
         if shared.sessions.len() <= slot {
             shared.sessions.resize_with(slot + 1, || None);

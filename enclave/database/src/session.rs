@@ -18,6 +18,8 @@ pub struct Session {
     pub version: u8,
     /// The user that it has authenticated as; `None`: it may only authenticate.
     pub user: Option<String>,
+    /// Nobody asked who it is: it is the user that everybody is.
+    pub unasked: bool,
     /// CLIENT SETNAME.
     pub name: String,
     /// CLIENT SETINFO: the library's name and version.
@@ -140,6 +142,7 @@ impl Session {
             database: 0,
             version: 2,
             user: None,
+            unasked: false,
             name: String::new(),
             library: (String::new(), String::new()),
             address: String::new(),

@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::glob;
 use crate::saving::Saving;
 use crate::session::{Session, Waiting};
+use crate::settings::Keep;
 
 /// Counters since the start, or since CONFIG RESETSTAT.
 #[derive(Clone, Debug, Default)]
@@ -158,6 +159,10 @@ pub struct Shared {
     pub slow_id: u64,
     /// What took long, by event: seconds, milliseconds.
     pub latency: BTreeMap<&'static str, VecDeque<(i64, u64)>>,
+    /// Where settings and users are kept, if anywhere.
+    pub settings: Option<Box<dyn Keep>>,
+    /// Nothing is served as long as anybody could ask: the first thing must be a password.
+    pub protected: bool,
     /// SHUTDOWN was asked for.
     pub shutdown: bool,
     /// DEBUG SET-ACTIVE-EXPIRE.
@@ -224,6 +229,8 @@ impl Shared {
             slow: VecDeque::new(),
             slow_id: 0,
             latency: BTreeMap::new(),
+            settings: None,
+            protected: false,
             shutdown: false,
             active_expire: true,
             rewritten: None,
@@ -234,6 +241,15 @@ impl Shared {
         let password = shared.config.get("requirepass").to_owned();
         shared.acl.set_default_password(&password);
         shared
+    }
+
+    /// Who was let in as anybody, while anybody was, must say who he is once there is a password; but not the one who set it.
+    pub fn forget_anybody(&mut self, but: &mut Session) {
+        if self.protected && self.acl.initial().is_none() {
+            let anybody = |session: &&mut Box<Session>| session.unasked && session.id != but.id;
+            self.sessions.iter_mut().flatten().filter(anybody).for_each(|session| session.killed = true);
+            but.unasked = false;
+        }
     }
 
     /// A seed.

@@ -301,6 +301,7 @@ fn need(container: u64, function: &Function) -> FromService {
         memory: limits.memory,
         cpu_milli: limits.cpu_milli,
         egress: function.spec.egress.clone(),
+        data: false,
         function: function.spec.name.clone(),
         timeout_ms: limits.timeout_ms,
         keep_ms: if function.spec.reuse == Reuse::Fresh { 0 } else { limits.idle_ms },

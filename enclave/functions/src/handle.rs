@@ -6,16 +6,14 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use teemate_control::function::{FunctionSpec, Outcome};
-use teemate_control::service::{Ask, FromService, Reply};
+use teemate_control::service::{Ask, Reply};
 
-use crate::asks::Answered;
+use crate::asks::{self, Answered};
 use crate::deploy::{Client, Deployed, Deployment};
 use crate::jobs::{Caller, Input};
-use crate::lock;
 use crate::registry::{Name, Space};
 use crate::service::Service;
 
@@ -50,7 +48,7 @@ impl Handle {
 
     /// Asks the host. `done` gets the reply, exactly once; what does not fit the question is a failure.
     pub fn ask(&self, ask: Ask, done: Answered) {
-        let _ = self.put(ask, done);
+        let _ = asks::put(&self.0.asks, &self.0.outbox, ask, done);
     }
 
     /// Asks the host and waits. Not from a callback.
@@ -58,31 +56,7 @@ impl Handle {
     /// # Errors
     /// When it does not reply in time, or says why it cannot.
     pub fn ask_wait(&self, ask: Ask, limit: Duration) -> io::Result<Reply> {
-        let (sender, receiver) = sync_channel(1);
-        let question = self.put(ask, Box::new(move |reply| drop(sender.try_send(reply))));
-        match receiver.recv_timeout(limit) {
-            Ok(Reply::Failed(reason)) => Err(io::Error::other(reason)),
-            Ok(reply) => Ok(reply),
-            Err(_) => {
-                question.inspect(|&question| lock(&self.0.asks).forget(question));
-                Err(io::Error::new(io::ErrorKind::TimedOut, format!("the host did not reply within {} s", limit.as_secs_f32())))
-            }
-        }
-    }
-
-    fn put(&self, ask: Ask, done: Answered) -> Option<u64> {
-        // A binding, for the lock must be free when the callback runs.
-        let opened = lock(&self.0.asks).open(&ask, done);
-        match opened {
-            Ok(question) => {
-                self.0.outbox.post_here(FromService::Ask { question, ask });
-                Some(question)
-            }
-            Err(done) => {
-                done(Reply::Failed("too many questions to the host are open; try again later".to_owned()));
-                None
-            }
-        }
+        asks::wait(&self.0.asks, &self.0.outbox, ask, limit)
     }
 
     /// Whether calls run in containers of an enclave.

@@ -14,11 +14,8 @@
 //! host), [`call`] (one call), [`wasi`] and [`javascript`] (what the code sees), [`memory`] (where it lives).
 #![deny(unsafe_code)]
 
-pub mod asks;
 pub mod call;
 pub mod calls;
-pub mod channel;
-pub mod clock;
 pub mod control;
 pub mod deploy;
 pub mod egress;
@@ -40,7 +37,5 @@ pub mod spec;
 pub mod ticker;
 pub mod wasi;
 
-/// Locks, also when another thread panicked while it held the lock: what our locks guard is valid after each statement.
-fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
+pub use teemate_service::{asks, channel, clock};
+use teemate_service::lock;

@@ -1,9 +1,7 @@
 //! The keys of this enclave's life: one for TLS, one for receipts. Made here, at the start, and never written anywhere.
 
-use ring::rand::{SecureRandom, SystemRandom};
 use teemate_evidence::{Binding, PublicKey, SecretKey};
-
-use crate::error::GatewayError;
+use teemate_service::certificate::fresh_key;
 
 /// The keys.
 pub struct Identity {
@@ -13,11 +11,8 @@ pub struct Identity {
 
 impl Identity {
     /// New keys.
-    ///
-    /// # Errors
-    /// [`GatewayError::Random`].
-    pub fn generate() -> Result<Self, GatewayError> {
-        Ok(Identity { tls: key()?, receipt: key()? })
+    pub fn generate() -> Self {
+        Identity { tls: fresh_key(), receipt: fresh_key() }
     }
 
     /// The key of TLS certificates.
@@ -46,26 +41,13 @@ impl Identity {
     }
 }
 
-fn key() -> Result<SecretKey, GatewayError> {
-    let random = SystemRandom::new();
-    // Each try fails with a chance of 2^-32.
-    for _ in 0..4 {
-        let mut bytes = [0; 32];
-        random.fill(&mut bytes).map_err(|_| GatewayError::Random)?;
-        if let Some(key) = SecretKey::from_bytes(&bytes) {
-            return Ok(key);
-        }
-    }
-    Err(GatewayError::Random)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn each_enclave_has_keys_of_its_own_and_binds_both() {
-        let (one, two) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+        let (one, two) = (Identity::generate(), Identity::generate());
         assert_ne!(one.tls().public(), two.tls().public());
         assert_ne!(one.tls().public(), one.receipt_public());
         let binding = one.challenge([7; 32]);

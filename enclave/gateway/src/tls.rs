@@ -5,7 +5,7 @@
 
 use std::io;
 use std::sync::{Arc, RwLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rustls::ServerConfig;
 use rustls::crypto::ring as provider;
@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache};
 use rustls::sign::{CertifiedKey, SigningKey};
 use teemate_evidence::certificate;
-use teemate_evidence::extension::{Claims, Evidence};
+use teemate_service::certificate::attested;
 use tokio::time::sleep;
 
 use crate::error::GatewayError;
@@ -24,9 +24,6 @@ use crate::receipts::Receipts;
 
 /// Sessions that may be taken up again without a handshake in full.
 const SESSIONS: usize = 1024;
-/// Dates of a certificate, around the host's time: they are there for libraries that want them. What counts is the quote.
-const VALID_BEFORE: u64 = 24 * 3600;
-const VALID_AFTER: u64 = 7 * 24 * 3600;
 /// Pauses between attempts to get a quote.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -76,20 +73,10 @@ impl Certificates {
     /// # Errors
     /// Those of the attester.
     pub fn renew(&self) -> io::Result<()> {
-        let claims = Claims::new(&self.identity.tls().public().spki());
         let voucher = self.identity.voucher();
         let vouching = self.attester.quote(voucher.report_data())?;
-        let quote = self.attester.quote(claims.report_data())?;
-        let evidence = Evidence { quote, claims: claims.encode() }.encode();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
-        let der = certificate::self_signed(
-            self.identity.tls(),
-            &evidence,
-            &names,
-            now.saturating_sub(VALID_BEFORE),
-            now.saturating_add(VALID_AFTER),
-        );
+        let der = attested(self.identity.tls(), &names, |report_data| self.attester.quote(report_data))?;
         let certified = CertifiedKey::new(vec![CertificateDer::from(der)], self.key.clone());
         *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::new(certified));
         self.receipts.vouch(vouching, voucher);

@@ -117,7 +117,7 @@ pub fn control(epoll: u64, operation: u64, fd: u64, event: u64) -> SysResult {
             Kind::Socket { fd, .. } => (file.id, Watched::Host(fd)),
             Kind::Event => (file.id, Watched::Event),
             Kind::Epoll => return Err(libc::EINVAL),
-            Kind::Content { .. } => return Err(libc::EPERM),
+            Kind::Content { .. } | Kind::Data(_) => return Err(libc::EPERM),
         },
         Target::Standard(_) => return Err(libc::EPERM),
     };

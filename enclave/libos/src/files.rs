@@ -1,7 +1,8 @@
 //! Descriptors: what the host holds for the payload, and files whose content is in the enclave.
 //!
 //! A container's files are on the host's disk. The LibOS reads one whole, checks its length and SHA-256 against what the function's owner
-//! deployed, and serves the copy that it checked; a file that differs is EBADMSG, and the payload names it.
+//! deployed, and serves the copy that it checked; a file that differs is EBADMSG, and the payload names it. Files that the payload keeps
+//! itself are in [`crate::data`].
 
 use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
@@ -11,6 +12,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use sha2::{Digest, Sha256};
 use teemate_abi::ocall::DESCRIPTOR_FIRST;
 
+use crate::data::Data;
 use crate::lock::Spin;
 use crate::sockets::Address;
 use crate::{SysResult, container, epoll, memory, ocall, user};
@@ -26,7 +28,7 @@ const MAX: usize = 16384;
 /// Largest verified file.
 const MAX_FILE: u64 = 64 << 20;
 /// Most bytes of one read(2) or write(2), or of one piece.
-const MAX_TRANSFER: u64 = 1 << 30;
+pub const MAX_TRANSFER: u64 = 1 << 30;
 /// Most pieces of readv(2) and writev(2).
 const MAX_PIECES: u64 = 1024;
 
@@ -61,6 +63,8 @@ pub enum Kind {
         /// The next byte to read.
         position: Spin<u64>,
     },
+    /// A file of the data directory.
+    Data(Data),
     /// An instance of [`epoll`].
     Epoll,
     /// A counter of eventfd(2). Any thread may use it: it is inside.
@@ -80,6 +84,19 @@ impl File {
         }
     }
 
+    /// The container whose process holds the host's part; 0: that of the payload's own threads.
+    pub fn owner(&self) -> u64 {
+        self.owner
+    }
+
+    /// Closes the host's part.
+    fn give_back(&self, host: i32) {
+        release(self.owner, host);
+        if !self.abandoned.load(Ordering::Relaxed) {
+            ocall::close(host);
+        }
+    }
+
     fn usable(&self) -> bool {
         matches!(self.kind, Kind::Event) || self.owner == container::current()
     }
@@ -91,11 +108,9 @@ impl Drop for File {
         match &self.kind {
             Kind::Socket { fd, .. } => {
                 epoll::closed(self.id);
-                release(self.owner, *fd);
-                if !self.abandoned.load(Ordering::Relaxed) {
-                    ocall::close(*fd);
-                }
+                self.give_back(*fd);
             }
+            Kind::Data(data) => self.give_back(data.host()),
             Kind::Content { start, length, .. } => {
                 let _ = memory::munmap(*start, (*length).max(1));
             }
@@ -222,6 +237,7 @@ pub fn read(fd: u64, address: u64, length: u64, flags: Option<u64>) -> SysResult
                 *position += count;
                 return Ok(count);
             }
+            Kind::Data(data) => return data.read(file.owner, address, length),
             Kind::Event => return epoll::read_event(file.id, address, length),
             Kind::Epoll => return Err(libc::EINVAL),
             Kind::Socket { .. } => {}
@@ -235,6 +251,7 @@ pub fn write(fd: u64, address: u64, length: u64, flags: Option<u64>) -> SysResul
     let target = get(fd)?;
     match &target {
         Target::File(file) if matches!(file.kind, Kind::Event) => epoll::write_event(file.id, address, length),
+        Target::File(file) if let Kind::Data(data) = &file.kind => data.write(file.owner, address, length),
         _ => transfer(&target, &[[address, length.min(MAX_TRANSFER)]], flags, true),
     }
 }
@@ -344,6 +361,7 @@ pub fn seek(fd: u64, offset: i64, whence: u64) -> SysResult {
                 *position = to.min(*length);
                 Ok(*position)
             }
+            Kind::Data(data) => data.seek(file.owner, offset, whence),
             _ => Err(libc::ESPIPE),
         },
         Target::Standard(_) => Err(libc::ESPIPE),
@@ -425,8 +443,9 @@ pub fn status(fd: u64) -> Result<(u32, u64), i32> {
     Ok(match get(fd)? {
         Target::Standard(0..3) => (libc::S_IFIFO | 0o600, 0),
         Target::Standard(_) => (libc::S_IFSOCK | 0o600, 0),
-        Target::File(file) => match file.kind {
-            Kind::Content { length, .. } => (libc::S_IFREG | 0o444, length),
+        Target::File(file) => match &file.kind {
+            Kind::Content { length, .. } => (libc::S_IFREG | 0o444, *length),
+            Kind::Data(data) => data.status(file.owner)?,
             Kind::Socket { .. } => (libc::S_IFSOCK | 0o600, 0),
             // As Linux has it: of no type.
             Kind::Epoll | Kind::Event => (0o600, 0),

@@ -17,6 +17,7 @@ pub mod boot;
 pub mod clock;
 pub mod container;
 pub mod cpuid;
+pub mod data;
 pub mod enclu;
 pub mod end;
 pub mod entry;
@@ -38,6 +39,7 @@ pub mod sockets;
 pub mod space;
 pub mod syscall;
 pub mod thread;
+pub mod turn;
 pub mod user;
 
 /// A syscall's answer: a value, or a Linux errno (positive).

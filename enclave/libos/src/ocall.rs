@@ -217,6 +217,74 @@ pub fn read_file(path: &[u8], offset: u64, into: &mut [u8]) -> Result<usize, i32
     Ok(got)
 }
 
+/// A file of the data directory: the host's descriptor.
+pub fn open(path: &[u8], flags: u64) -> Result<i32, i32> {
+    loop {
+        if let Ok(opened) = open_once(path, flags) {
+            return opened;
+        }
+    }
+}
+
+/// The same, which must not be made again as it was: who asked for a new file may have got it.
+pub fn open_once(path: &[u8], flags: u64) -> Result<Result<i32, i32>, Lost> {
+    let ret = once(number::OPEN, [path.len() as u64, flags, 0, 0, 0, 0], &[path])?;
+    Ok(count(ret, i32::MAX as usize).map(|fd| fd as i32))
+}
+
+/// pread(2) of at most `length` bytes, and of [`MAX_DATA`]; [`take`] has them.
+pub fn read_at(fd: i32, length: usize, offset: u64) -> Result<usize, i32> {
+    count(again(number::READ_AT, [fd as u64, length as u64, offset, 0, 0, 0], &[]), length)
+}
+
+/// pwrite(2) of at most [`MAX_DATA`] bytes.
+pub fn write_at(fd: i32, bytes: &[u8], offset: u64) -> Result<usize, i32> {
+    count(again(number::WRITE_AT, [fd as u64, bytes.len() as u64, offset, 0, 0, 0], &[bytes]), bytes.len())
+}
+
+/// fsync(2), or fdatasync(2).
+pub fn sync(fd: i32, data_only: bool) -> Result<(), i32> {
+    count(again(number::SYNC, [fd as u64, u64::from(data_only), 0, 0, 0, 0], &[]), 0).map(|_| ())
+}
+
+/// ftruncate(2).
+pub fn truncate(fd: i32, size: u64) -> Result<(), i32> {
+    count(again(number::TRUNCATE, [fd as u64, size, 0, 0, 0, 0], &[]), 0).map(|_| ())
+}
+
+/// `st_mode` and size of a file, unchecked.
+pub fn file_status(fd: i32) -> Result<(u32, u64), i32> {
+    count(again(number::STATUS, [fd as u64, 0, 0, 0, 0, 0], &[]), 0)?;
+    let (mut mode, mut size) = ([0; 4], [0; 8]);
+    take(0, &mut mode);
+    take(4, &mut size);
+    Ok((u32::from_le_bytes(mode), u64::from_le_bytes(size)))
+}
+
+/// rename(2) in the data directory.
+pub fn rename(from: &[u8], to: &[u8]) -> Result<(), i32> {
+    gone(number::RENAME, [from.len() as u64, to.len() as u64, 0, 0, 0, 0], &[from, to])
+}
+
+/// unlink(2) in the data directory.
+pub fn remove(path: &[u8]) -> Result<(), i32> {
+    gone(number::REMOVE, [path.len() as u64, 0, 0, 0, 0, 0], &[path])
+}
+
+/// A call after which a name is gone. One that was lost with its process may have been carried out: then the name is gone at the next try.
+fn gone(call: u32, args: [u64; 6], send: &[&[u8]]) -> Result<(), i32> {
+    let mut lost = false;
+    loop {
+        match once(call, args, send) {
+            Err(Lost) => lost = true,
+            Ok(ret) => match count(ret, 0) {
+                Err(libc::ENOENT) if lost => return Ok(()),
+                done => return done.map(|_| ()),
+            },
+        }
+    }
+}
+
 /// One of `teemate_abi::ocall::edmm` on a range. What the host says is not believed: EACCEPT checks each page.
 pub fn edmm(operation: u64, address: u64, length: u64, permissions: u64) -> Result<(), i32> {
     let ret = again(number::EDMM, [operation, address, length, permissions, 0, 0], &[]);
@@ -224,6 +292,14 @@ pub fn edmm(operation: u64, address: u64, length: u64, permissions: u64) -> Resu
         done if done as u64 == length => Ok(()),
         _ => Err(libc::EIO),
     }
+}
+
+/// A turn of input and output: how many bytes of records came, which [`take`] has. ESTALE when the connections, of which `one` is one, went
+/// with their process.
+pub fn turn(records: &[u8], timeout_ms: i64, one: Option<i32>) -> Result<usize, i32> {
+    let args = [records.len() as u64, timeout_ms as u64, one.map_or(u64::MAX, |fd| fd as u64), 0, 0, 0];
+    let ret = once(number::TURN, args, &[records]).map_err(|Lost| libc::ESTALE)?;
+    count(ret, MAX_DATA)
 }
 
 /// A hint that a range is about to be touched.

@@ -6,7 +6,7 @@ use teemate_abi::own_calls as own;
 
 use crate::entry::{Frame, teemate_trapped};
 use crate::thread::{self, Thread};
-use crate::{SysResult, clock, container, enclu, end, epoll, files, futex, memory, ocall, random, signal, sockets, user};
+use crate::{SysResult, clock, container, data, enclu, end, epoll, files, futex, memory, ocall, random, signal, sockets, turn, user};
 
 /// Called by the entry code with the payload's registers; puts the answer into RAX.
 pub extern "C" fn dispatch(frame: &mut Frame) {
@@ -77,6 +77,11 @@ fn serve(frame: &mut Frame) -> SysResult {
         libc::SYS_recvfrom => files::read(a, b, c, Some(d)),
         libc::SYS_sendto => files::write(a, b, c, Some(d)),
         libc::SYS_lseek => files::seek(a, b as i64, c),
+        libc::SYS_pread64 => data::transfer_at(a, b, c, d, false),
+        libc::SYS_pwrite64 => data::transfer_at(a, b, c, d, true),
+        libc::SYS_fsync => data::sync(a, false),
+        libc::SYS_fdatasync => data::sync(a, true),
+        libc::SYS_ftruncate => data::truncate(a, b),
         libc::SYS_close => files::close(a),
         libc::SYS_poll => sockets::poll(a, b, c),
         libc::SYS_epoll_create1 => epoll::create(a),
@@ -95,8 +100,20 @@ fn serve(frame: &mut Frame) -> SysResult {
         libc::SYS_setsockopt => sockets::set_option(a, b, c, d, e),
         libc::SYS_getsockopt => sockets::option(a, b, c, d, e),
         libc::SYS_fstat => fstat(a, b),
-        libc::SYS_newfstatat if user::string(b).is_ok_and(<[u8]>::is_empty) => fstat(a, c),
-        libc::SYS_newfstatat | libc::SYS_openat | libc::SYS_open | libc::SYS_access | libc::SYS_statx => Err(libc::ENOENT),
+        libc::SYS_newfstatat if user::string(b)?.is_empty() => fstat(a, c),
+        libc::SYS_newfstatat => stat(c, data::status(b)?),
+        libc::SYS_statx if user::string(b)?.is_empty() => statx(e, files::status(a)?),
+        libc::SYS_statx => statx(e, data::status(b)?),
+        libc::SYS_open => data::open(a, b),
+        libc::SYS_openat => data::open(b, c),
+        libc::SYS_mkdir => data::make_directory(a),
+        libc::SYS_mkdirat => data::make_directory(b),
+        libc::SYS_rename => data::rename(a, b),
+        libc::SYS_renameat => data::rename(b, d),
+        libc::SYS_renameat2 if e == 0 => data::rename(b, d),
+        libc::SYS_unlink => data::remove(a),
+        libc::SYS_unlinkat if c == 0 => data::remove(b),
+        libc::SYS_access => Err(libc::ENOENT),
         libc::SYS_fcntl => files::control(a, b, c),
         libc::SYS_ioctl => files::ioctl(a, b, c),
         libc::SYS_readlink => readlink(a, b, c),
@@ -151,6 +168,7 @@ fn serve(frame: &mut Frame) -> SysResult {
         }
         own::CHARGED_PAGES => Ok(container::charged()),
         own::SET_QUOTA => container::set_quota(a),
+        own::TURN => turn::turn(a, b, c as i64, d),
 
         // rseq, membarrier, io_uring, clone, fork, execve, ...: glibc and std do without.
         _ => Err(libc::ENOSYS),
@@ -240,7 +258,21 @@ fn sleep(deadline: u64) -> SysResult {
 }
 
 fn fstat(fd: u64, address: u64) -> SysResult {
-    let (mode, length) = files::status(fd)?;
+    stat(address, files::status(fd)?)
+}
+
+/// A `struct statx`: what is known is type, mode and size.
+fn statx(address: u64, (mode, length): (u32, u64)) -> SysResult {
+    let mut statx = [0u64; 32];
+    statx[0] = u64::from(libc::STATX_TYPE | libc::STATX_MODE | libc::STATX_NLINK | libc::STATX_SIZE) | 4096 << 32; // stx_mask, stx_blksize
+    statx[2] = 1; // stx_nlink
+    statx[3] = u64::from(mode) << 32; // stx_mode
+    statx[5] = length;
+    user::write(address, statx)?;
+    Ok(0)
+}
+
+fn stat(address: u64, (mode, length): (u32, u64)) -> SysResult {
     let mut stat = [0u64; 18];
     stat[2] = 1; // st_nlink
     stat[3] = u64::from(mode); // st_mode, st_uid

@@ -1,6 +1,6 @@
-//! Makes connections for containers that may have some: resolves, connects, and passes the descriptor.
+//! Answers containers that may have connections or data files: resolves and connects, or opens, and passes the descriptor.
 //!
-//! A container has no network. Its allow-list came from the enclave with the wish for the container; what it asks for is compared with
+//! A container has no network and no directory. Its allow-list came from the enclave with the wish for the container; what it asks for is compared with
 //! the list as text, so that a name that resolves to something else gains nothing beyond what the owner of the function allowed.
 
 use std::net::{TcpStream, ToSocketAddrs};
@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use teemate_runner::broker;
+use teemate_runner::broker::{self, Question};
 
+use crate::data::Data;
 use crate::error::{Error, Result};
 
 /// How long one address of a name may take.
@@ -68,31 +69,59 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
         .map_err(Error::system("make a socket for a container's connections"))
 }
 
-/// A broker for one container, `again` if it may serve more than one call. Gives the container's end; the broker ends with it.
-pub fn serve(list: Vec<String>, deadline: Duration, again: bool) -> Result<OwnedFd> {
+/// What a container may have.
+#[derive(Clone, Debug, Default)]
+pub struct Allowed {
+    /// `host:port` that it may connect.
+    pub egress: Vec<String>,
+    /// The payload's data directory.
+    pub data: Option<Arc<Data>>,
+}
+
+impl Allowed {
+    /// Whether there is nothing to ask for.
+    pub fn is_nothing(&self) -> bool {
+        self.egress.is_empty() && self.data.is_none()
+    }
+
+    fn answer(&self, question: &Question) -> std::result::Result<Option<OwnedFd>, Errno> {
+        match (question, &self.data) {
+            (Question::Connect(address), _) => connect(&self.egress, address).map(Some),
+            (Question::File(question), Some(data)) => data.answer(question),
+            (Question::File(_), None) => Err(Errno::ACCESS),
+        }
+    }
+}
+
+/// A broker for one container, `again` if it may serve more than one call. Gives the container's end; the broker ends with it. Without a
+/// deadline it serves as long as its container lives.
+pub fn serve(allowed: Allowed, deadline: Option<Duration>, again: bool) -> Result<OwnedFd> {
     let (ours, theirs) = pair()?;
-    serve_at(ours, list, deadline, again)?;
+    serve_at(ours, allowed, deadline, again)?;
     Ok(theirs)
 }
 
 /// A broker at its end of a [`pair`].
-pub fn serve_at(ours: OwnedFd, list: Vec<String>, deadline: Duration, again: bool) -> Result<()> {
+pub fn serve_at(ours: OwnedFd, allowed: Allowed, deadline: Option<Duration>, again: bool) -> Result<()> {
     if OPEN.fetch_add(1, Ordering::AcqRel) >= OPEN_MAX {
         drop(Open);
         return Err(Error::Busy(format!("{OPEN_MAX} containers with connections run already; try again later")));
     }
     let open = Open;
     // A container that outlives its deadline is killed, and that closes its end; the timeout is for one that hands its end away.
-    let timeout = rustix::net::sockopt::set_socket_timeout(&ours, rustix::net::sockopt::Timeout::Recv, Some(deadline));
+    let timeout = rustix::net::sockopt::set_socket_timeout(&ours, rustix::net::sockopt::Timeout::Recv, deadline);
     timeout.map_err(Error::system("set the timeout of a container's connections"))?;
-    let list = Arc::new(list);
     std::thread::Builder::new()
         .name("broker".to_owned())
         .spawn(move || {
             let _open = open;
             for _ in 0..if again { usize::MAX } else { QUESTIONS_MAX } {
-                let Ok(Some(question)) = broker::next(ours.as_fd()) else { return };
-                if broker::answer(ours.as_fd(), connect(&list, &question)).is_err() {
+                let answer = match broker::next(ours.as_fd()) {
+                    Ok(Some(question)) => allowed.answer(&question),
+                    Err(Errno::INVAL) => Err(Errno::INVAL),
+                    _ => return,
+                };
+                if broker::answer(ours.as_fd(), answer).is_err() {
                     return;
                 }
             }
@@ -155,15 +184,20 @@ mod tests {
         use std::io::{Read, Write};
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let theirs = serve(vec![address.clone()], Duration::from_secs(5), false).unwrap();
-        let mut connection = TcpStream::from(broker::ask(theirs.as_fd(), address.as_bytes()).unwrap());
+        let allowed = Allowed { egress: vec![address.clone()], data: None };
+        let theirs = serve(allowed, Some(Duration::from_secs(5)), false).unwrap();
+        let ask = |address: &[u8]| broker::ask(theirs.as_fd(), &Question::Connect(address.to_vec()));
+        let mut connection = TcpStream::from(ask(address.as_bytes()).unwrap());
         connection.write_all(b"hello").unwrap();
         drop(connection);
         let mut text = String::new();
         listener.accept().unwrap().0.read_to_string(&mut text).unwrap();
         assert_eq!(text, "hello");
-        assert_eq!(broker::ask(theirs.as_fd(), b"127.0.0.1:1").unwrap_err(), Errno::ACCESS);
+        assert_eq!(ask(b"127.0.0.1:1").unwrap_err(), Errno::ACCESS);
+        assert_eq!(ask(b"\0noise").unwrap_err(), Errno::INVAL);
+        let file = Question::File(broker::FileQuestion::Open { path: b"x".to_vec(), flags: 0 });
+        assert_eq!(broker::ask(theirs.as_fd(), &file).unwrap_err(), Errno::ACCESS, "it has no data directory");
         drop(listener);
-        assert_eq!(broker::ask(theirs.as_fd(), address.as_bytes()).unwrap_err(), Errno::CONNREFUSED);
+        assert_eq!(ask(address.as_bytes()).unwrap_err(), Errno::CONNREFUSED);
     }
 }

@@ -36,6 +36,8 @@ pub struct Wish {
     pub cpu_milli: u32,
     /// What it may connect to.
     pub egress: Vec<String>,
+    /// Whether it may use the data directory.
+    pub data: bool,
     /// Function.
     pub function: String,
     /// Time limit of its call.
@@ -171,9 +173,9 @@ impl Channel {
 
     fn dispatch(&self, message: FromService, at_ns: u64, on_demand: &mut impl FnMut(Demand)) {
         match message {
-            FromService::NeedContainer { container, memory, cpu_milli, egress, function, timeout_ms, keep_ms } => {
+            FromService::NeedContainer { container, memory, cpu_milli, egress, data, function, timeout_ms, keep_ms } => {
                 let (timeout_ms, keep_ms) = (timeout_ms.min(TIMEOUT_MAX_MS), keep_ms.min(KEEP_LIMIT_MS));
-                on_demand(Demand::Container(Wish { container, memory, cpu_milli, egress, function, timeout_ms, keep_ms, at_ns }));
+                on_demand(Demand::Container(Wish { container, memory, cpu_milli, egress, data, function, timeout_ms, keep_ms, at_ns }));
             }
             FromService::Unneeded { container } => on_demand(Demand::Unneeded(container)),
             FromService::KeepContainer { container, for_ms } => {
@@ -393,6 +395,7 @@ mod tests {
                             memory: 1,
                             cpu_milli: 0,
                             egress,
+                            data: false,
                             function,
                             timeout_ms: 1,
                             keep_ms: 0,

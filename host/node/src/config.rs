@@ -48,6 +48,10 @@ pub struct Config {
     /// The enclave's image; not needed in native mode.
     #[arg(long, env = "TEEMATE_IMAGE")]
     pub image: Option<PathBuf>,
+    /// Directory in which the payload keeps files of its own, sealed: a database's. Created if it is missing. Without it the payload keeps
+    /// none.
+    #[arg(long, env = "TEEMATE_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
     /// The payload as an ordinary program, for native mode.
     #[arg(long, default_value_os_t = beside("teemate-functions"))]
     pub native_payload: PathBuf,

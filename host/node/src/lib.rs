@@ -14,7 +14,7 @@
 //! * [`gateway`]: the socket at which the enclave answers its own clients;
 //! * [`containers`]: every process that the node started;
 //! * [`lease`]: who may enter with which TCS;
-//! * [`broker`]: connections for containers;
+//! * [`broker`], [`data`]: connections and data files for containers;
 //! * [`tasks`]: containers that somebody else directs;
 //! * [`metrics`], [`names`]: what is counted;
 //! * [`signals`]: SIGTERM and SIGINT (unsafe).
@@ -26,6 +26,7 @@ pub mod channel;
 pub mod config;
 pub mod containers;
 pub mod control;
+pub mod data;
 pub mod device;
 pub mod error;
 pub mod gateway;

@@ -60,6 +60,15 @@ pub fn ocall(number: usize) -> &'static str {
         ocall::KICK => "kick",
         ocall::SOCKET_NAME => "socket_name",
         ocall::SOCKET_ERROR => "socket_error",
+        ocall::OPEN => "open",
+        ocall::READ_AT => "read_at",
+        ocall::WRITE_AT => "write_at",
+        ocall::SYNC => "sync",
+        ocall::TRUNCATE => "truncate",
+        ocall::STATUS => "status",
+        ocall::RENAME => "rename",
+        ocall::REMOVE => "remove",
+        ocall::TURN => "turn",
         _ => "unknown",
     }
 }

@@ -17,6 +17,7 @@ use teemate_sgx::{BuildOptions, Counters, Device, Enclave};
 use crate::config::Config;
 use crate::containers::{Containers, Kind, Nursery};
 use crate::control::Rest;
+use crate::data::Data;
 use crate::error::{Error, Result};
 use crate::gateway::{self, Listener};
 use crate::history::History;
@@ -57,6 +58,8 @@ pub struct Shop {
     pub sealed: Mutex<Sealed>,
     /// Where the enclave's own clients connect.
     pub listener: Option<Listener>,
+    /// Where the payload keeps files of its own.
+    pub data: Option<Arc<Data>>,
     device: Option<Builder>,
     quoting: Option<Box<dyn QuotingService>>,
     enclaves: AtomicU64,
@@ -78,6 +81,7 @@ impl Shop {
         Ok(Shop {
             sealed: Mutex::new(Sealed::open(&config.state)?),
             listener: listen.map(Listener::open).transpose()?,
+            data: config.data.as_deref().map(Data::open).transpose()?.map(Arc::new),
             quoting: device.as_ref().map(|(device, _)| crate::device::quoting(device.kind(), &config)).transpose()?,
             config,
             store,

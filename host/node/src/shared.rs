@@ -27,6 +27,7 @@ use teemate_sgx::{Enclave, Error as DeviceError};
 
 use crate::ahead::{Ahead, Ready};
 use crate::answers::Answers;
+use crate::broker::Allowed;
 use crate::channel::{Channel, Demand, Wish};
 use crate::containers::{Ended, Kind, Nursery, Order, Place, Process, Taking};
 use crate::error::{Error, Result};
@@ -263,8 +264,11 @@ impl SharedEnclave {
     fn service(self: &Arc<Self>, end: &OwnedFd, life: u32) -> Result<Arc<Process>> {
         let listener = self.shop.listener.as_ref().map(Listener::fd);
         let tcs = (0..self.service_tcs).collect();
-        let role = Role::Service { tcs, attach: None, broker: false, listener: listener.is_some(), life };
-        self.long_lived(Kind::Service, role, [Some(end.as_fd()), listener].into_iter().flatten().collect())
+        let data = self.shop.data.clone();
+        let broker = data.map(|data| crate::broker::serve(Allowed { egress: Vec::new(), data: Some(data) }, None, true)).transpose()?;
+        let role = Role::Service { tcs, attach: None, broker: broker.is_some(), listener: listener.is_some(), life };
+        let broker = broker.as_ref().map(AsFd::as_fd);
+        self.long_lived(Kind::Service, role, [Some(end.as_fd()), listener, broker].into_iter().flatten().collect())
     }
 
     /// Has another process take over what the service's killed one was doing.
@@ -525,7 +529,8 @@ impl SharedEnclave {
         self.board.reset(lease.tcs);
         let (root, lifetime) = self.of_function(&wish);
         let patience = lifetime + Duration::from_millis(wish.keep_ms);
-        let broker = (!wish.egress.is_empty()).then(|| crate::broker::serve(wish.egress, patience, wish.keep_ms > 0)).transpose()?;
+        let allowed = self.allowed(&wish);
+        let broker = (!allowed.is_nothing()).then(|| crate::broker::serve(allowed, Some(patience), wish.keep_ms > 0)).transpose()?;
         let order = Order {
             id: wish.container,
             kind: Kind::Function,
@@ -560,6 +565,11 @@ impl SharedEnclave {
         Ok(())
     }
 
+    /// What the container may ask the node for.
+    fn allowed(&self, wish: &Wish) -> Allowed {
+        Allowed { egress: wish.egress.clone(), data: self.shop.data.clone().filter(|_| wish.data) }
+    }
+
     /// The root that a function's containers have, if not the empty one, and how long one may live.
     fn of_function(&self, wish: &Wish) -> (Option<PathBuf>, Duration) {
         let root = self.shop.store.get(&wish.function).ok().and_then(|function| function.root());
@@ -592,10 +602,11 @@ impl SharedEnclave {
     fn hand_over(&self, Ready { process, broker }: Ready, wish: &Wish, limits: Limits, lifetime: Duration) -> Option<bool> {
         let Some(lease) = process.lease else { return Some(false) };
         let at_ns = now_ns();
-        let guest = Guest { container: wish.container, broker: !wish.egress.is_empty() };
+        let allowed = self.allowed(wish);
+        let guest = Guest { container: wish.container, broker: !allowed.is_nothing() };
+        let patience = lifetime + Duration::from_millis(wish.keep_ms);
         if guest.broker
-            && let Err(error) =
-                crate::broker::serve_at(broker, wish.egress.clone(), lifetime + Duration::from_millis(wish.keep_ms), wish.keep_ms > 0)
+            && let Err(error) = crate::broker::serve_at(broker, allowed, Some(patience), wish.keep_ms > 0)
         {
             // The long way fails for the same reason, and says so to the caller.
             tracing::warn!(%error, "a container that was made ahead can't have connections");

@@ -14,6 +14,7 @@ use teemate_runner::board::{Board, now_ns};
 use teemate_runner::role::Role;
 use teemate_sgx::Enclave;
 
+use crate::broker::Allowed;
 use crate::channel::{Channel, Demand};
 use crate::containers::{Kind, Nursery, Order, Process};
 use crate::error::{Error, Result};
@@ -99,7 +100,7 @@ impl Solo {
         body.extend(descriptors.iter().map(AsFd::as_fd));
         let spec = &function.spec;
         let lifetime = BOOT_LIMIT + DEPLOY_LIMIT + Duration::from_millis(spec.limits.timeout_ms) + LIFETIME_MARGIN;
-        let broker = has_egress(function).then(|| crate::broker::serve(spec.egress.clone(), lifetime, false)).transpose()?;
+        let broker = has_egress(function).then(|| crate::broker::serve(Allowed { egress: spec.egress.clone(), data: None }, Some(lifetime), false)).transpose()?;
         body.extend(broker.iter().map(AsFd::as_fd));
         let order = Order {
             id: shop.next_id(),

@@ -18,9 +18,9 @@ use crate::reaper::Found;
 /// Slots: one for each TCS that an image may have.
 pub const SLOTS: u32 = TCS_MAX;
 /// Kinds of OCALL that are counted; numbers beyond count as kind 0.
-pub const OCALL_KINDS: usize = 32;
+pub const OCALL_KINDS: usize = 64;
 
-const MAGIC: u64 = u64::from_le_bytes(*b"TMBOARD2");
+const MAGIC: u64 = u64::from_le_bytes(*b"TMBOARD3");
 /// A wait without end is made of waits of this length.
 const LONG: Duration = Duration::from_secs(3600);
 

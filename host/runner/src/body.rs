@@ -140,8 +140,8 @@ impl Body for Runner {
         };
         let result = match (role, &self.mapped) {
             (Role::Function { tcs, number, ahead }, Some(mapped)) => return function(mapped, tcs, number, ahead, &start),
-            (Role::Service { tcs, attach: None, listener, life, .. }, Some(mapped)) => {
-                shared_service(mapped, &tcs, listener, life, start.descriptors)
+            (Role::Service { tcs, attach: None, broker, listener, life }, Some(mapped)) => {
+                shared_service(mapped, &tcs, broker, listener, life, start.descriptors)
             }
             (Role::Service { tcs, attach: Some(device), broker, listener, .. }, _) => {
                 own_enclave(device, &tcs, broker, listener, start.descriptors)
@@ -172,7 +172,15 @@ fn service_of(descriptors: Vec<OwnedFd>, listener: bool) -> Result<(Service, std
     Ok((service, rest))
 }
 
-fn shared_service(mapped: &Mapped, tcs: &[u32], listener: bool, life: u32, descriptors: Vec<OwnedFd>) -> Result<i32, String> {
+fn shared_service(
+    mapped: &Mapped,
+    tcs: &[u32],
+    broker: bool,
+    listener: bool,
+    life: u32,
+    mut descriptors: Vec<OwnedFd>,
+) -> Result<i32, String> {
+    let broker = if broker { descriptors.pop() } else { None };
     let (service, _) = service_of(descriptors, listener)?;
     let takes_over = life > 0;
     if takes_over {
@@ -184,7 +192,8 @@ fn shared_service(mapped: &Mapped, tcs: &[u32], listener: bool, life: u32, descr
         }
     }
     let descriptors = Descriptors::of_service(service, life);
-    Ok(service::serve(service::Service { mapped, descriptors: &descriptors, broker: None, shared: true, takes_over }, tcs))
+    let broker = broker.as_ref().map(AsFd::as_fd);
+    Ok(service::serve(service::Service { mapped, descriptors: &descriptors, broker, shared: true, takes_over }, tcs))
 }
 
 /// Everything up to the wait may lie before the call. From there on every instruction is part of its latency.

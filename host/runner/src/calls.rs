@@ -12,10 +12,12 @@ use teemate_abi::layout::{ELRANGE_BASE, ELRANGE_SIZE_MAX, PAGE_SIZE};
 use teemate_abi::ocall;
 
 use crate::board::{Board, EdmmRequest};
-use crate::broker;
+use crate::broker::{self, FileQuestion, Question};
 use crate::descriptors::{Descriptors, LISTEN_FD, SERVICE_FD, Service};
+use crate::files;
 use crate::host::{self, Call, HostArea, MailboxRef, Reply, errno};
 use crate::sockets;
+use crate::turn;
 
 /// How long the node has for a request of dynamic memory.
 const EDMM_LIMIT: Duration = Duration::from_secs(60);
@@ -139,6 +141,34 @@ impl Calls<'_> {
             },
             ocall::SOCKET_NAME => self.on(args[0] as RawFd, |fd| sockets::name(mailbox, fd)),
             ocall::SOCKET_ERROR => self.on(args[0] as RawFd, sockets::error),
+            ocall::OPEN => match self.path(mailbox, 0, length(args[0])) {
+                Some(path) => self.ask_for(Question::File(FileQuestion::Open { path, flags: (args[1] & ocall::OPEN_FLAGS) as u32 })),
+                None => errno(libc::EINVAL),
+            },
+            ocall::READ_AT => self.at(args, |fd, length, offset| mailbox.read_at(fd, length, offset)),
+            ocall::WRITE_AT => self.at(args, |fd, length, offset| mailbox.write_at(fd, length, offset)),
+            ocall::SYNC => self.file(args[0], |fd| files::sync(fd, args[1] != 0)),
+            ocall::TRUNCATE => match i64::try_from(args[1]) {
+                Ok(size) => self.file(args[0], |fd| files::truncate(fd, size)),
+                Err(_) => errno(libc::EINVAL),
+            },
+            ocall::STATUS => self.file(args[0], |fd| files::status(mailbox, fd)),
+            ocall::RENAME => {
+                let middle = length(args[0]);
+                match (self.path(mailbox, 0, middle), self.path(mailbox, middle, length(args[1]))) {
+                    (Some(from), Some(to)) => self.tell(FileQuestion::Rename { from, to }),
+                    _ => errno(libc::EINVAL),
+                }
+            }
+            ocall::REMOVE => match self.path(mailbox, 0, length(args[0])) {
+                Some(path) => self.tell(FileQuestion::Remove { path }),
+                None => errno(libc::EINVAL),
+            },
+            ocall::TURN => match self.descriptors.service() {
+                Some(_) if args[2] as i32 >= 0 && self.descriptors.made(args[2] as RawFd).is_none() => errno(libc::ESTALE),
+                Some(service) => turn::turn(mailbox, service, self.descriptors, length(args[0]), args[1] as i32),
+                None => errno(libc::EPERM),
+            },
             _ => errno(libc::ENOSYS),
         }
     }
@@ -188,14 +218,42 @@ impl Calls<'_> {
     }
 
     fn connect(&self, mailbox: MailboxRef, length: usize) -> Reply {
-        let Some(socket) = self.broker else { return errno(libc::EACCES) };
         if length > broker::ADDRESS_MAX {
             return errno(libc::EINVAL);
         }
         let Some(address) = mailbox.copy(0, length) else { return errno(libc::EINVAL) };
-        match broker::ask(socket, &address) {
-            Ok(connection) => self.adopt(connection),
+        self.ask_for(Question::Connect(address))
+    }
+
+    /// A descriptor from the node.
+    fn ask_for(&self, question: Question) -> Reply {
+        let Some(socket) = self.broker else { return errno(libc::EACCES) };
+        match broker::ask(socket, &question) {
+            Ok(descriptor) => self.adopt(descriptor),
             Err(error) => errno(error.raw_os_error()),
+        }
+    }
+
+    /// Something that the node does in the data directory.
+    fn tell(&self, question: FileQuestion) -> Reply {
+        let Some(socket) = self.broker else { return errno(libc::EACCES) };
+        broker::tell(socket, &Question::File(question)).map_or_else(|error| errno(error.raw_os_error()), |_| 0)
+    }
+
+    /// A path of the data directory, from the mailbox.
+    fn path(&self, mailbox: MailboxRef, offset: usize, length: usize) -> Option<Vec<u8>> {
+        (length <= ocall::DATA_PATH_MAX).then(|| mailbox.copy(offset, length)).flatten()
+    }
+
+    /// On a file that was opened on demand: the channel and the listener are none.
+    fn file(&self, fd: u64, act: impl FnOnce(RawFd) -> Reply) -> Reply {
+        self.descriptors.made(fd as RawFd).map_or(errno(libc::EBADF), act)
+    }
+
+    fn at(&self, [fd, length, offset, ..]: [u64; 6], act: impl FnOnce(RawFd, usize, i64) -> Reply) -> Reply {
+        match (usize::try_from(length), i64::try_from(offset)) {
+            (Ok(length), Ok(offset)) => self.file(fd, |fd| act(fd, length, offset)),
+            _ => errno(libc::EINVAL),
         }
     }
 
@@ -403,9 +461,9 @@ mod tests {
         )
         .unwrap();
         let answerer = std::thread::spawn(move || {
-            for answer in [Ok(OwnedFd::from(std::fs::File::open("/dev/null").unwrap())), Err(Errno::ACCESS)] {
-                let address = broker::next(node.as_fd()).unwrap().unwrap();
-                assert_eq!(address, b"host:80");
+            for answer in [Ok(Some(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()))), Ok(None), Err(Errno::ACCESS)] {
+                let question = broker::next(node.as_fd()).unwrap().unwrap();
+                assert_eq!(question, Question::Connect(b"host:80".to_vec()));
                 broker::answer(node.as_fd(), answer).unwrap();
             }
         });
@@ -414,10 +472,72 @@ mod tests {
         let fd = ask(Some(ours.as_fd()));
         assert!(fd >= ocall::DESCRIPTOR_FIRST.into(), "{fd}");
         assert_eq!(bench.ask(ocall::CLOSE, [fd as u64, 0, 0, 0, 0, 0], b"").0, 0);
+        assert_eq!(ask(Some(ours.as_fd())), errno(libc::ECONNRESET), "an answer without a descriptor");
         assert_eq!(ask(Some(ours.as_fd())), errno(libc::EACCES));
         answerer.join().unwrap();
         assert_eq!(ask(Some(ours.as_fd())), errno(libc::ECONNRESET));
         assert_eq!(ask(None), errno(libc::EACCES));
+    }
+
+    /// A payload's file as the enclave drives it; the node's part opens it by name.
+    #[test]
+    fn a_data_file_is_read_and_written_at_offsets() {
+        let directory = tempfile::tempdir().unwrap();
+        let (ours, node) = rustix::net::socketpair(
+            rustix::net::AddressFamily::UNIX,
+            rustix::net::SocketType::SEQPACKET,
+            rustix::net::SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        let below = directory.path().to_owned();
+        let answerer = std::thread::spawn(move || {
+            while let Ok(Some(Question::File(question))) = broker::next(node.as_fd()) {
+                let name = |path: &[u8]| below.join(std::str::from_utf8(path).unwrap());
+                let answer = match question {
+                    FileQuestion::Open { path, flags } => {
+                        assert_eq!(flags, (libc::O_RDWR | libc::O_CREAT) as u32, "others are taken away");
+                        let file = std::fs::File::options().read(true).write(true).create(true).truncate(false).open(name(&path));
+                        Ok(Some(OwnedFd::from(file.unwrap())))
+                    }
+                    FileQuestion::Rename { from, to } => std::fs::rename(name(&from), name(&to)).map(|()| None).map_err(|_| Errno::NOENT),
+                    FileQuestion::Remove { path } => std::fs::remove_file(name(&path)).map(|()| None).map_err(|_| Errno::NOENT),
+                };
+                broker::answer(node.as_fd(), answer).unwrap();
+            }
+        });
+        let bench = Bench::new(Descriptors::none());
+        let ask = |number, args, data: &[u8]| bench.ask_with(number, args, data, Some(ours.as_fd()));
+        let flags = (libc::O_RDWR | libc::O_CREAT | libc::O_NOFOLLOW | libc::O_PATH) as u64;
+        let fd = ask(ocall::OPEN, [4, flags, 0, 0, 0, 0], b"file").0 as u64;
+        assert!(fd as i32 >= ocall::DESCRIPTOR_FIRST);
+        assert_eq!(ask(ocall::WRITE_AT, [fd, 5, 3, 0, 0, 0], b"hello").0, 5);
+        assert_eq!(ask(ocall::SYNC, [fd, 1, 0, 0, 0, 0], b"").0, 0);
+        let (read, data) = ask(ocall::READ_AT, [fd, 100, 2, 0, 0, 0], b"");
+        assert_eq!((read, &data[..6]), (6, &b"\0hello"[..]));
+        assert_eq!(ask(ocall::TRUNCATE, [fd, 4, 0, 0, 0, 0], b"").0, 0);
+        let (status, data) = ask(ocall::STATUS, [fd, 0, 0, 0, 0, 0], b"");
+        let mode = u32::from_le_bytes(data[..4].try_into().unwrap());
+        assert_eq!((status, mode & libc::S_IFMT, u64::from_le_bytes(data[4..12].try_into().unwrap())), (0, libc::S_IFREG, 4));
+        assert_eq!(ask(ocall::RENAME, [4, 5, 0, 0, 0, 0], b"fileother").0, 0);
+        assert_eq!(std::fs::read(directory.path().join("other")).unwrap(), b"\0\0\0h");
+        assert_eq!(ask(ocall::REMOVE, [4, 0, 0, 0, 0, 0], b"file").0, errno(libc::ENOENT));
+        assert_eq!(ask(ocall::REMOVE, [5, 0, 0, 0, 0, 0], b"other").0, 0);
+        for (number, args) in [
+            (ocall::READ_AT, [fd, 1, u64::MAX, 0, 0, 0]),
+            (ocall::READ_AT, [fd, MAILBOX_DATA as u64 + 1, 0, 0, 0, 0]),
+            (ocall::TRUNCATE, [fd, u64::MAX, 0, 0, 0, 0]),
+            (ocall::OPEN, [256, 0, 0, 0, 0, 0]),
+            (ocall::RENAME, [u64::MAX, u64::MAX, 0, 0, 0, 0]),
+        ] {
+            assert_eq!(ask(number, args, b"").0, errno(libc::EINVAL), "call {number}");
+        }
+        for number in [ocall::READ_AT, ocall::WRITE_AT, ocall::SYNC, ocall::TRUNCATE, ocall::STATUS] {
+            assert_eq!(ask(number, [SERVICE_FD as u64, 1, 0, 0, 0, 0], b"").0, errno(libc::EBADF), "call {number}");
+        }
+        assert_eq!(bench.ask(ocall::OPEN, [4, 0, 0, 0, 0, 0], b"file").0, errno(libc::EACCES), "no way to the node");
+        drop(ours);
+        answerer.join().unwrap();
     }
 
     /// A server as the enclave drives it: everything by numbers, and nothing by a number that it was not given.
@@ -469,6 +589,90 @@ mod tests {
         assert_eq!(container.ask(ocall::ACCEPT, [listen, 0, 0, 0, 0, 0], b"").0, errno(libc::EBADF));
         assert_eq!(container.ask(ocall::KICK, [0; 6], b"").0, 0);
         assert_eq!(container.host.kick_word().load(Ordering::Relaxed), 1, "another process passes it on");
+    }
+
+    /// A server that takes turns.
+    #[test]
+    fn a_turn_serves_many_connections() {
+        use teemate_abi::turn::{CLOSE, DATA, HUNG_UP, OPENED, Records, SEND, SENT, WRITABLE, header};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (channel, _node) = std::os::unix::net::UnixStream::pair().unwrap();
+        let bench = Bench::new(Descriptors::of_service(Service::new(channel.into(), Some(listener.into())).unwrap(), 3));
+        let mailbox = bench.host.mailbox(0).unwrap();
+        let turn = |request: &[u8], ms: i64| {
+            let (reply, _) = bench.ask(ocall::TURN, [request.len() as u64, ms as u64, u64::MAX, 0, 0, 0], request);
+            let bytes = mailbox.copy(0, usize::try_from(reply).unwrap_or(0)).unwrap();
+            let mut records = Records::new(&bytes);
+            let all: Vec<_> = records.by_ref().map(|record| (record.kind, record.fd, record.length, record.bytes.to_vec())).collect();
+            assert!(records.is_at_the_end());
+            (reply, all)
+        };
+        let record = |kind, fd, bytes: &[u8]| [&header(kind, fd, bytes.len() as u32)[..], bytes].concat();
+        assert_eq!(turn(b"", 0), (0, vec![]));
+        let mut clients: Vec<_> = (0..3).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        let mut fds = Vec::new();
+        while fds.len() < 3 {
+            fds.extend(turn(b"", 1000).1.into_iter().map(|(kind, fd, length, _)| {
+                assert_eq!((kind, length as usize), (OPENED, ocall::ADDRESS));
+                fd
+            }));
+        }
+        for (at, client) in clients.iter_mut().enumerate() {
+            std::io::Write::write_all(client, format!("hello {at}").as_bytes()).unwrap();
+        }
+        let mut came = Vec::new();
+        while came.len() < 3 {
+            came.extend(turn(b"", 1000).1);
+        }
+        came.sort_by_key(|(_, fd, ..)| *fd);
+        for (kind, fd, _, bytes) in came {
+            let at = fds.iter().position(|known| *known == fd).unwrap();
+            assert_eq!((kind, bytes), (DATA, format!("hello {at}").into_bytes()));
+        }
+        // Sends and a close with one exit; the answers are in the order of the sends.
+        let request = [record(SEND, fds[0], b"zero"), record(SEND, fds[1], b"one"), record(CLOSE, fds[2], b"")].concat();
+        assert_eq!(turn(&request, 0).1, [(SENT, fds[0], 4, vec![]), (SENT, fds[1], 3, vec![])]);
+        let mut text = [0; 4];
+        std::io::Read::read_exact(&mut clients[0], &mut text).unwrap();
+        assert_eq!(&text, b"zero");
+        assert_eq!(std::io::Read::read(&mut clients[2], &mut text).unwrap(), 0);
+        // A reader that does not read: at some time not all is taken, and later there is room again.
+        let piece = vec![7; 100_000];
+        let mut sent = 0;
+        loop {
+            let (_, answer) = turn(&record(SEND, fds[0], &piece), 0);
+            sent += answer[0].2 as usize;
+            if answer[0].2 < piece.len() as u32 {
+                break;
+            }
+        }
+        let reader = std::thread::spawn({
+            let mut client = clients[0].try_clone().unwrap();
+            move || {
+                let mut bytes = vec![0; sent];
+                std::io::Read::read_exact(&mut client, &mut bytes).unwrap();
+            }
+        });
+        while !turn(b"", 1000).1.iter().any(|(kind, fd, ..)| (*kind, *fd) == (WRITABLE, fds[0])) {}
+        reader.join().unwrap();
+        drop(clients);
+        let mut gone: Vec<_> = Vec::new();
+        while gone.len() < 2 {
+            gone.extend(turn(b"", 1000).1.into_iter().filter(|(kind, ..)| *kind == HUNG_UP).map(|(_, fd, ..)| fd));
+        }
+        gone.sort_unstable();
+        assert_eq!(gone, fds[..2]);
+        assert_eq!(turn(b"", 0).1, [], "it is said once");
+        for wrong in [&b"short"[..], &header(99, fds[0], 0), &header(SEND, fds[0], 1 << 31)] {
+            assert_eq!(turn(wrong, 0).0, errno(libc::EINVAL));
+        }
+        for fd in [fds[2], SERVICE_FD, LISTEN_FD, -1, i32::MAX] {
+            assert_eq!(turn(&record(SEND, fd, b"x"), 0).0, errno(libc::ESTALE), "{fd}");
+        }
+        assert_eq!(bench.ask(ocall::TURN, [0, 0, fds[2] as u64, 0, 0, 0], b"").0, errno(libc::ESTALE), "of another process");
+        let container = Bench::new(Descriptors::none());
+        assert_eq!(container.ask(ocall::TURN, [0; 6], b"").0, errno(libc::EPERM));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use teemate_abi::ocall::DESCRIPTOR_FIRST;
 
@@ -26,6 +26,8 @@ pub struct Service {
     channel: OwnedFd,
     listener: Option<OwnedFd>,
     kick: OwnedFd,
+    /// Made when the payload takes its first turn.
+    turns: OnceLock<OwnedFd>,
     reading: Mutex<()>,
 }
 
@@ -40,12 +42,25 @@ impl Service {
             rustix::io::ioctl_fionbio(listener, true)?;
         }
         let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
-        Ok(Service { channel, listener, kick: rustix::event::eventfd(0, flags)?, reading: Mutex::new(()) })
+        Ok(Service { channel, listener, kick: rustix::event::eventfd(0, flags)?, turns: OnceLock::new(), reading: Mutex::new(()) })
     }
 
     /// What wakes the threads that wait with epoll.
     pub fn kick(&self) -> RawFd {
         self.kick.as_raw_fd()
+    }
+
+    /// The epoll instance of turns ([`crate::turn`]).
+    ///
+    /// # Errors
+    /// When the kernel has none.
+    pub fn turns(&self) -> std::io::Result<RawFd> {
+        if let Some(epoll) = self.turns.get() {
+            return Ok(epoll.as_raw_fd());
+        }
+        let epoll = crate::turn::epoll(self.kick(), self.listener())?;
+        // Two threads at once: one of the two instances is closed again.
+        Ok(self.turns.get_or_init(|| epoll).as_raw_fd())
     }
 
     /// Reads from the channel while nobody else does.

@@ -177,6 +177,12 @@ impl MailboxRef {
         self.checked(length, |data, length| unsafe { libc::pread(fd, data.cast(), length, offset) })
     }
 
+    /// pwrite(2) of the data.
+    pub fn write_at(self, fd: RawFd, length: usize, offset: i64) -> Reply {
+        // SAFETY: as in `write`.
+        self.checked(length, |data, length| unsafe { libc::pwrite(fd, data.cast(), length, offset) })
+    }
+
     /// send(2) of the data.
     pub fn send(self, fd: RawFd, length: usize, flags: i32) -> Reply {
         // SAFETY: as in `write`.

@@ -9,9 +9,11 @@
 //! * [`host`]: the host area, by address (unsafe);
 //! * [`descriptors`]: what the enclave may name of this process;
 //! * [`sockets`]: sockets and epoll, by number (unsafe);
+//! * [`turn`]: one turn of input and output for many connections (unsafe);
+//! * [`files`]: data files, by number (unsafe);
 //! * [`calls`]: serves one OCALL;
 //! * [`drive`]: takes a thread in, serves, and brings it out again;
-//! * [`broker`]: asks the node for connections;
+//! * [`broker`]: asks the node for connections and data files;
 //! * [`body`]: the roles, as the body of a zygote;
 //! * [`service`]: the role that runs the payload's own threads;
 //! * [`reaper`]: the role that adopts orphaned threads.
@@ -22,8 +24,10 @@ pub mod broker;
 pub mod calls;
 pub mod descriptors;
 pub mod drive;
+pub mod files;
 pub mod host;
 pub mod reaper;
 pub mod role;
 pub mod service;
 pub mod sockets;
+pub mod turn;

@@ -54,7 +54,7 @@ pub enum Role {
         tcs: Vec<u32>,
         /// An enclave of its own, unless the zygote is attached already.
         attach: Option<DeviceName>,
-        /// Whether it may ask for connections: the last descriptor is the broker's socket.
+        /// Whether it may ask for connections or data files: the last descriptor is the broker's socket.
         broker: bool,
         /// Whether it has a listening socket.
         listener: bool,

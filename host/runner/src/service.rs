@@ -23,7 +23,7 @@ pub struct Service<'a> {
     pub mapped: &'a Mapped,
     /// What the enclave may name.
     pub descriptors: &'a Descriptors,
-    /// Only for a payload with one call at a time: questions and answers on it are not told apart.
+    /// The way to the node's broker, if the payload may ask for anything.
     pub broker: Option<BorrowedFd<'a>>,
     /// Containers in processes of their own work for it.
     pub shared: bool,

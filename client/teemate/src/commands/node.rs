@@ -17,12 +17,16 @@ use crate::output::{Output, duration, harmless};
 /// Carries out a `node` command.
 pub fn run(command: &Node, socket: &Path, output: &Output) -> Result<ExitCode, Failure> {
     match command {
-        Node::Start(start) if start.foreground => foreground(start, socket),
-        Node::Start(start) => background(start, socket, output),
+        Node::Start(arguments) => start(arguments, socket, output),
         Node::Stop { timeout } => stop(socket, Duration::from_millis(*timeout), output),
         Node::Status => status(socket, output),
         Node::Upgrade { image } => upgrade(image, socket, output),
     }
+}
+
+/// `teemate node start`.
+pub fn start(start: &NodeStart, socket: &Path, output: &Output) -> Result<ExitCode, Failure> {
+    if start.foreground { foreground(start, socket) } else { background(start, socket, output) }
 }
 
 fn options(start: &NodeStart, socket: &Path) -> Options {

@@ -1,8 +1,11 @@
 //! ACL: users and what they may.
 
+use std::collections::BTreeMap;
+
 use super::{Command, Context, Done, Kind, command, flag};
 use crate::acl::{CATEGORIES, Logged, User, commands_of};
 use crate::error::Error;
+use crate::settings;
 
 pub const COMMANDS: &[Command] = &[command("acl", -2, Kind::Server, (0, 0, 0), acl).with(flag::ADMIN | flag::DANGEROUS | flag::NO_SCRIPT)];
 
@@ -77,7 +80,9 @@ fn acl(context: &mut Context<'_>) -> Done {
                     Error::new(format_args!("Error in ACL SETUSER modifier '{shown}': {why}"))
                 })?;
             }
+            let before = context.shared.acl.users.clone();
             context.shared.acl.users.insert(name, user);
+            keep(context, before)?;
             context.reply.ok();
         }
         "getuser" => {
@@ -105,6 +110,7 @@ fn acl(context: &mut Context<'_>) -> Done {
         "deluser" => {
             context.count(3..)?;
             let mut count = 0;
+            let before = context.shared.acl.users.clone();
             for name in &context.args[2..] {
                 let name = String::from_utf8_lossy(name).into_owned();
                 if name == "default" {
@@ -119,6 +125,7 @@ fn acl(context: &mut Context<'_>) -> Done {
                     }
                 }
             }
+            keep(context, before)?;
             context.reply.integer(count);
         }
         "genpass" => {
@@ -137,6 +144,10 @@ fn acl(context: &mut Context<'_>) -> Done {
         }
         "dryrun" => dry_run(context)?,
         "log" => log(context)?,
+        "save" if context.shared.settings.is_some() => {
+            settings::keep(context.shared)?;
+            context.reply.ok();
+        }
         "load" | "save" => {
             return Err(Error::new(
                 "This Redis instance is not configured to use an ACL file. You may want to specify users via the ACL SETUSER command and then issue a CONFIG REWRITE (assuming you have a Redis configuration file set) in order to store users in the Redis configuration.",
@@ -153,6 +164,16 @@ fn acl(context: &mut Context<'_>) -> Done {
         ),
         _ => return Err(context.unknown_subcommand()),
     }
+    Ok(())
+}
+
+/// Keeps the users, or takes the change back.
+fn keep(context: &mut Context<'_>, before: BTreeMap<String, User>) -> Done {
+    if let Err(error) = settings::keep(context.shared) {
+        context.shared.acl.users = before;
+        return Err(error);
+    }
+    context.shared.forget_anybody(context.session);
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Command, Context, Done, Kind, command, flag};
 use crate::error::Error;
+use crate::settings;
 use crate::shared::Counters;
 
 pub const COMMANDS: &[Command] =
@@ -29,7 +30,11 @@ fn config(context: &mut Context<'_>) -> Done {
             context.store.expired = 0;
             context.reply.ok();
         }
-        "rewrite" => return Err(Error::new("The server is running without a config file")),
+        "rewrite" if context.shared.settings.is_none() => return Err(Error::new("The server is running without a config file")),
+        "rewrite" => {
+            settings::keep(context.shared)?;
+            context.reply.ok();
+        }
         "help" => super::help(
             context,
             &[
@@ -72,14 +77,19 @@ fn set(context: &mut Context<'_>) -> Done {
         new.set(&name, &value).map_err(failed)?;
         seen.push(name);
     }
-    context.shared.config = new;
-    let hot = &context.shared.config.hot;
-    context.store.clock.counts = hot.counts;
-    context.store.clock.lfu = hot.lfu;
+    let before = (std::mem::replace(&mut context.shared.config, new), context.shared.acl.users.clone());
     if seen.iter().any(|name| name == "requirepass") {
         let password = context.shared.config.get("requirepass").to_owned();
         context.shared.acl.set_default_password(&password);
     }
+    if let Err(error) = settings::keep(context.shared) {
+        (context.shared.config, context.shared.acl.users) = before;
+        return Err(error);
+    }
+    context.shared.forget_anybody(context.session);
+    let hot = &context.shared.config.hot;
+    context.store.clock.counts = hot.counts;
+    context.store.clock.lfu = hot.lfu;
     if seen.iter().any(|name| name.starts_with("maxmemory")) {
         crate::eviction::make_room(context.store, context.shared);
     }

@@ -42,6 +42,7 @@ fn authenticate(context: &mut Context<'_>, name: &[u8], password: &[u8]) -> Done
     let name = String::from_utf8_lossy(name).into_owned();
     if context.shared.acl.users.get(&name).is_some_and(|user| user.accepts(password)) {
         context.session.user = Some(name);
+        context.session.unasked = false;
         return Ok(());
     }
     super::log_denied(context, "auth", "AUTH".to_owned(), name);
@@ -147,6 +148,7 @@ fn reset(context: &mut Context<'_>) -> Done {
     session.name.clear();
     session.replies = crate::session::Replies::On;
     session.user = context.shared.acl.initial();
+    session.unasked = session.user.is_some();
     context.reply.version = 2;
     context.reply.simple("RESET");
     Ok(())

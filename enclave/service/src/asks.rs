@@ -1,8 +1,15 @@
 //! Questions to the host: numbered, answered at most once, and by nothing that does not fit the question.
 
 use std::collections::HashMap;
+use std::io;
+use std::sync::Mutex;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 
-use teemate_control::service::{Ask, BLOB_LIMIT, JOURNAL_PIECE, QUOTE_LIMIT, Reply};
+use teemate_control::service::{Ask, BLOB_LIMIT, FromService, JOURNAL_PIECE, QUOTE_LIMIT, Reply};
+
+use crate::channel::Outbox;
+use crate::lock;
 
 /// Questions that may be open at one time.
 const MAX_OPEN: usize = 1024;
@@ -82,6 +89,39 @@ impl Asks {
     /// Takes out all that are open.
     pub fn take_all(&mut self) -> Vec<Answered> {
         self.open.drain().map(|(_, (_, answered))| answered).collect()
+    }
+}
+
+/// Asks the host. `done` gets the reply, exactly once; gives the question's number, if it was asked at all.
+pub fn put(asks: &Mutex<Asks>, outbox: &Outbox, ask: Ask, done: Answered) -> Option<u64> {
+    // A binding, for the lock must be free when the callback runs.
+    let opened = lock(asks).open(&ask, done);
+    match opened {
+        Ok(question) => {
+            outbox.post_here(FromService::Ask { question, ask });
+            Some(question)
+        }
+        Err(done) => {
+            done(Reply::Failed("too many questions to the host are open; try again later".to_owned()));
+            None
+        }
+    }
+}
+
+/// Asks the host and waits. Not from a callback.
+///
+/// # Errors
+/// When it does not reply in time, or says why it cannot.
+pub fn wait(asks: &Mutex<Asks>, outbox: &Outbox, ask: Ask, limit: Duration) -> io::Result<Reply> {
+    let (sender, receiver) = sync_channel(1);
+    let question = put(asks, outbox, ask, Box::new(move |reply| drop(sender.try_send(reply))));
+    match receiver.recv_timeout(limit) {
+        Ok(Reply::Failed(reason)) => Err(io::Error::other(reason)),
+        Ok(reply) => Ok(reply),
+        Err(_) => {
+            question.inspect(|&question| lock(asks).forget(question));
+            Err(io::Error::new(io::ErrorKind::TimedOut, format!("the host did not reply within {} s", limit.as_secs_f32())))
+        }
     }
 }
 

@@ -147,7 +147,7 @@ impl Outbox {
                 Item::Message(message) => message,
                 Item::Errand(errand) => {
                     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(errand)).is_err() {
-                        eprintln!("teemate-functions: an errand within the service failed");
+                        eprintln!("teemate: an errand within the service failed");
                     }
                     continue;
                 }
@@ -156,14 +156,14 @@ impl Outbox {
             let packets = match packet::cut(id, &message) {
                 Ok(packets) => packets,
                 Err(error) => {
-                    eprintln!("teemate-functions: a message could not be sent: {error}");
+                    eprintln!("teemate: a message could not be sent: {error}");
                     continue;
                 }
             };
             for packet in packets {
                 if let Err(error) = self.channel.send(&packet, 0) {
                     if error.kind() != io::ErrorKind::BrokenPipe {
-                        eprintln!("teemate-functions: the node cannot be reached: {error}");
+                        eprintln!("teemate: the node cannot be reached: {error}");
                     }
                     return;
                 }

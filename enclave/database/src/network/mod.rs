@@ -3,6 +3,8 @@
 //! The server knows no more of the network than [`Network::turn`]. Outside of an enclave it makes one system call for each ready connection;
 //! inside it is one exit for all of them.
 
+pub mod batched;
+
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -29,12 +31,21 @@ pub struct Buffers {
     /// Whether the server wants nothing of it for now: who waits sends nothing that would be carried out.
     pub closed: bool,
     waits_to_write: bool,
+    /// Bytes that are on their way already, and that the other end does not take.
+    pub(crate) behind: usize,
 }
 
 impl Buffers {
     /// Bytes that wait to be sent.
     pub fn unsent(&self) -> usize {
-        self.output.len() - self.sent
+        self.output.len() - self.sent + self.behind
+    }
+
+    /// Takes out what is to be sent.
+    pub(crate) fn take_unsent(&mut self) -> Vec<u8> {
+        let mut output = std::mem::take(&mut self.output);
+        output.drain(..std::mem::take(&mut self.sent));
+        output
     }
 }
 

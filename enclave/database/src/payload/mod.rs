@@ -1,0 +1,188 @@
+//! The database as a node's payload: in an enclave that its containers share.
+//!
+//! Threads: the reader (the caller's), the sender, the administrator (opens and closes the database when the node says so), the server, one
+//! that renews the certificate, and writers, each of which waits until the node lets a snapshot container in, and then *is* in that
+//! container ([`containers`]). Clients come over TLS alone: the host has the sockets.
+
+pub mod certificate;
+pub mod containers;
+pub mod keeping;
+mod opening;
+
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use teemate_control::PROTOCOL;
+use teemate_control::function::{Failure, FailureKind};
+use teemate_control::packet::{Joiner, MAX_PACKET};
+use teemate_control::service::{Ask, FromService, Order, OrderDone, Reply, ToService};
+use teemate_service::asks::{self, Asks};
+use teemate_service::channel::{Channel, Outbox};
+use teemate_service::lock;
+
+use self::containers::Containers;
+use self::opening::Open;
+
+/// The node, as the payload's other parts see it.
+pub struct Node {
+    outbox: Outbox,
+    asks: Mutex<Asks>,
+}
+
+impl Node {
+    /// Asks the host, and waits.
+    ///
+    /// # Errors
+    /// When it does not reply in time, or says why it cannot.
+    pub fn ask(&self, ask: Ask, limit: Duration) -> io::Result<Reply> {
+        asks::wait(&self.asks, &self.outbox, ask, limit)
+    }
+}
+
+/// Serves the node at this channel until it hangs up or says so; the database answers clients of the listener that the node gave.
+///
+/// # Errors
+/// When a thread can't be started, or the channel fails.
+pub fn serve(channel: Channel) -> io::Result<()> {
+    let node = Arc::new(Node { outbox: Outbox::new(channel), asks: Mutex::default() });
+    let containers = Containers::start(&node)?;
+    let sender = thread("sender", 256 << 10, {
+        let node = node.clone();
+        move || node.outbox.run()
+    })?;
+    let (orders, received) = std::sync::mpsc::channel();
+    thread("administrator", 1 << 20, {
+        let (node, containers) = (node.clone(), containers.clone());
+        move || Administrator { node, containers, open: None }.work(&received)
+    })?;
+    node.outbox.post_here(FromService::Ready { protocol: PROTOCOL });
+    read(channel, &node, &containers, &orders)?;
+    lock(&node.asks).take_all().into_iter().for_each(|answered| answered(Reply::Failed("the node has hung up".to_owned())));
+    // The administrator closes what is open, and ends.
+    drop(orders);
+    node.outbox.close();
+    let _ = sender.join();
+    Ok(())
+}
+
+fn read(channel: Channel, node: &Node, containers: &Containers, orders: &Sender<(u64, Order)>) -> io::Result<()> {
+    let mut joiner = Joiner::default();
+    let mut buffer = Box::new([0u8; MAX_PACKET]);
+    while let Some(packet) = channel.receive(&mut buffer)? {
+        let message = match joiner.take::<ToService>(packet) {
+            Ok(Some(message)) => message,
+            Ok(None) => continue,
+            Err(error) => {
+                eprintln!("teemate-database: from the node: {error}");
+                joiner = Joiner::default();
+                continue;
+            }
+        };
+        let no_functions = || Failure::new(FailureKind::Invalid, "this enclave is a database: it has no functions");
+        match message {
+            ToService::Hello { protocol } if protocol != PROTOCOL => {
+                return Err(io::Error::other(format!(
+                    "the node speaks protocol {protocol}, this service {PROTOCOL}: both must be of the same version"
+                )));
+            }
+            ToService::Hello { .. } => joiner = Joiner::default(),
+            ToService::Deploy { request, .. } | ToService::Delete { request, .. } | ToService::Invoke { request, .. } => {
+                node.outbox.post_here(FromService::Failed { request, failure: no_functions() });
+            }
+            ToService::ContainerLost { container, reason } => containers.lost(container, reason),
+            ToService::Stats { request } => {
+                let (running, idle_workers, answered) = containers.counts();
+                node.outbox.post_here(FromService::Stats { request, functions: 0, running, idle_workers, answered });
+            }
+            ToService::Reply { question, reply } => {
+                let replied = lock(&node.asks).reply(question, reply);
+                if let Some((answered, reply)) = replied {
+                    answered(reply);
+                }
+            }
+            ToService::Administer { request, order } => {
+                if orders.send((request, order)).is_err() {
+                    let failure = Failure::new(FailureKind::Internal, "the administrator's thread has ended; the service's log says why");
+                    node.outbox.post_here(FromService::Failed { request, failure });
+                }
+            }
+            // There are no calls, and no containers that wait for another.
+            ToService::Cancel { .. } | ToService::Reclaim { .. } => {}
+            ToService::Shutdown => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+/// Carries out orders, one after the other: some wait for the disk.
+struct Administrator {
+    node: Arc<Node>,
+    containers: Arc<Containers>,
+    open: Option<Open>,
+}
+
+impl Administrator {
+    fn work(mut self, orders: &Receiver<(u64, Order)>) {
+        for (request, order) in orders {
+            let done = self.carry_out(order);
+            self.node.outbox.post(match done {
+                Ok(()) => FromService::Administered { request, done: OrderDone::Done },
+                Err(failure) => FromService::Failed { request, failure },
+            });
+        }
+    }
+
+    fn carry_out(&mut self, order: Order) -> Result<(), Failure> {
+        let internal = |why: String| Failure::new(FailureKind::Internal, why);
+        match order {
+            Order::Serve if self.open.as_ref().is_some_and(Open::is_serving) => Ok(()),
+            Order::Serve => {
+                // One that ended by itself is opened again.
+                self.open = None;
+                let open = Open::new(&self.node, &self.containers);
+                self.open = Some(open.map_err(|error| internal(format!("the database can't be opened: {error}")))?);
+                Ok(())
+            }
+            Order::Drain { within_ms } => match &self.open {
+                Some(open) => {
+                    open.close(Duration::from_millis(within_ms)).map_err(internal)?;
+                    self.open = None;
+                    Ok(())
+                }
+                None => Ok(()),
+            },
+            Order::Invite { .. } | Order::Owners | Order::RemoveOwner { .. } => {
+                Err(Failure::new(FailureKind::Invalid, "this enclave is a database: it has users of its own (ACL), and no owners"))
+            }
+        }
+    }
+}
+
+fn thread(name: &str, stack: usize, body: impl FnOnce() + Send + 'static) -> io::Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).stack_size(stack).spawn(body)
+}
+
+/// What the server is told from outside its loop.
+pub struct Stop {
+    done: std::sync::mpsc::SyncSender<Result<(), String>>,
+}
+
+impl Stop {
+    /// An order to stop, and where the outcome comes.
+    pub fn new() -> (Stop, Receiver<Result<(), String>>) {
+        let (done, outcome) = std::sync::mpsc::sync_channel(1);
+        (Stop { done }, outcome)
+    }
+
+    /// The outcome: what is in memory is safe on disk, or why not, and then the server goes on.
+    pub fn done(self, outcome: Result<(), String>) {
+        let _ = self.done.try_send(outcome);
+    }
+}
+
+/// Where orders to stop come from.
+pub fn stops() -> (Sender<Stop>, Receiver<Stop>) {
+    channel()
+}

@@ -1,0 +1,107 @@
+//! An open database: read from the data directory, served by a thread.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use teemate_sealed::{EnclaveSealing, Sealing};
+
+use super::containers::Containers;
+use super::keeping::Settings;
+use super::{Node, Stop, certificate, stops};
+use crate::acl::Acl;
+use crate::config::Config;
+use crate::network::batched::Batched;
+use crate::saving;
+use crate::server::Server;
+use crate::settings::decode;
+use crate::shared::Shared;
+use crate::store::Store;
+use crate::tls::Tls;
+
+/// The data directory, as the library OS shows it.
+const DATA: &str = "/data";
+/// Stack of the server's thread: scripts are deep.
+const STACK: usize = 8 << 20;
+
+/// A database that serves.
+pub struct Open {
+    stops: Sender<Stop>,
+    server: JoinHandle<()>,
+}
+
+impl Open {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// When there is no quote, or what is in the directory can't be read.
+    pub fn new(node: &Arc<Node>, containers: &Arc<Containers>) -> io::Result<Open> {
+        let tls = certificate::config(node)?;
+        let (orders, received) = stops();
+        let (opened, outcome) = channel();
+        let containers = containers.clone();
+        // What is in memory belongs to the server's thread from the start.
+        let server = std::thread::Builder::new().name("server".to_owned()).stack_size(STACK).spawn(move || {
+            let (store, shared) = match read(containers) {
+                Ok(read) => read,
+                Err(error) => return drop(opened.send(Err(error))),
+            };
+            let server = Server::new(Tls::new(Batched::new(teemate_containers::turn), tls), store, shared).until(received);
+            let _ = opened.send(Ok(()));
+            if let Err(error) = server.run() {
+                eprintln!("teemate-database: the server ends: {error}");
+            }
+        })?;
+        outcome.recv().map_err(io::Error::other)??;
+        Ok(Open { stops: orders, server })
+    }
+
+    /// Whether its server runs.
+    pub fn is_serving(&self) -> bool {
+        !self.server.is_finished()
+    }
+
+    /// Ends it, with everything on disk.
+    ///
+    /// # Errors
+    /// When it can't be written: then it serves on.
+    pub fn close(&self, within: Duration) -> Result<(), String> {
+        if self.server.is_finished() {
+            return Ok(());
+        }
+        let (stop, outcome) = Stop::new();
+        self.stops.send(stop).map_err(|_| "the server has ended".to_owned())?;
+        // A snapshot of everything takes what it takes; half of it would be nothing.
+        match outcome.recv_timeout(within.max(Duration::from_secs(600))) {
+            Ok(outcome) => outcome,
+            Err(_) => Err("the database was not written in time".to_owned()),
+        }
+    }
+}
+
+/// What the data directory holds.
+fn read(containers: Arc<Containers>) -> io::Result<(Store, Shared)> {
+    let mut config = Config::default();
+    config.set_at_start("dir", DATA).map_err(io::Error::other)?;
+    let mut acl = Acl::default();
+    let sealing: Arc<dyn Sealing> = Arc::new(EnclaveSealing::new()?);
+    let (settings, kept) = Settings::open(Path::new(DATA), sealing.clone())?;
+    if let Some(kept) = kept {
+        decode(&kept, &mut config, &mut acl).map_err(io::Error::other)?;
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as i64);
+    let mut store = Store::new(usize::try_from(config.number("databases")).unwrap_or(16));
+    store.now = now;
+    if let Some(keys) = saving::load(&mut store, &saving::path(&config)).map_err(io::Error::other)? {
+        eprintln!("teemate-database: {keys} keys read");
+    }
+    let mut shared = Shared::new(config, now);
+    shared.saving.changes = store.changes;
+    shared.saving.place = Box::new(containers);
+    shared.settings = Some(Box::new(settings));
+    (shared.acl, shared.protected) = (acl, true);
+    Ok((store, shared))
+}

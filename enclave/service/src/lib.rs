@@ -1,0 +1,19 @@
+//! What every payload needs that a node runs: its end of the node's channel ([`teemate_control::service`]), and what it shows to clients.
+//!
+//! * [`channel`]: packets, and messages on their way to the node (unsafe);
+//! * [`asks`]: questions to the host, and what replies fit them;
+//! * [`quotes`]: quotes of this enclave, by such questions;
+//! * [`certificate`]: what shows them to clients;
+//! * [`clock`]: the host's clock, and randomness (unsafe).
+#![deny(unsafe_code)]
+
+pub mod asks;
+pub mod certificate;
+pub mod channel;
+pub mod clock;
+pub mod quotes;
+
+/// Locks, also when another thread panicked while it held the lock: what our locks guard is valid after each statement.
+pub fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,219 @@
+//! The database in the shared enclave: real clients through the proxy, snapshots in containers of their own, kills, restarts.
+#![allow(clippy::unwrap_used)]
+
+use std::time::{Duration, Instant};
+
+use teemate_control::node::{Request, Response};
+use teemate_tests::artifacts::Artifacts;
+use teemate_tests::redis::{Proxy, Redis, Reply, cli};
+use teemate_tests::running::Node;
+use teemate_tests::skip;
+
+const PASSWORD: &str = "correct horse battery staple";
+
+fn start() -> Option<(Artifacts, Node, Proxy)> {
+    let artifacts = match Artifacts::find() {
+        Ok(artifacts) => artifacts,
+        Err(reason) => {
+            skip(reason);
+            return None;
+        }
+    };
+    let node = Node::start_database(&artifacts).unwrap();
+    let proxy = Proxy::start(&artifacts, &node, node.endpoint()).unwrap();
+    Some((artifacts, node, proxy))
+}
+
+fn ok(redis: &mut Redis, words: &[&str]) {
+    assert_eq!(redis.call(words).unwrap(), Reply::Status("OK".to_owned()), "{words:?}");
+}
+
+fn text(redis: &mut Redis, words: &[&str]) -> String {
+    redis.call(words).unwrap().text()
+}
+
+/// A field of INFO.
+fn info(redis: &mut Redis, field: &str) -> String {
+    let text = text(redis, &["info"]);
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {field} in {text}")).trim().to_owned()
+}
+
+/// Waits for the snapshot under way.
+fn saved(redis: &mut Redis) -> String {
+    let begin = Instant::now();
+    while info(redis, "rdb_bgsave_in_progress") != "0" {
+        assert!(begin.elapsed() < Duration::from_secs(60), "the snapshot does not end");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    info(redis, "rdb_last_bgsave_status")
+}
+
+#[test]
+fn clients_work_unchanged() {
+    let Some((_, mut node, proxy)) = start() else { return };
+    let mut redis = proxy.connect().unwrap();
+    ok(&mut redis, &["set", "a", "1"]);
+    assert_eq!(redis.call(&["incr", "a"]).unwrap(), Reply::Integer(2));
+    assert_eq!(text(&mut redis, &["eval", "return redis.call('get', KEYS[1]) .. '!'", "1", "a"]), "2!");
+    // Pipelined, and large.
+    let large = "x".repeat(3_000_000);
+    for number in 0..500 {
+        redis.send(&["rpush", "list", &number.to_string()]).unwrap();
+    }
+    for number in 1..=500 {
+        assert_eq!(redis.receive().unwrap(), Reply::Integer(number));
+    }
+    ok(&mut redis, &["set", "large", &large]);
+    assert!(text(&mut redis, &["get", "large"]) == large);
+    // Somebody who waits, and somebody who is told.
+    let mut waits = proxy.connect().unwrap();
+    waits.send(&["blpop", "queue", "30"]).unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    redis.call(&["rpush", "queue", "job"]).unwrap();
+    assert_eq!(waits.receive().unwrap(), Reply::Array(vec![Reply::Bulk(b"queue".to_vec()), Reply::Bulk(b"job".to_vec())]));
+    match cli(proxy.address(), &["get", "a"]) {
+        Some(text) => {
+            assert_eq!(text, "2");
+            assert!(cli(proxy.address(), &["--scan"]).unwrap().lines().any(|line| line == "list"));
+        }
+        None => println!("redis-cli is not installed: it was not tried"),
+    }
+    // Many at once.
+    let address = proxy.address();
+    std::thread::scope(|scope| {
+        for client in 0..50 {
+            scope.spawn(move || {
+                let mut redis = Redis::connect(address).unwrap();
+                for number in 0..20 {
+                    let (key, value) = (format!("{client}:{number}"), format!("{client}-{number}"));
+                    ok(&mut redis, &["set", &key, &value]);
+                    assert_eq!(text(&mut redis, &["get", &key]), value);
+                }
+            });
+        }
+    });
+    node.stop().unwrap();
+}
+
+#[test]
+fn a_snapshot_has_a_container_and_outlives_the_node() {
+    let Some((artifacts, mut node, proxy)) = start() else { return };
+    let mut redis = proxy.connect().unwrap();
+    for number in 0..2000 {
+        ok(&mut redis, &["set", &format!("key:{number}"), &"v".repeat(500)]);
+    }
+    assert_eq!(text(&mut redis, &["bgsave"]), "Background saving started");
+    assert_eq!(saved(&mut redis), "ok");
+    assert!(std::fs::read_dir(node.data()).unwrap().count() > 0);
+    // What is written after the last snapshot is written when the node stops in order.
+    ok(&mut redis, &["set", "last", "word"]);
+    drop((redis, proxy));
+    node.stop().unwrap();
+    node.restart_here().unwrap();
+    let proxy = Proxy::start(&artifacts, &node, node.endpoint()).unwrap();
+    let mut redis = proxy.connect().unwrap();
+    assert_eq!(redis.call(&["dbsize"]).unwrap(), Reply::Integer(2001));
+    assert_eq!(text(&mut redis, &["get", "last"]), "word");
+    assert_eq!(text(&mut redis, &["get", "key:1999"]), "v".repeat(500));
+    node.stop().unwrap();
+}
+
+/// Process ids of the node's containers of this role.
+fn of_role(node: &Node, role: &str) -> Vec<(u64, u32)> {
+    node.ps().unwrap().containers.iter().filter(|one| one.role == role).map(|one| (one.id, one.pid)).collect()
+}
+
+fn kill(node: &Node, container: u64) {
+    let mut connection = node.connect().unwrap();
+    match connection.ask(&Request::Kill { container }).unwrap() {
+        Response::Failed(failure) => panic!("{failure:?}"),
+        _ => {}
+    }
+}
+
+#[test]
+fn a_killed_snapshot_changes_nothing() {
+    let Some((_, mut node, proxy)) = start() else { return };
+    let mut redis = proxy.connect().unwrap();
+    let value = "v".repeat(10_000);
+    for number in 0..3000 {
+        ok(&mut redis, &["set", &format!("key:{number}"), &value]);
+    }
+    let mut killed = 0;
+    for round in 0..20 {
+        assert_eq!(text(&mut redis, &["bgsave"]), "Background saving started", "round {round}");
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(5) {
+            if let Some((container, _)) = of_role(&node, "function").first() {
+                std::thread::sleep(Duration::from_micros(700 * round));
+                kill(&node, *container);
+                break;
+            }
+            if info(&mut redis, "rdb_bgsave_in_progress") == "0" {
+                break;
+            }
+        }
+        if saved(&mut redis) == "err" {
+            killed += 1;
+        }
+        assert_eq!(text(&mut redis, &["ping"]), "PONG");
+    }
+    println!("{killed} of 20 snapshots were killed");
+    assert!(killed > 0, "no kill hit a snapshot");
+    // The next one works.
+    assert_eq!(text(&mut redis, &["bgsave"]), "Background saving started");
+    assert_eq!(saved(&mut redis), "ok");
+    let leases = node.at_rest().unwrap().enclaves[0].tcs_leased;
+    println!("{leases} TCSs are leased at rest");
+    node.stop().unwrap();
+}
+
+#[test]
+fn a_killed_server_loses_no_key() {
+    let Some((_, mut node, proxy)) = start() else { return };
+    let mut written = 0;
+    for round in 0..5 {
+        let mut redis = connected(&proxy);
+        for _ in 0..200 {
+            ok(&mut redis, &["set", &format!("key:{written}"), &format!("value {written}")]);
+            written += 1;
+        }
+        let (container, _) = of_role(&node, "service")[0];
+        kill(&node, container);
+        let mut redis = connected(&proxy);
+        for number in 0..written {
+            assert_eq!(text(&mut redis, &["get", &format!("key:{number}")]), format!("value {number}"), "round {round}");
+        }
+        // And a snapshot works in the new process.
+        assert_eq!(text(&mut redis, &["bgsave"]), "Background saving started");
+        assert_eq!(saved(&mut redis), "ok");
+    }
+    node.stop().unwrap();
+}
+
+/// A connection that answers; for a moment after a kill none does.
+fn connected(proxy: &Proxy) -> Redis {
+    let begin = Instant::now();
+    loop {
+        if let Ok(mut redis) = proxy.connect()
+            && redis.call(&["ping"]).is_ok_and(|reply| reply.text() == "PONG")
+        {
+            return redis;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(30), "nobody answers");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_password_is_asked_for() {
+    let Some((_, mut node, proxy)) = start() else { return };
+    let mut redis = proxy.connect().unwrap();
+    ok(&mut redis, &["config", "set", "requirepass", PASSWORD]);
+    let mut other = proxy.connect().unwrap();
+    assert!(text(&mut other, &["get", "a"]).starts_with("NOAUTH"));
+    ok(&mut other, &["auth", PASSWORD]);
+    ok(&mut other, &["set", "a", "1"]);
+    node.stop().unwrap();
+}
