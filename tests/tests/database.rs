@@ -1,13 +1,17 @@
 //! The database in the shared enclave: real clients through the proxy, snapshots in containers of their own, kills, restarts.
 #![allow(clippy::unwrap_used)]
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use teemate_control::node::{Request, Response};
 use teemate_tests::artifacts::Artifacts;
+use teemate_tests::memory;
+use teemate_tests::owner::Run;
 use teemate_tests::redis::{Proxy, Redis, Reply, cli};
 use teemate_tests::running::Node;
 use teemate_tests::skip;
+use teemate_tests::witness::{Canaries, Tap};
 
 const PASSWORD: &str = "correct horse battery staple";
 
@@ -21,7 +25,21 @@ fn start() -> Option<(Artifacts, Node, Proxy)> {
     };
     let node = Node::start_database(&artifacts).unwrap();
     let proxy = Proxy::start(&artifacts, &node, node.endpoint()).unwrap();
+    claim(&proxy, node.endpoint());
     Some((artifacts, node, proxy))
+}
+
+/// Becomes the owner.
+fn claim(proxy: &Proxy, endpoint: SocketAddr) {
+    let run = try_claim(proxy, endpoint);
+    assert_eq!(run.code, 0, "{run:?}");
+}
+
+fn try_claim(proxy: &Proxy, endpoint: SocketAddr) -> Run {
+    let file = proxy.owner().home().join("password");
+    std::fs::write(&file, format!("{PASSWORD}\n")).unwrap();
+    let (file, policy) = (file.display().to_string(), proxy.policy().display().to_string());
+    proxy.owner().run(&["db", "claim", &format!("https://{endpoint}"), "--password-file", &file, "--policy", &policy]).unwrap()
 }
 
 fn ok(redis: &mut Redis, words: &[&str]) {
@@ -52,7 +70,7 @@ fn saved(redis: &mut Redis) -> String {
 #[test]
 fn clients_work_unchanged() {
     let Some((_, mut node, proxy)) = start() else { return };
-    let mut redis = proxy.connect().unwrap();
+    let mut redis = connected(&proxy);
     ok(&mut redis, &["set", "a", "1"]);
     assert_eq!(redis.call(&["incr", "a"]).unwrap(), Reply::Integer(2));
     assert_eq!(text(&mut redis, &["eval", "return redis.call('get', KEYS[1]) .. '!'", "1", "a"]), "2!");
@@ -67,15 +85,15 @@ fn clients_work_unchanged() {
     ok(&mut redis, &["set", "large", &large]);
     assert!(text(&mut redis, &["get", "large"]) == large);
     // Somebody who waits, and somebody who is told.
-    let mut waits = proxy.connect().unwrap();
+    let mut waits = connected(&proxy);
     waits.send(&["blpop", "queue", "30"]).unwrap();
     std::thread::sleep(Duration::from_millis(50));
     redis.call(&["rpush", "queue", "job"]).unwrap();
     assert_eq!(waits.receive().unwrap(), Reply::Array(vec![Reply::Bulk(b"queue".to_vec()), Reply::Bulk(b"job".to_vec())]));
-    match cli(proxy.address(), &["get", "a"]) {
+    match cli(proxy.address(), &["-a", PASSWORD, "--no-auth-warning", "get", "a"]) {
         Some(text) => {
             assert_eq!(text, "2");
-            assert!(cli(proxy.address(), &["--scan"]).unwrap().lines().any(|line| line == "list"));
+            assert!(cli(proxy.address(), &["-a", PASSWORD, "--no-auth-warning", "--scan"]).unwrap().lines().any(|line| line == "list"));
         }
         None => println!("redis-cli is not installed: it was not tried"),
     }
@@ -85,6 +103,7 @@ fn clients_work_unchanged() {
         for client in 0..50 {
             scope.spawn(move || {
                 let mut redis = Redis::connect(address).unwrap();
+                ok(&mut redis, &["auth", PASSWORD]);
                 for number in 0..20 {
                     let (key, value) = (format!("{client}:{number}"), format!("{client}-{number}"));
                     ok(&mut redis, &["set", &key, &value]);
@@ -99,7 +118,7 @@ fn clients_work_unchanged() {
 #[test]
 fn a_snapshot_has_a_container_and_outlives_the_node() {
     let Some((artifacts, mut node, proxy)) = start() else { return };
-    let mut redis = proxy.connect().unwrap();
+    let mut redis = connected(&proxy);
     for number in 0..2000 {
         ok(&mut redis, &["set", &format!("key:{number}"), &"v".repeat(500)]);
     }
@@ -112,7 +131,7 @@ fn a_snapshot_has_a_container_and_outlives_the_node() {
     node.stop().unwrap();
     node.restart_here().unwrap();
     let proxy = Proxy::start(&artifacts, &node, node.endpoint()).unwrap();
-    let mut redis = proxy.connect().unwrap();
+    let mut redis = connected(&proxy);
     assert_eq!(redis.call(&["dbsize"]).unwrap(), Reply::Integer(2001));
     assert_eq!(text(&mut redis, &["get", "last"]), "word");
     assert_eq!(text(&mut redis, &["get", "key:1999"]), "v".repeat(500));
@@ -135,7 +154,7 @@ fn kill(node: &Node, container: u64) {
 #[test]
 fn a_killed_snapshot_changes_nothing() {
     let Some((_, mut node, proxy)) = start() else { return };
-    let mut redis = proxy.connect().unwrap();
+    let mut redis = connected(&proxy);
     let value = "v".repeat(10_000);
     for number in 0..3000 {
         ok(&mut redis, &["set", &format!("key:{number}"), &value]);
@@ -197,7 +216,7 @@ fn connected(proxy: &Proxy) -> Redis {
     let begin = Instant::now();
     loop {
         if let Ok(mut redis) = proxy.connect()
-            && redis.call(&["ping"]).is_ok_and(|reply| reply.text() == "PONG")
+            && redis.call(&["auth", PASSWORD]).is_ok_and(|reply| reply.text() == "OK")
         {
             return redis;
         }
@@ -207,13 +226,92 @@ fn connected(proxy: &Proxy) -> Redis {
 }
 
 #[test]
-fn a_password_is_asked_for() {
-    let Some((_, mut node, proxy)) = start() else { return };
-    let mut redis = proxy.connect().unwrap();
-    ok(&mut redis, &["config", "set", "requirepass", PASSWORD]);
-    let mut other = proxy.connect().unwrap();
-    assert!(text(&mut other, &["get", "a"]).starts_with("NOAUTH"));
-    ok(&mut other, &["auth", PASSWORD]);
-    ok(&mut other, &["set", "a", "1"]);
+fn the_first_to_set_a_password_owns_it() {
+    let artifacts = match Artifacts::find() {
+        Ok(artifacts) => artifacts,
+        Err(reason) => return skip(reason),
+    };
+    let mut node = Node::start_database(&artifacts).unwrap();
+    let proxy = Proxy::start(&artifacts, &node, node.endpoint()).unwrap();
+    // Somebody who is there before the owner gets nothing, then or later.
+    let mut early = proxy.connect().unwrap();
+    assert!(text(&mut early, &["get", "a"]).starts_with("DENIED"));
+    assert!(text(&mut early, &["eval", "return 1", "0"]).starts_with("DENIED"));
+    claim(&proxy, node.endpoint());
+    assert!(early.call(&["get", "a"]).is_err_and(|error| error.kind() == std::io::ErrorKind::UnexpectedEof), "it was cut off");
+    let mut late = proxy.connect().unwrap();
+    assert!(text(&mut late, &["get", "a"]).starts_with("NOAUTH"));
+    let again = try_claim(&proxy, node.endpoint());
+    assert!(again.code == 1 && again.err.contains("has an owner already"), "{again:?}");
+    // Users outlive the node.
+    let mut redis = connected(&proxy);
+    ok(&mut redis, &["acl", "setuser", "worker", "on", ">w0rk", "~jobs:*", "+@list"]);
+    node.crash().unwrap();
+    node.restart_here().unwrap();
+    let mut worker = proxy.connect().unwrap();
+    ok(&mut worker, &["auth", "worker", "w0rk"]);
+    assert_eq!(worker.call(&["lpush", "jobs:1", "x"]).unwrap(), Reply::Integer(1));
+    assert!(text(&mut worker, &["get", "a"]).starts_with("NOPERM"));
+    // A host that takes the settings away has a new database, and not the old one's data.
+    ok(&mut connected(&proxy), &["set", "secret", "value"]);
+    assert_eq!(text(&mut connected(&proxy), &["save"]), "OK");
     node.stop().unwrap();
+    std::fs::remove_file(node.data().join("settings")).unwrap();
+    match node.restart_here() {
+        Err(why) => assert!(why.contains("the database can't be opened"), "{why}"),
+        Ok(()) => {
+            let mut eve = proxy.connect().unwrap();
+            ok(&mut eve, &["config", "set", "requirepass", "mine"]);
+            assert_eq!(eve.call(&["get", "secret"]).unwrap(), Reply::Null);
+            node.stop().unwrap();
+        }
+    }
+}
+
+#[test]
+fn shutdown_is_a_restart() {
+    let Some((_, mut node, proxy)) = start() else { return };
+    let mut redis = connected(&proxy);
+    ok(&mut redis, &["set", "a", "1"]);
+    redis.send(&["shutdown", "save"]).unwrap();
+    assert!(redis.receive().is_err(), "there is no answer but the end");
+    let mut redis = connected(&proxy);
+    assert_eq!(text(&mut redis, &["get", "a"]), "1");
+    node.stop().unwrap();
+}
+
+/// A host that reads every file, every byte on the sockets, and the memory of all processes outside of ELRANGE.
+#[test]
+fn the_host_finds_nothing() {
+    let artifacts = match Artifacts::find() {
+        Ok(artifacts) => artifacts,
+        Err(reason) => return skip(reason),
+    };
+    let mut node = Node::start_database(&artifacts).unwrap();
+    let tap = Tap::before(node.endpoint()).unwrap();
+    let proxy = Proxy::start(&artifacts, &node, tap.address()).unwrap();
+    claim(&proxy, tap.address());
+    let canaries = Canaries::new(&["key", "value", "field", "user", "script", "channel"]).unwrap();
+    let canary = |name: &str| canaries.text(name);
+    let mut redis = connected(&proxy);
+    for number in 0..500 {
+        ok(&mut redis, &["set", &format!("{}:{number}", canary("key")), &canary("value").repeat(10)]);
+    }
+    redis.call(&["hset", "hash", canary("field"), canary("value")]).unwrap();
+    ok(&mut redis, &["acl", "setuser", canary("user"), "on", "nopass", "+@all", "~*"]);
+    assert_eq!(text(&mut redis, &["eval", &format!("return '{}'", canary("script")), "0"]), canary("script"));
+    redis.call(&["publish", canary("channel"), canary("value")]).unwrap();
+    assert_eq!(text(&mut redis, &["bgsave"]), "Background saving started");
+    assert_eq!(saved(&mut redis), "ok");
+    assert_eq!(text(&mut redis, &["get", &format!("{}:499", canary("key"))]), canary("value").repeat(10));
+    let family = memory::family(node.pid().unwrap());
+    let (in_memory, looked) = canaries.in_processes(&family);
+    assert!(in_memory.is_empty(), "{in_memory:?}");
+    assert!(looked > 10 << 20, "only {looked} bytes were looked at");
+    node.stop().unwrap();
+    let in_files = [node.data(), node.state()].iter().flat_map(|directory| canaries.in_files(directory)).collect::<Vec<_>>();
+    assert!(in_files.is_empty(), "{in_files:?}");
+    let bytes = tap.seen();
+    let passed = canaries.seen(&bytes);
+    assert!(passed.is_empty() && bytes.len() > 100_000, "{passed:?} in {} bytes", bytes.len());
 }

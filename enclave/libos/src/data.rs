@@ -132,10 +132,14 @@ impl Data {
 
     /// `st_mode` and size, by the host's word.
     pub fn status(&self, owner: u64) -> Result<(u32, u64), i32> {
-        let (mode, size) = self.on(owner, ocall::file_status)?;
-        let known = matches!(mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR);
-        if known && size <= MAX_SIZE { Ok((mode & (libc::S_IFMT | 0o777), size)) } else { Err(libc::EIO) }
+        self.on(owner, ocall::file_status).and_then(believe)
     }
+}
+
+/// What the host says a file is, if one of this kind and size can be in the data directory.
+fn believe((mode, size): (u32, u64)) -> Result<(u32, u64), i32> {
+    let known = matches!(mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR);
+    if known && size <= MAX_SIZE { Ok((mode & (libc::S_IFMT | 0o777), size)) } else { Err(libc::EIO) }
 }
 
 fn within(offset: u64, length: u64) -> Result<u64, i32> {
@@ -269,6 +273,15 @@ mod tests {
             assert_eq!(relative(other), Err(libc::ENOENT));
         }
         assert_eq!(relative(&[b"/data/".as_slice(), &[b'x'; 256]].concat()), Err(libc::ENAMETOOLONG));
+    }
+
+    #[test]
+    fn a_lying_status_is_an_error() {
+        assert_eq!(believe((libc::S_IFREG | 0o4600, 7)), Ok((libc::S_IFREG | 0o600, 7)));
+        assert_eq!(believe((libc::S_IFDIR | 0o700, MAX_SIZE)), Ok((libc::S_IFDIR | 0o700, MAX_SIZE)));
+        for lie in [(libc::S_IFREG, MAX_SIZE + 1), (libc::S_IFREG, u64::MAX), (libc::S_IFCHR, 0), (libc::S_IFLNK, 1), (0, 0), (u32::MAX, 0)] {
+            assert_eq!(believe(lie), Err(libc::EIO), "{lie:?}");
+        }
     }
 
     #[test]

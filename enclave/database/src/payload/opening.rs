@@ -1,8 +1,10 @@
 //! An open database: read from the data directory, served by a thread.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -30,6 +32,8 @@ const STACK: usize = 8 << 20;
 /// A database that serves.
 pub struct Open {
     stops: Sender<Stop>,
+    /// It was told to end.
+    closing: Arc<AtomicBool>,
     server: JoinHandle<()>,
 }
 
@@ -43,6 +47,8 @@ impl Open {
         let (orders, received) = stops();
         let (opened, outcome) = channel();
         let containers = containers.clone();
+        let closing = Arc::new(AtomicBool::new(false));
+        let told = closing.clone();
         // What is in memory belongs to the server's thread from the start.
         let server = std::thread::Builder::new().name("server".to_owned()).stack_size(STACK).spawn(move || {
             let (store, shared) = match read(containers) {
@@ -51,12 +57,18 @@ impl Open {
             };
             let server = Server::new(Tls::new(Batched::new(teemate_containers::turn), tls), store, shared).until(received);
             let _ = opened.send(Ok(()));
-            if let Err(error) = server.run() {
-                eprintln!("teemate-database: the server ends: {error}");
+            // After a panic nothing in memory can be relied on: it is as if the server had been killed with its enclave.
+            match catch_unwind(AssertUnwindSafe(|| server.run())) {
+                Ok(Ok(())) if told.load(Relaxed) => return,
+                Ok(Ok(())) => eprintln!("teemate-database: the server ends: a client said SHUTDOWN"),
+                Ok(Err(error)) => eprintln!("teemate-database: the server ends: {error}"),
+                Err(_) => eprintln!("teemate-database: the server ends by an error within it"),
             }
+            // The node builds the enclave anew, and what is on disk is served again.
+            std::process::exit(0);
         })?;
         outcome.recv().map_err(io::Error::other)??;
-        Ok(Open { stops: orders, server })
+        Ok(Open { stops: orders, closing, server })
     }
 
     /// Whether its server runs.
@@ -73,10 +85,11 @@ impl Open {
             return Ok(());
         }
         let (stop, outcome) = Stop::new();
+        self.closing.store(true, Relaxed);
         self.stops.send(stop).map_err(|_| "the server has ended".to_owned())?;
         // A snapshot of everything takes what it takes; half of it would be nothing.
         match outcome.recv_timeout(within.max(Duration::from_secs(600))) {
-            Ok(outcome) => outcome,
+            Ok(outcome) => outcome.inspect_err(|_| self.closing.store(false, Relaxed)),
             Err(_) => Err("the database was not written in time".to_owned()),
         }
     }
