@@ -6,7 +6,7 @@
 //! | [`value`] | what a key can hold |
 //! | [`store`] | the databases, and the one way in which they change |
 //! | [`snapshot`] | the queue between the server and a snapshot's writer |
-//! | [`saving`] | the snapshot's writer, and its reader |
+//! | [`persistence`] | snapshots in files, and the append-only log |
 //! | [`stored`] | values as Redis's snapshot format has them |
 //! | [`resp`] | the protocol |
 //! | [`network`] | one turn of input and output for all connections |
@@ -27,8 +27,8 @@ pub mod eviction;
 pub mod glob;
 pub mod network;
 pub mod number;
+pub mod persistence;
 pub mod resp;
-pub mod saving;
 pub mod server;
 pub mod session;
 pub mod shared;
