@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::commands::event;
 use crate::glob;
+use crate::persistence::log::Policy;
 use crate::value::Limits;
 
 /// What a setting can be.
@@ -136,6 +137,8 @@ pub struct Hot {
     pub counts: bool,
     /// Up to which size values are small.
     pub limits: Limits,
+    /// When the log is put on disk.
+    pub sync: Policy,
 }
 
 /// The settings.
@@ -359,6 +362,11 @@ impl Config {
                 hash: (size("hash-max-listpack-entries"), size("hash-max-listpack-value")),
                 sorted_set: (size("zset-max-listpack-entries"), size("zset-max-listpack-value")),
                 set: size("set-max-intset-entries"),
+            },
+            sync: match self.get("appendfsync") {
+                "always" => Policy::Always,
+                "no" => Policy::No,
+                _ => Policy::Everysec,
             },
         };
     }

@@ -6,7 +6,8 @@
 //! | [`value`] | what a key can hold |
 //! | [`store`] | the databases, and the one way in which they change |
 //! | [`snapshot`] | the queue between the server and a snapshot's writer |
-//! | [`saving`], [`place`] | the snapshot's writer, and where it runs; its reader |
+//! | [`persistence`] | snapshots in files, and the append-only log |
+//! | [`runner`] | what runs a snapshot's writer |
 //! | [`payload`] | the database as a node's payload, in an enclave |
 //! | [`stored`] | values as Redis's snapshot format has them |
 //! | [`resp`] | the protocol |
@@ -29,9 +30,9 @@ pub mod glob;
 pub mod network;
 pub mod number;
 pub mod payload;
-pub mod place;
+pub mod persistence;
 pub mod resp;
-pub mod saving;
+pub mod runner;
 pub mod server;
 pub mod session;
 pub mod settings;

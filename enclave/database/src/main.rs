@@ -3,17 +3,20 @@
 mod allocator;
 
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use teemate_database::config::Config;
 use teemate_database::network::Native;
-use teemate_database::saving;
+use teemate_database::persistence;
+use teemate_database::persistence::disk::{Key, Storage, Witness};
 use teemate_database::server::Server;
 use teemate_database::shared::Shared;
 use teemate_database::store::Store;
+use teemate_sealed::{FileCounter, FixedSealing};
 
 /// A key-value store that Redis's clients can talk to, with snapshots that start in constant time.
 #[derive(Debug, Parser)]
@@ -22,12 +25,29 @@ struct Arguments {
     /// TCP port on 127.0.0.1; 0 takes a free one and prints it.
     #[arg(long, default_value_t = 6379)]
     port: u16,
-    /// Directory of the snapshot.
+    /// Directory of the snapshot and of the append-only log.
     #[arg(long, default_value = ".")]
     dir: PathBuf,
     /// File name of the snapshot, which is read at the start.
     #[arg(long, default_value = "dump.rdb", value_name = "NAME")]
     dbfilename: String,
+    /// File with the key that snapshots and log are sealed with: 32 hexadecimal digits. Outside of an enclave it protects from nobody who can
+    /// read that file.
+    #[arg(long, value_name = "FILE")]
+    sealing_key: Option<PathBuf>,
+    /// Snapshots are plain RDB files, which anybody with access to the directory can read and change. Without this and without a key nothing
+    /// is kept.
+    #[arg(long)]
+    insecure_plain_rdb: bool,
+    /// What the files belong to: those of another database do not open.
+    #[arg(long, default_value = "database", value_name = "NAME")]
+    name: String,
+    /// Directory, best on another disk, of the counter that tells an old log from the newest.
+    #[arg(long, value_name = "DIR", requires = "sealing_key")]
+    counter: Option<PathBuf>,
+    /// Keep an append-only log, as CONFIG SET appendonly yes does.
+    #[arg(long, requires = "sealing_key")]
+    appendonly: bool,
     /// Password of the user `default`.
     #[arg(long, env = "TEEMATE_DATABASE_PASSWORD", hide_env_values = true, default_value = "", hide_default_value = true)]
     requirepass: String,
@@ -56,12 +76,13 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let mut config = Config::default();
     let databases = arguments.databases.to_string();
     let named = [
-        ("dbfilename", &arguments.dbfilename),
+        ("dbfilename", arguments.dbfilename.as_str()),
         ("requirepass", &arguments.requirepass),
         ("save", &arguments.save),
         ("databases", &databases),
+        ("appendonly", if arguments.appendonly { "yes" } else { "no" }),
     ];
-    let others = arguments.settings.chunks(2).filter_map(|pair| Some((pair.first()?.as_str(), pair.get(1)?)));
+    let others = arguments.settings.chunks(2).filter_map(|pair| Some((pair.first()?.as_str(), pair.get(1)?.as_str())));
     for (name, value) in named.into_iter().chain(others) {
         config.set_at_start(name, value).map_err(|why| format!("{name} can't be {value:?}: {why}"))?;
     }
@@ -73,15 +94,46 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() as i64;
     let mut store = Store::new(usize::try_from(config.number("databases")).unwrap_or(16));
     store.now = now;
-    let path = saving::path(&config);
-    if let Some(keys) = saving::load(&mut store, &path)? {
-        eprintln!("teemate-database: {keys} keys from {}", path.display());
-    }
     let mut shared = Shared::new(config, now);
-    (shared.port, shared.saving.changes) = (port, store.changes);
+    (shared.storage, shared.port) = (storage(arguments)?, port);
+    let started = persistence::start(&mut store, &mut shared)?;
+    if let Some(torn) = started.torn {
+        eprintln!("teemate-database: {torn}");
+    }
+    if let Some(from) = started.from {
+        eprintln!("teemate-database: {} keys from {from}", started.keys);
+    }
     if arguments.port == 0 {
         println!("{port}");
     }
     Server::new(Native::new(listener)?, store, shared).run()?;
     Ok(())
+}
+
+fn storage(arguments: &Arguments) -> Result<Storage, Box<dyn std::error::Error>> {
+    let key: Option<Key> = match &arguments.sealing_key {
+        Some(path) => Some(Arc::new(FixedSealing::new(read_key(path)?))),
+        None => None,
+    };
+    if key.is_none() && !arguments.insecure_plain_rdb {
+        eprintln!(
+            "teemate-database: nothing is kept: give --sealing-key FILE, or --insecure-plain-rdb for snapshots that anybody can read"
+        );
+    }
+    let witness = arguments.counter.as_ref().zip(key.clone()).map(|(directory, key)| {
+        eprintln!(
+            "teemate-database: the counter is a file on this machine: it tells a log that was put back by accident, not a host that puts back both"
+        );
+        Arc::new(Mutex::new(FileCounter::new(directory, key, "", &arguments.name, "log.counter"))) as Witness
+    });
+    if witness.is_none() && arguments.appendonly {
+        eprintln!("teemate-database: there is no --counter: an older log that is put back is not noticed");
+    }
+    Ok(Storage { key, plain: arguments.insecure_plain_rdb, database: arguments.name.clone(), witness, ..Storage::default() })
+}
+
+fn read_key(path: &Path) -> Result<[u8; 16], Box<dyn std::error::Error>> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{} can't be read: {error}", path.display()))?;
+    let number = Some(text.trim()).filter(|digits| digits.len() == 32).and_then(|digits| u128::from_str_radix(digits, 16).ok());
+    Ok(number.ok_or_else(|| format!("{} does not hold 32 hexadecimal digits", path.display()))?.to_be_bytes())
 }

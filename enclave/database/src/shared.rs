@@ -6,7 +6,9 @@ use std::time::Instant;
 use crate::acl::Acl;
 use crate::config::Config;
 use crate::glob;
-use crate::saving::Saving;
+use crate::persistence::disk::Storage;
+use crate::persistence::log::AppendLog;
+use crate::persistence::saving::Saving;
 use crate::session::{Session, Waiting};
 use crate::settings::Keep;
 
@@ -135,8 +137,12 @@ pub struct Shared {
     pub port: u16,
     /// Forty hexadecimal digits that name this run.
     pub run_id: String,
+    /// Where things are kept.
+    pub storage: Storage,
     /// Snapshots.
     pub saving: Saving,
+    /// The append-only log.
+    pub log: AppendLog,
     /// A snapshot that was asked for while one was under way.
     pub save_again: bool,
     /// Who listens to a channel.
@@ -217,7 +223,9 @@ impl Shared {
             clock: Instant::now(),
             port: 0,
             run_id,
+            storage: Storage::default(),
             saving: Saving::default(),
+            log: AppendLog::default(),
             save_again: false,
             channels: BTreeMap::new(),
             patterns: BTreeMap::new(),

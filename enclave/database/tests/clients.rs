@@ -3,103 +3,19 @@
 //! What needs `redis-cli` or `redis-server` is skipped, with the reason, where they are not installed.
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader, Read, Write};
+mod common;
+
+use std::io::Read;
 use std::net::TcpStream;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A server of one's own.
-struct Server {
-    child: Child,
-    port: u16,
-}
-
-impl Server {
-    fn start(directory: &Path, arguments: &[&str]) -> Server {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_teemate-database"));
-        command.args(["--port", "0", "--dir"]).arg(directory).args(arguments).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        Server { child, port: line.trim().parse().expect("it told no port") }
-    }
-
-    fn connect(&self) -> Client {
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        Client(BufReader::new(stream))
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// One that reads replies as text: arrays with spaces between.
-struct Client(BufReader<TcpStream>);
-
-impl Client {
-    fn send(&mut self, line: &str) {
-        self.0.get_mut().write_all(format!("{line}\r\n").as_bytes()).unwrap();
-    }
-
-    fn read(&mut self) -> String {
-        let mut line = String::new();
-        self.0.read_line(&mut line).unwrap();
-        let (kind, rest) = line.trim_end().split_at(1);
-        match kind {
-            "$" if rest == "-1" => "nil".to_owned(),
-            "$" => {
-                let mut bytes = vec![0; rest.parse::<usize>().unwrap() + 2];
-                self.0.read_exact(&mut bytes).unwrap();
-                String::from_utf8_lossy(&bytes[..bytes.len() - 2]).into_owned()
-            }
-            "*" if rest == "-1" => "nil".to_owned(),
-            "*" => (0..rest.parse::<usize>().unwrap()).map(|_| self.read()).collect::<Vec<_>>().join(" "),
-            _ => rest.to_owned(),
-        }
-    }
-
-    fn ask(&mut self, line: &str) -> String {
-        self.send(line);
-        self.read()
-    }
-
-    /// Waits for the snapshot under way. Its status.
-    fn saved(&mut self) -> String {
-        let end = Instant::now() + Duration::from_secs(30);
-        loop {
-            let info = self.ask("INFO persistence");
-            if info.contains("rdb_bgsave_in_progress:0") {
-                return info.lines().find_map(|line| line.strip_prefix("rdb_last_bgsave_status:")).unwrap().trim().to_owned();
-            }
-            assert!(Instant::now() < end, "it is never saved");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-fn installed(program: &str) -> bool {
-    let there = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-    if !there {
-        println!("SKIPPED: {program} is not installed");
-    }
-    there
-}
+use common::process::{Client, Server, installed};
 
 #[test]
 fn requests_in_a_row_and_clients_that_wait() {
     let directory = tempfile::tempdir().unwrap();
-    let server = Server::start(directory.path(), &[]);
+    let server = Server::start(directory.path(), &["--insecure-plain-rdb"]);
     let (mut a, mut b, mut c) = (server.connect(), server.connect(), server.connect());
     // Many requests with one write: as many answers, in order.
     (0..1000).for_each(|n| a.send(&format!("RPUSH list {n}")));
@@ -142,7 +58,7 @@ fn requests_in_a_row_and_clients_that_wait() {
 fn a_snapshot_is_taken_under_load_and_survives_kills() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("dump.rdb");
-    let server = Server::start(directory.path(), &[]);
+    let server = Server::start(directory.path(), &["--insecure-plain-rdb"]);
     let mut client = server.connect();
     // Each key holds the number of the round in which all of them were written: a snapshot has one number, or two neighbours' at the
     // place where the round was when it began.
@@ -162,14 +78,14 @@ fn a_snapshot_is_taken_under_load_and_survives_kills() {
         (0..keys).map(|_| client.read()).collect::<Vec<_>>()
     };
     server.kill();
-    let server = Server::start(directory.path(), &[]);
+    let server = Server::start(directory.path(), &["--insecure-plain-rdb"]);
     let values = load(&server);
     assert!(values[..KEYS / 2].iter().all(|value| value == "2") && values[KEYS / 2..].iter().all(|value| value == "1"));
 
     // Killed while it saves: the old file stays whole.
     let before = std::fs::read(&file).unwrap();
     for delay in [0, 1, 3, 10] {
-        let server = Server::start(directory.path(), &[]);
+        let server = Server::start(directory.path(), &["--insecure-plain-rdb"]);
         let mut client = server.connect();
         write(&mut client, 9, 0, 100);
         client.send("BGSAVE");
@@ -178,7 +94,7 @@ fn a_snapshot_is_taken_under_load_and_survives_kills() {
         let now = std::fs::read(&file).unwrap();
         if now != before {
             // It was complete in time: then it is the new state.
-            let server = Server::start(directory.path(), &[]);
+            let server = Server::start(directory.path(), &["--insecure-plain-rdb"]);
             assert!(load(&server)[..100].iter().all(|value| value == "9"));
         }
         std::fs::write(&file, &before).unwrap();
@@ -188,7 +104,7 @@ fn a_snapshot_is_taken_under_load_and_survives_kills() {
 #[test]
 fn a_file_that_cannot_be_written_or_read_is_said() {
     let directory = tempfile::tempdir().unwrap();
-    let server = Server::start(directory.path(), &[]);
+    let server = Server::start(directory.path(), &["--insecure-plain-rdb"]);
     let mut client = server.connect();
     client.ask("SET a 1");
     assert!(client.ask("CONFIG SET dir /nowhere/at/all").contains("No such file or directory"));
@@ -210,8 +126,11 @@ fn a_file_that_cannot_be_written_or_read_is_said() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&file, bytes).unwrap();
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_teemate-database")).args(["--port", "0", "--dir"]).arg(directory.path()).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_teemate-database"))
+        .args(["--insecure-plain-rdb", "--port", "0", "--dir"])
+        .arg(directory.path())
+        .output()
+        .unwrap();
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("dump.rdb"), "{output:?}");
 }
@@ -231,7 +150,7 @@ fn real_redis_loads_what_is_saved_and_answers_alike() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let server = Server::start(directory.path(), &[]);
+    let server = Server::start(directory.path(), &["--insecure-plain-rdb"]);
     let mut client = server.connect();
     for line in [
         "SET text hello",

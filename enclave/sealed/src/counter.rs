@@ -70,7 +70,7 @@ impl Counter for MemoryCounter {
 /// In a sealed file. The host can put back an old one together with an old log, or delete it, unnoticed: this finds accidents, such as a log that was
 /// restored from a backup alone, and no host that means it.
 pub struct FileCounter {
-    directory: FileDirectory,
+    directory: Arc<dyn Directory + Sync>,
     sealing: Arc<dyn Sealing + Send + Sync>,
     label: Label,
 }
@@ -84,8 +84,19 @@ impl FileCounter {
         database: &str,
         name: &str,
     ) -> FileCounter {
+        FileCounter::on(Arc::new(FileDirectory::new(directory)), sealing, owner, database, name)
+    }
+
+    /// The same, in a directory that something else carries.
+    pub fn on(
+        directory: Arc<dyn Directory + Sync>,
+        sealing: Arc<dyn Sealing + Send + Sync>,
+        owner: &str,
+        database: &str,
+        name: &str,
+    ) -> FileCounter {
         let label = Label { owner: owner.to_owned(), database: database.to_owned(), kind: "head", name: name.to_owned() };
-        FileCounter { directory: FileDirectory::new(directory), sealing, label }
+        FileCounter { directory, sealing, label }
     }
 
     fn failed(&self, what: &'static str) -> impl Fn(io::Error) -> Error {

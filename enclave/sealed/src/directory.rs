@@ -1,4 +1,4 @@
-//! The files of a log, as the log sees them.
+//! The files of a log, and of who else keeps sealed files, as they see them: what carries them to a disk is behind these two traits.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
@@ -17,6 +17,12 @@ pub trait AppendFile: Write + Send {
     /// # Errors
     /// Those of the disk.
     fn cut(&mut self, length: u64) -> io::Result<()>;
+
+    /// The same file once more, so that another thread can wait for [`AppendFile::sync`] while this one appends.
+    ///
+    /// # Errors
+    /// Where that can't be had.
+    fn another(&self) -> io::Result<Box<dyn AppendFile>>;
 }
 
 /// Where a log's files lie. All of it belongs to the host.
@@ -45,6 +51,12 @@ pub trait Directory: Send {
     /// Those of the disk.
     fn sync(&self) -> io::Result<()>;
 
+    /// What was written to a file, by whatever process, is on disk when this returns.
+    ///
+    /// # Errors
+    /// Those of the disk, and that there is no such file.
+    fn sync_file(&self, name: &str) -> io::Result<()>;
+
     /// Deletes a file; one that is not there is no error.
     ///
     /// # Errors
@@ -71,6 +83,10 @@ impl AppendFile for File {
     fn cut(&mut self, length: u64) -> io::Result<()> {
         self.set_len(length)
     }
+
+    fn another(&self) -> io::Result<Box<dyn AppendFile>> {
+        Ok(Box::new(self.try_clone()?))
+    }
 }
 
 impl Directory for FileDirectory {
@@ -96,6 +112,10 @@ impl Directory for FileDirectory {
 
     fn sync(&self) -> io::Result<()> {
         File::open(&self.0)?.sync_all()
+    }
+
+    fn sync_file(&self, name: &str) -> io::Result<()> {
+        File::open(self.0.join(name))?.sync_all()
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {

@@ -9,10 +9,12 @@ mod file;
 mod log;
 pub mod seal;
 mod sealing;
+#[cfg(feature = "simulated")]
+pub mod simulated;
 
 pub use counter::{Counter, FileCounter, Head, MemoryCounter};
 pub use directory::{AppendFile, Directory, FileDirectory};
 pub use error::Error;
 pub use file::{Label, Reader, Writer};
-pub use log::{Base, Content, Finished, Log};
+pub use log::{Base, Content, Finished, Log, Syncing};
 pub use sealing::{EnclaveSealing, FixedSealing, Sealing};

@@ -1,155 +1,11 @@
 //! The log on a disk that crashes at each write, and on one that lies.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
-use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::io::{Read, Write};
+use std::sync::Arc;
 
-use teemate_sealed::{AppendFile, Content, Counter, Directory, Error, FileCounter, FileDirectory, FixedSealing, Head, Log, MemoryCounter};
-
-#[derive(Clone, Default)]
-struct Inode {
-    bytes: Vec<u8>,
-    /// What is on disk for certain: this much of the beginning.
-    synced: usize,
-}
-
-#[derive(Clone, Default)]
-struct Files {
-    inodes: Vec<Inode>,
-    names: BTreeMap<String, usize>,
-    durable: BTreeMap<String, usize>,
-    operations: u64,
-    /// At which operation the machine ends, and how many 256ths of a write arrive then.
-    crash: Option<(u64, u8)>,
-    dead: bool,
-}
-
-impl Files {
-    /// Counts an operation. `Some`: it is the last one.
-    fn operation(&mut self) -> io::Result<Option<u8>> {
-        if self.dead {
-            return Err(io::Error::other("the machine is off"));
-        }
-        self.operations += 1;
-        let last = self.crash.filter(|(at, _)| *at + 1 == self.operations).map(|(_, part)| part);
-        self.dead = last.is_some();
-        Ok(last)
-    }
-
-    fn ended<T>(last: Option<u8>, value: T) -> io::Result<T> {
-        if last.is_some() { Err(io::Error::other("the machine went off")) } else { Ok(value) }
-    }
-}
-
-/// A disk in memory, with what is on it for certain and what is not yet.
-#[derive(Clone, Default)]
-struct Simulated(Arc<Mutex<Files>>);
-
-impl Simulated {
-    fn files(&self) -> MutexGuard<'_, Files> {
-        self.0.lock().unwrap()
-    }
-
-    /// The machine is on again. After a power cut, of what was not synced `part` 256ths are there, then perhaps zeros.
-    fn revive(&self, power_cut: bool, part: u8, zeros: bool) {
-        let mut files = self.files();
-        if power_cut {
-            files.names = files.durable.clone();
-            for inode in &mut files.inodes {
-                let unsynced = inode.bytes.len() - inode.synced.min(inode.bytes.len());
-                let kept = inode.synced.min(inode.bytes.len()) + unsynced * usize::from(part) / 256;
-                let length = inode.bytes.len();
-                inode.bytes.truncate(kept);
-                if zeros {
-                    inode.bytes.resize(length, 0);
-                }
-            }
-        }
-        files.durable = files.names.clone();
-        files.inodes.iter_mut().for_each(|inode| inode.synced = inode.bytes.len());
-        (files.dead, files.crash) = (false, None);
-    }
-}
-
-struct Open(Simulated, usize);
-
-impl Write for Open {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut files = self.0.files();
-        let last = files.operation()?;
-        let arrived = last.map_or(bytes.len(), |part| bytes.len() * usize::from(part) / 256);
-        files.inodes[self.1].bytes.extend_from_slice(&bytes[..arrived]);
-        Files::ended(last, bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl AppendFile for Open {
-    fn sync(&mut self) -> io::Result<()> {
-        let mut files = self.0.files();
-        let last = files.operation()?;
-        let inode = &mut files.inodes[self.1];
-        if last.is_none() {
-            inode.synced = inode.bytes.len();
-        }
-        Files::ended(last, ())
-    }
-
-    fn cut(&mut self, length: u64) -> io::Result<()> {
-        let mut files = self.0.files();
-        let last = files.operation()?;
-        files.inodes[self.1].bytes.truncate(length as usize);
-        Files::ended(last, ())
-    }
-}
-
-impl Directory for Simulated {
-    fn create(&self, name: &str) -> io::Result<Box<dyn AppendFile>> {
-        let mut files = self.files();
-        let last = files.operation()?;
-        files.inodes.push(Inode::default());
-        let number = files.inodes.len() - 1;
-        files.names.insert(name.to_owned(), number);
-        Files::ended(last, Box::new(Open(self.clone(), number)) as Box<dyn AppendFile>)
-    }
-
-    fn open(&self, name: &str) -> io::Result<Option<Box<dyn Read>>> {
-        let files = self.files();
-        Ok(files.names.get(name).map(|number| Box::new(io::Cursor::new(files.inodes[*number].bytes.clone())) as Box<dyn Read>))
-    }
-
-    fn replace(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut files = self.files();
-        let last = files.operation()?;
-        // At once or not at all.
-        if last.is_none_or(|part| part >= 128) {
-            let number = files.names.remove(from).unwrap();
-            files.names.insert(to.to_owned(), number);
-            files.durable = files.names.clone();
-        }
-        Files::ended(last, ())
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        let mut files = self.files();
-        let last = files.operation()?;
-        if last.is_none() {
-            files.durable = files.names.clone();
-        }
-        Files::ended(last, ())
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        let mut files = self.files();
-        let last = files.operation()?;
-        files.names.remove(name);
-        Files::ended(last, ())
-    }
-}
+use teemate_sealed::simulated::{Disk, Kind};
+use teemate_sealed::{Content, Counter, Error, FileCounter, FileDirectory, FixedSealing, Head, Log, MemoryCounter};
 
 #[derive(Default)]
 struct Records(Vec<Vec<u8>>);
@@ -168,7 +24,7 @@ impl Content for Records {
     }
 }
 
-fn open(disk: &Simulated, name: &str, known: Option<Head>) -> Result<(Log, Vec<Vec<u8>>), Error> {
+fn open(disk: &Disk, name: &str, known: Option<Head>) -> Result<(Log, Vec<Vec<u8>>), Error> {
     let mut records = Records::default();
     let sealing = Arc::new(FixedSealing::new([3; 16]));
     let log = Log::open(Arc::new(disk.clone()), sealing, ("owner", "database", name), known, &mut records)?;
@@ -227,8 +83,8 @@ fn wherever_it_crashes_nothing_is_lost_that_was_promised() {
     for power_cut in [false, true] {
         for (part, zeros) in [(0, false), (100, false), (100, true), (255, false)] {
             for at in 0..200 {
-                let disk = Simulated::default();
-                disk.files().crash = Some((at, part));
+                let disk = Disk::default();
+                disk.crash_at(at, part);
                 let mut promise = Promise::default();
                 let ended = open(&disk, "log", None).and_then(|(mut log, _)| work(&mut log, &mut promise));
                 if ended.is_ok() {
@@ -237,7 +93,11 @@ fn wherever_it_crashes_nothing_is_lost_that_was_promised() {
                 crashes += 1;
                 // Three times, for what one crash leaves behind the next start must get along with.
                 for again in 0..3 {
-                    disk.revive(power_cut, part, zeros);
+                    if power_cut {
+                        disk.cut_power(part, zeros);
+                    } else {
+                        disk.restart();
+                    }
                     let (mut log, found) =
                         open(&disk, "log", promise.known).unwrap_or_else(|error| panic!("crash at {at}, {part}, {power_cut}: {error}"));
                     let least = if power_cut { promise.synced } else { promise.flushed };
@@ -248,9 +108,9 @@ fn wherever_it_crashes_nothing_is_lost_that_was_promised() {
                         promise.appended
                     );
                     assert!(found.iter().enumerate().all(|(n, bytes)| *bytes == record(n)), "crash at {at}");
+                    // Opening puts on disk what it finds, however the last one ended.
                     promise = Promise { appended: found.len(), flushed: found.len(), synced: found.len(), known: promise.known };
-                    let operations = disk.files().operations;
-                    disk.files().crash = Some((operations + at % (7 + again), part));
+                    disk.crash_at(disk.operations() + at % (7 + again), part);
                     let _ = work(&mut log, &mut promise);
                 }
             }
@@ -259,8 +119,8 @@ fn wherever_it_crashes_nothing_is_lost_that_was_promised() {
     assert!(crashes > 300, "{crashes}");
 }
 
-fn good() -> (Simulated, Promise) {
-    let disk = Simulated::default();
+fn good() -> (Disk, Promise) {
+    let disk = Disk::default();
     let (mut log, _) = open(&disk, "log", None).unwrap();
     let mut promise = Promise::default();
     work(&mut log, &mut promise).unwrap();
@@ -272,13 +132,13 @@ fn every_changed_bit_is_an_error_or_cuts_no_more_than_the_end() {
     let (disk, promise) = good();
     let (_, whole) = open(&disk, "log", promise.known).unwrap();
     assert_eq!(whole.len(), promise.appended);
-    let files: Vec<_> = disk.files().names.clone().into_iter().collect();
     let (mut errors, mut shorter) = (0, 0);
-    for (name, number) in files {
-        let bits = disk.files().inodes[number].bytes.len() * 8;
-        for bit in (0..bits).step_by(3) {
-            let flip = || disk.files().inodes[number].bytes[bit / 8] ^= 1 << (bit % 8);
-            flip();
+    for name in disk.names() {
+        let genuine = disk.bytes(&name);
+        for bit in (0..genuine.len() * 8).step_by(3) {
+            let mut changed = genuine.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            disk.set_bytes(&name, changed);
             match open(&disk, "log", None) {
                 Err(_) => errors += 1,
                 Ok((_, found)) => {
@@ -288,22 +148,23 @@ fn every_changed_bit_is_an_error_or_cuts_no_more_than_the_end() {
                     assert!(open(&disk, "log", promise.known).is_err(), "{name} bit {bit}");
                 }
             }
-            flip();
         }
+        disk.set_bytes(&name, genuine);
     }
     assert!(errors > 1_000 && shorter < errors / 20, "{errors} {shorter}");
 }
 
 #[test]
 fn a_changed_frame_is_named() {
-    let disk = Simulated::default();
+    let disk = Disk::default();
     let (mut log, _) = open(&disk, "log", None).unwrap();
     for n in 0..3 {
         log.append(&record(n)).unwrap();
         log.sync().unwrap();
     }
-    let number = disk.files().names["log.0.log"];
-    disk.files().inodes[number].bytes[58 + 12 + 12 + 16 + 14] ^= 1;
+    let mut bytes = disk.bytes("log.0.log");
+    bytes[58 + 12 + 12 + 16 + 14] ^= 1;
+    disk.set_bytes("log.0.log", bytes);
     let error = open(&disk, "log", None).err().unwrap().to_string();
     assert!(error.contains("log.0.log") && error.contains("frame 1"), "{error}");
 }
@@ -311,7 +172,7 @@ fn a_changed_frame_is_named() {
 #[test]
 fn what_was_rolled_back_or_is_another_log_is_noticed() {
     let (disk, promise) = good();
-    let old = disk.files().clone();
+    let old = disk.content();
     let (mut log, _) = open(&disk, "log", promise.known).unwrap();
     log.append(b"newer").unwrap();
     log.sync().unwrap();
@@ -320,7 +181,7 @@ fn what_was_rolled_back_or_is_another_log_is_noticed() {
     assert!(open(&disk, "log", Some(known)).is_ok());
 
     // The state of before.
-    *disk.files() = old.clone();
+    disk.put_back(old.clone());
     assert!(matches!(open(&disk, "log", Some(known)), Err(Error::RolledBack { .. })));
     // One that went on from there.
     let (mut log, _) = open(&disk, "log", None).unwrap();
@@ -329,31 +190,117 @@ fn what_was_rolled_back_or_is_another_log_is_noticed() {
     drop(log);
     assert!(matches!(open(&disk, "log", Some(known)), Err(Error::Foreign { .. })));
     // None at all, and a new one.
-    let empty = Simulated::default();
+    let empty = Disk::default();
     assert!(matches!(open(&empty, "log", Some(known)), Err(Error::RolledBack { .. })));
-    open(&empty, "log", None).unwrap();
+    let (mut log, _) = open(&empty, "log", None).unwrap();
+    assert!(log.is_new() && empty.names().is_empty(), "nothing is there before there is something");
+    log.append(b"new").unwrap();
+    log.sync().unwrap();
+    assert!(!log.is_new());
+    drop(log);
     assert!(matches!(open(&empty, "log", Some(known)), Err(Error::Foreign { .. })));
     // Files under the name of another database.
-    let renamed = old.names.iter().map(|(name, number)| (name.replace("log.", "other."), *number)).collect();
-    *disk.files() = Files { names: renamed, ..old };
+    disk.put_back(old);
+    disk.names().iter().for_each(|name| disk.set_bytes(&name.replace("log.", "other."), disk.bytes(name)));
     assert!(matches!(open(&disk, "other", None), Err(Error::Damaged { .. })));
 }
 
 #[test]
 fn a_base_of_an_attempt_that_failed_does_not_pass_for_the_one_that_counts() {
-    let disk = Simulated::default();
+    let disk = Disk::default();
     let (mut log, _) = open(&disk, "log", None).unwrap();
     log.append(&record(0)).unwrap();
     let mut base = log.begin_rewrite().unwrap();
     base.write_all(&record(7)).unwrap();
     base.finish().unwrap();
-    let attempt = disk.files().names["log.1.base"];
+    let attempt = disk.bytes("log.1.base");
     rewrite(&mut log, 1).unwrap();
     drop(log);
     assert_eq!(open(&disk, "log", None).unwrap().1, [record(0)]);
-    disk.files().names.insert("log.1.base".to_owned(), attempt);
+    disk.set_bytes("log.1.base", attempt);
     let error = open(&disk, "log", None).err().unwrap().to_string();
     assert!(error.contains("another than the manifest names"), "{error}");
+}
+
+#[test]
+fn a_torn_end_is_said_and_passed_over_wherever_it_is() {
+    let disk = Disk::default();
+    let (mut log, _) = open(&disk, "log", None).unwrap();
+    for n in 0..3 {
+        log.append(&record(n)).unwrap();
+        log.sync().unwrap();
+    }
+    drop(log);
+    let whole = disk.bytes("log.0.log");
+    let frame = (whole.len() - 58) / 3;
+    for length in 58..whole.len() {
+        disk.set_bytes("log.0.log", whole[..length].to_vec());
+        let (log, found) = open(&disk, "log", None).unwrap();
+        assert_eq!((found.len(), log.torn().is_some()), ((length - 58) / frame, (length - 58) % frame != 0), "{length}");
+        assert!(log.torn().is_none_or(|text| text.contains("log.0.log")));
+    }
+}
+
+#[test]
+fn what_a_kill_left_unsynced_is_put_on_disk_before_anything_hangs_on_it() {
+    let disk = Disk::default();
+    let (mut log, _) = open(&disk, "log", None).unwrap();
+    log.append(&record(0)).unwrap();
+    log.flush().unwrap();
+    drop(log);
+    disk.restart();
+    let (mut log, found) = open(&disk, "log", None).unwrap();
+    assert_eq!(found.len(), 1);
+    log.append(&record(1)).unwrap();
+    log.sync().unwrap();
+    drop(log);
+    disk.cut_power(0, false);
+    assert_eq!(open(&disk, "log", None).unwrap().1.len(), 2);
+}
+
+#[test]
+fn another_thread_can_wait_for_the_disk() {
+    let disk = Disk::default();
+    let (mut log, _) = open(&disk, "log", None).unwrap();
+    assert!(log.begin_sync().unwrap().is_none());
+    log.append(&record(0)).unwrap();
+    let syncing = log.begin_sync().unwrap().unwrap();
+    log.append(&record(1)).unwrap();
+    log.flush().unwrap();
+    let head = std::thread::spawn(move || syncing.wait()).join().unwrap();
+    log.synced(head).unwrap();
+    assert!(!log.is_synced(), "one came after");
+    let syncing = log.begin_sync().unwrap().unwrap();
+    disk.refuse(Some((Kind::Sync, std::io::ErrorKind::Other)));
+    assert!(log.synced(syncing.wait()).is_err());
+    disk.refuse(None);
+    assert!(matches!(log.flush(), Err(Error::Failed(_))), "nobody knows what is on disk");
+}
+
+#[test]
+fn a_full_disk_is_survived() {
+    for kind in [Kind::Write, Kind::Create, Kind::SyncNames] {
+        let disk = Disk::default();
+        let (mut log, _) = open(&disk, "log", None).unwrap();
+        log.append(&record(0)).unwrap();
+        log.sync().unwrap();
+        log.append(&record(1)).unwrap();
+        if kind != Kind::Write {
+            // The next frame needs a new segment.
+            rewrite(&mut log, 2).unwrap();
+            log.append(&record(2)).unwrap();
+        }
+        disk.refuse(Some((kind, std::io::ErrorKind::StorageFull)));
+        for _ in 0..3 {
+            assert!(matches!(log.flush(), Err(Error::Disk { .. })), "{kind:?}");
+        }
+        disk.refuse(None);
+        log.append(&record(3)).unwrap();
+        log.sync().unwrap();
+        let (_, found) = open(&disk, "log", Some(log.head())).unwrap();
+        assert_eq!(found.last().unwrap(), &record(3));
+        assert_eq!(found.len(), if kind == Kind::Write { 3 } else { 4 });
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::{Command, Context, Done, Kind, command, flag};
 use crate::error::Error;
+use crate::persistence;
 use crate::settings;
 use crate::shared::Counters;
 
@@ -68,7 +69,7 @@ fn set(context: &mut Context<'_>) -> Done {
         if seen.contains(&name) {
             return Err(failed("duplicate parameter".to_owned()));
         }
-        if name == "dir" && !std::path::Path::new(&*value).is_dir() {
+        if name == "dir" && !context.shared.storage.disk.is_directory(&value) {
             return Err(failed("No such file or directory".to_owned()));
         }
         if name == "dbfilename" && value.contains('/') {
@@ -76,6 +77,12 @@ fn set(context: &mut Context<'_>) -> Done {
         }
         new.set(&name, &value).map_err(failed)?;
         seen.push(name);
+    }
+    if seen.iter().any(|name| name == "appendonly") {
+        let on = new.is_on("appendonly");
+        let failed =
+            |why: persistence::Error| Error::new(format_args!("CONFIG SET failed (possibly related to argument 'appendonly') - {why}"));
+        persistence::set_append_only(context.shared, on).map_err(failed)?;
     }
     let before = (std::mem::replace(&mut context.shared.config, new), context.shared.acl.users.clone());
     if seen.iter().any(|name| name == "requirepass") {

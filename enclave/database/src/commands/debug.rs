@@ -96,15 +96,18 @@ fn object(context: &mut Context<'_>) -> Done {
 fn reload(context: &mut Context<'_>) -> Done {
     let words: Vec<String> = context.args[2..].iter().map(|arg| String::from_utf8_lossy(arg).to_ascii_lowercase()).collect();
     let has = |word: &str| words.iter().any(|one| one == word);
-    context.shared.saving.finish(context.store);
     if !has("nosave") {
         super::server::write(context)?;
     }
     if !has("noflush") {
         (0..context.store.databases()).for_each(|db| context.store.flush(db));
     }
-    let path = crate::saving::path(&context.shared.config);
-    crate::saving::load(context.store, &path).map_err(Error::new)?;
+    let place = context.shared.storage.snapshot(&context.shared.config).map_err(Error::new)?;
+    if let Some(file) = place.open().map_err(Error::new)? {
+        crate::persistence::rdb::read(context.store, file, place.name()).map_err(Error::new)?;
+    }
+    // What was not in the file, or is there beside it, no command did.
+    context.shared.log.scheduled |= has("nosave") || has("noflush");
     context.shared.saving.changes = context.store.changes;
     context.reply.ok();
     Ok(())

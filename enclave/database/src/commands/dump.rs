@@ -59,10 +59,11 @@ fn restore(context: &mut Context<'_>) -> Done {
     })?;
     let value = stored::read(value, &context.limits()).ok_or_else(|| Error::new("Bad data format"))?;
     let expires = if absolute || time == 0 { time } else { now.saturating_add(time) };
-    if expires != 0 && expires <= now {
+    if expires != 0 && context.store.is_over(expires) {
         // It is over already.
         if context.store.remove(db, key).is_some() {
             context.notify(event::GENERIC, "del", key);
+            context.rewrite(&[&[b"DEL", key]]);
         }
         context.reply.ok();
         return Ok(());

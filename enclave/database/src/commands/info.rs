@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use super::{Command, Context, Done, Kind, command, flag};
 use crate::eviction::used_memory;
+use crate::shared::Shared;
+use crate::store::Store;
 
 /// The version of Redis whose commands these are: clients decide by it what they may ask for.
 pub const VERSION: &str = "7.0.15";
@@ -131,32 +133,7 @@ fn section(context: &mut Context<'_>, name: &str, text: &mut String) -> std::fmt
             line!("lazyfree_pending_objects:0");
             line!("lazyfreed_objects:0");
         }
-        "persistence" => {
-            let saving = &shared.saving;
-            line!("# Persistence");
-            line!("loading:0");
-            line!("async_loading:0");
-            line!("current_cow_peak:0");
-            line!("current_cow_size:{}", if saving.is_under_way() { store.handed_over() } else { 0 });
-            line!("rdb_changes_since_last_save:{}", store.changes.saturating_sub(saving.changes));
-            line!("rdb_bgsave_in_progress:{}", u8::from(saving.is_under_way()));
-            line!("rdb_last_save_time:{}", saving.last);
-            line!("rdb_last_bgsave_status:{}", if saving.failed.is_some() { "err" } else { "ok" });
-            if let Some(why) = &saving.failed {
-                line!("rdb_last_bgsave_error:{}", why.replace(['\r', '\n'], " "));
-            }
-            line!("rdb_last_bgsave_time_sec:{}", saving.took_ms as i64 / 1000);
-            line!("rdb_current_bgsave_time_sec:-1");
-            line!("rdb_last_cow_size:{}", saving.handed);
-            line!("rdb_last_start_us:{}", saving.start_us);
-            line!("rdb_saves:{}", saving.saves);
-            line!("aof_enabled:0");
-            line!("aof_rewrite_in_progress:0");
-            line!("aof_rewrite_scheduled:0");
-            line!("aof_last_rewrite_time_sec:-1");
-            line!("aof_last_bgrewrite_status:ok");
-            line!("aof_last_write_status:ok");
-        }
+        "persistence" => persistence(store, shared, text)?,
         "stats" => {
             line!("# Stats");
             line!("total_connections_received:{}", counters.connections);
@@ -178,7 +155,7 @@ fn section(context: &mut Context<'_>, name: &str, text: &mut String) -> std::fmt
             line!("keyspace_misses:{}", counters.misses);
             line!("pubsub_channels:{}", shared.channels(crate::shared::Listening::Channel).len());
             line!("pubsub_patterns:{}", shared.channels(crate::shared::Listening::Pattern).len());
-            line!("latest_fork_usec:{}", shared.saving.start_us);
+            line!("latest_fork_usec:{}", shared.saving.file.start_us);
             line!("total_forks:0");
             line!("tracking_total_keys:{}", shared.tracked.len());
             line!("tracking_total_items:{}", shared.tracked.values().map(std::collections::BTreeSet::len).sum::<usize>());
@@ -241,4 +218,64 @@ fn section(context: &mut Context<'_>, name: &str, text: &mut String) -> std::fmt
         }
     }
     Ok(())
+}
+
+fn persistence(store: &Store, shared: &Shared, text: &mut String) -> std::fmt::Result {
+    let (saving, log) = (&shared.saving, &shared.log);
+    let (status, seconds) = (|failed: bool| if failed { "err" } else { "ok" }, |ms: Option<u64>| ms.map_or(-1, |ms| ms as i64 / 1000));
+    let since = |ms: Option<u128>| ms.map_or(-1, |ms| ms as i64 / 1000);
+    text.push_str("# Persistence\r\n");
+    let mut line = |name: &str, value: &dyn std::fmt::Display| write!(text, "{name}:{value}\r\n");
+    line("loading", &0)?;
+    line("async_loading", &0)?;
+    line("current_cow_peak", &0)?;
+    line("current_cow_size", &store.handed_over())?;
+    line("rdb_changes_since_last_save", &store.changes.saturating_sub(saving.changes))?;
+    line("rdb_bgsave_in_progress", &u8::from(saving.file_under_way().is_some()))?;
+    line("rdb_last_save_time", &saving.last)?;
+    line("rdb_last_bgsave_status", &status(saving.failed.is_some()))?;
+    if let Some((why, _)) = &saving.failed {
+        line("rdb_last_bgsave_error", &one_line(why))?;
+    }
+    line("rdb_last_bgsave_time_sec", &seconds(saving.file.took_ms))?;
+    line("rdb_current_bgsave_time_sec", &since(saving.file_under_way()))?;
+    line("rdb_last_cow_size", &saving.file.handed)?;
+    line("rdb_last_start_us", &saving.file.start_us)?;
+    line("rdb_saves", &saving.saves)?;
+    let figures = log.figures();
+    line("aof_enabled", &u8::from(log.is_wanted()))?;
+    line("aof_rewrite_in_progress", &u8::from(log.is_rewriting()))?;
+    line("aof_rewrite_scheduled", &u8::from(log.scheduled))?;
+    line("aof_last_rewrite_time_sec", &seconds(saving.base.took_ms))?;
+    line("aof_current_rewrite_time_sec", &since(saving.base_under_way()))?;
+    line("aof_last_bgrewrite_status", &status(log.rewrite_failed().is_some()))?;
+    if let Some(why) = log.rewrite_failed() {
+        line("aof_last_bgrewrite_error", &one_line(why))?;
+    }
+    line("aof_rewrites", &figures.rewrites)?;
+    line("aof_rewrites_consecutive_failures", &figures.failures)?;
+    line("aof_last_write_status", &status(log.failed().is_some()))?;
+    if let Some(why) = log.failed() {
+        line("aof_last_write_error", &one_line(why))?;
+    }
+    line("aof_last_cow_size", &saving.base.handed)?;
+    if log.is_wanted() {
+        line("aof_current_size", &figures.size)?;
+        line("aof_base_size", &figures.base)?;
+        line("aof_pending_rewrite", &0)?;
+        line("aof_buffer_length", &figures.waiting)?;
+        line("aof_pending_bio_fsync", &u8::from(figures.syncing))?;
+        line("aof_delayed_fsync", &figures.delayed)?;
+        let witness = match log.witness_failed() {
+            _ if shared.storage.witness.is_none() => "none",
+            None => "ok",
+            Some(_) => "err",
+        };
+        line("aof_witness_status", &witness)?;
+    }
+    Ok(())
+}
+
+fn one_line(text: &str) -> String {
+    text.replace(['\r', '\n'], " ")
 }

@@ -91,7 +91,7 @@ fn expire(context: &mut Context<'_>, unit: i64, relative: bool) -> Done {
         Some(Some(now)) => !new && (!later || time > now) && (!sooner || time < now),
     };
     if does {
-        if time <= context.store.now {
+        if context.store.is_over(time) {
             context.store.remove(db, key);
             context.notify(event::GENERIC, "del", key);
         } else {

@@ -371,6 +371,9 @@ impl<'a> Context<'a> {
 
     /// What the log gets in place of this command, because its words alone do not say what it did. Nothing: it changed nothing.
     pub fn rewrite(&mut self, commands: &[&[&[u8]]]) {
+        if !self.shared.log.takes() {
+            return;
+        }
         let owned = commands.iter().map(|command| command.iter().map(|part| Box::from(*part)).collect());
         self.shared.rewritten.get_or_insert_default().extend(owned);
     }

@@ -2,13 +2,14 @@
 
 use super::{Command, Context, Done, Kind, command, flag};
 use crate::error::Error;
-use crate::saving;
+use crate::persistence;
 
 const ADMIN: u32 = flag::ADMIN | flag::DANGEROUS | flag::NO_SCRIPT;
 
 pub const COMMANDS: &[Command] = &[
     command("save", 1, Kind::Server, (0, 0, 0), save).with(ADMIN | flag::NO_MULTI),
     command("bgsave", -1, Kind::Server, (0, 0, 0), bgsave).with(ADMIN),
+    command("bgrewriteaof", 1, Kind::Server, (0, 0, 0), bgrewriteaof).with(ADMIN),
     command("lastsave", 1, Kind::Server, (0, 0, 0), lastsave).with(flag::FAST | flag::ADMIN | flag::DANGEROUS),
     command("shutdown", -1, Kind::Server, (0, 0, 0), shutdown).with(ADMIN | flag::NO_MULTI),
     command("time", 1, Kind::Server, (0, 0, 0), time).with(flag::FAST),
@@ -28,13 +29,9 @@ pub const COMMANDS: &[Command] = &[
     command("slaveof", 3, Kind::Server, (0, 0, 0), replicaof).with(ADMIN),
 ];
 
-fn limit(context: &Context<'_>) -> usize {
-    usize::try_from(context.shared.config.number("snapshot-buffer")).unwrap_or(usize::MAX)
-}
-
 /// Writes a snapshot while the client, and all others, wait.
 fn save(context: &mut Context<'_>) -> Done {
-    if context.shared.saving.is_under_way() {
+    if context.shared.saving.file_under_way().is_some() {
         return Err(Error::new("Background save already in progress"));
     }
     write(context)?;
@@ -44,14 +41,7 @@ fn save(context: &mut Context<'_>) -> Done {
 
 /// Writes one, and waits for it.
 pub(super) fn write(context: &mut Context<'_>) -> Done {
-    let (path, limit) = (saving::path(&context.shared.config), limit(context));
-    let shared = &mut *context.shared;
-    shared.saving.begin(context.store, path, limit).map_err(Error::new)?;
-    shared.saving.finish(context.store);
-    match &shared.saving.failed {
-        None => Ok(()),
-        Some(why) => Err(Error::new(why)),
-    }
+    persistence::save(context.store, context.shared).map_err(Error::new)
 }
 
 fn bgsave(context: &mut Context<'_>) -> Done {
@@ -60,17 +50,38 @@ fn bgsave(context: &mut Context<'_>) -> Done {
         2 if context.is(1, "SCHEDULE") => true,
         _ => return Err(Error::Syntax),
     };
+    if context.shared.saving.file_under_way().is_some() && !schedule {
+        return Err(Error::new("Background save already in progress"));
+    }
     if context.shared.saving.is_under_way() {
         if schedule {
             context.shared.save_again = true;
             context.reply.simple("Background saving scheduled");
             return Ok(());
         }
-        return Err(Error::new("Background save already in progress"));
+        return Err(Error::new(
+            "Another child process is active (AOF?): can't BGSAVE right now. Use BGSAVE SCHEDULE in order to schedule a BGSAVE whenever possible.",
+        ));
     }
-    let (path, limit) = (saving::path(&context.shared.config), limit(context));
-    context.shared.saving.begin(context.store, path, limit).map_err(Error::new)?;
+    persistence::begin_file(context.store, context.shared).map_err(Error::new)?;
     context.reply.simple("Background saving started");
+    Ok(())
+}
+
+fn bgrewriteaof(context: &mut Context<'_>) -> Done {
+    if !context.shared.log.is_wanted() {
+        return Err(Error::new("the append-only log is off"));
+    }
+    if context.shared.log.is_rewriting() {
+        return Err(Error::new("Background append only file rewriting already in progress"));
+    }
+    if context.shared.saving.is_under_way() || context.shared.depth > 1 {
+        context.shared.log.scheduled = true;
+        context.reply.simple("Background append only file rewriting scheduled");
+        return Ok(());
+    }
+    persistence::rewrite(context.store, context.shared).map_err(Error::new)?;
+    context.reply.simple("Background append only file rewriting started");
     Ok(())
 }
 
@@ -95,11 +106,13 @@ fn shutdown(context: &mut Context<'_>) -> Done {
         }
     }
     if save.unwrap_or(!context.shared.config.hot.save.is_empty()) {
-        context.shared.saving.finish(context.store);
         let result = write(context);
         if result.is_err() && !force {
             return Err(Error::new("Errors trying to SHUTDOWN. Check logs."));
         }
+    }
+    if context.shared.log.sync().is_err() && !force {
+        return Err(Error::new("Errors trying to SHUTDOWN. Check logs."));
     }
     context.shared.shutdown = true;
     Ok(())

@@ -127,6 +127,8 @@ fn spop(context: &mut Context<'_>) -> Done {
     drop(set);
     let members: Vec<&[u8]> = chosen.iter().map(Vec::as_slice).collect();
     remove(context, &members)?;
+    let words: Vec<&[u8]> = [&b"SREM"[..], context.arg(1)].into_iter().chain(members.iter().copied()).collect();
+    context.rewrite(&[&words]);
     if one {
         context.reply.bulk_or_null(members.first().copied());
     } else {

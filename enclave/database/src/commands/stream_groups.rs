@@ -186,6 +186,18 @@ fn claim_words(key: &[u8], group: &[u8], pending: &Pending, last: Id) -> Vec<Vec
     ]
 }
 
+/// What makes a consumer.
+fn made_words(key: &[u8], name: &[u8], who: &[u8]) -> Vec<Vec<u8>> {
+    [&b"XGROUP"[..], b"CREATECONSUMER", key, name, who].map(<[u8]>::to_vec).to_vec()
+}
+
+/// What sets how far a group has come.
+fn last_words(key: &[u8], name: &[u8], group: &Group) -> Vec<Vec<u8>> {
+    let read = group.read.map_or(-1, |read| i64::try_from(read).unwrap_or(i64::MAX)).to_string();
+    let last = group.last.to_string();
+    [&b"XGROUP"[..], b"SETID", key, name, last.as_bytes(), b"ENTRIESREAD", read.as_bytes()].map(<[u8]>::to_vec).to_vec()
+}
+
 fn log(context: &mut Context<'_>, commands: &[Vec<Vec<u8>>]) {
     context.rewrite(&[]);
     for command in commands {
@@ -245,12 +257,12 @@ fn xreadgroup(context: &mut Context<'_>) -> Done {
     for (key_at, new, after, places) in plans {
         let (key, now) = (context.arg(key_at), context.store.now);
         if consumer(context, key_at, group_at, who)? {
-            words.push([&b"XGROUP"[..], b"CREATECONSUMER", key, name, who].map(<[u8]>::to_vec).to_vec());
+            words.push(made_words(key, name, who));
         }
         begin_stream(context, key);
         let Some(shared) = stream(context, key_at)? else { return Err(Error::Syntax) };
         if !new {
-            history(context, &shared, (name, who), after, reading.most, key_at)?;
+            history(context, &shared, (name, who), after, reading.most, key_at, &mut words)?;
             continue;
         }
         context.reply.array(places.len());
@@ -269,10 +281,7 @@ fn xreadgroup(context: &mut Context<'_>) -> Done {
             }
         }
         if reading.forget {
-            let read = group.read.map_or(-1, |read| i64::try_from(read).unwrap_or(i64::MAX)).to_string();
-            let last = group.last.to_string();
-            let set = [&b"XGROUP"[..], b"SETID", key, name, last.as_bytes(), b"ENTRIESREAD", read.as_bytes()];
-            words.push(set.map(<[u8]>::to_vec).to_vec());
+            words.push(last_words(key, name, &group));
         }
         drop(shared);
         *group_mut(context, key_at, group_at)? = group;
@@ -282,7 +291,15 @@ fn xreadgroup(context: &mut Context<'_>) -> Done {
 }
 
 /// What a consumer got before and has not acknowledged.
-fn history(context: &mut Context<'_>, stream: &Stream, who: (&[u8], &[u8]), after: Id, most: usize, key: usize) -> Done {
+fn history(
+    context: &mut Context<'_>,
+    stream: &Stream,
+    who: (&[u8], &[u8]),
+    after: Id,
+    most: usize,
+    key: usize,
+    words: &mut Vec<Vec<Vec<u8>>>,
+) -> Done {
     let (name, consumer) = who;
     let now = context.store.now;
     let Some(group) = stream.groups.get(name) else { return Err(no_group(context.arg(key), name)) };
@@ -301,11 +318,15 @@ fn history(context: &mut Context<'_>, stream: &Stream, who: (&[u8], &[u8]), afte
             }
         }
     }
+    let at = context.arg(key);
     if let Some(group) = stream_mut(context, key)?.groups.get_mut(name) {
         for id in ids {
             let place = group.place(id);
             if let Some(pending) = group.pending.get_mut(place) {
                 (pending.time, pending.count) = (now, pending.count + 1);
+                if stream.find(id).is_some() {
+                    words.push(claim_words(at, name, pending, group.last));
+                }
             }
         }
     }
@@ -428,10 +449,16 @@ fn xclaim(context: &mut Context<'_>) -> Done {
     }
     // A time that has not come yet would make the entry wait for ever.
     let time = if (0..=now).contains(&time) { time } else { now };
-    consumer(context, 1, 2, who)?;
+    let mut words = Vec::new();
+    if consumer(context, 1, 2, who)? {
+        words.push(made_words(key, name, who));
+    }
     let group = group_mut(context, 1, 2)?;
-    group.last = group.last.max(last);
-    let (mut claimed, mut words) = (Vec::new(), Vec::new());
+    if group.last < last {
+        group.last = last;
+        words.push(last_words(key, name, group));
+    }
+    let mut claimed = Vec::new();
     for id in ids {
         let exists = shared.find(id).is_some();
         let old = group.find(id).cloned();
@@ -443,7 +470,8 @@ fn xclaim(context: &mut Context<'_>) -> Done {
             continue;
         }
         let old = match old {
-            Some(old) if now - old.time < idle => continue,
+            // A clock that was set back must not keep a claim from being made again as it was.
+            Some(old) if idle > 0 && now - old.time < idle => continue,
             Some(old) => old,
             None if force => Pending { id, consumer: who.into(), time, count: 0 },
             None => continue,
@@ -489,9 +517,12 @@ fn xautoclaim(context: &mut Context<'_>) -> Done {
     let shared = stream(context, 1)?;
     let known = shared.as_ref().is_some_and(|stream| stream.groups.contains_key(name));
     let Some(shared) = shared.filter(|_| known) else { return Err(no_group(key, name)) };
-    consumer(context, 1, 2, who)?;
+    let mut words = Vec::new();
+    if consumer(context, 1, 2, who)? {
+        words.push(made_words(key, name, who));
+    }
     let group = group_mut(context, 1, 2)?;
-    let (mut claimed, mut deleted, mut words) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut claimed, mut deleted) = (Vec::new(), Vec::new());
     let mut place = group.place(start);
     // Redis looks at ten entries for each that is asked for.
     let mut attempts = most.saturating_mul(10);

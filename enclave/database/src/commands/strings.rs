@@ -92,7 +92,7 @@ const TIMES: [&str; 4] = ["EX", "PX", "EXAT", "PXAT"];
 /// Sets a key. A time that has passed drops it.
 fn put(context: &mut Context<'_>, key: &[u8], value: &[u8], expiry: Expiry) {
     let db = context.db();
-    if matches!(expiry, Expiry::At(time) if time <= context.store.now) {
+    if matches!(expiry, Expiry::At(time) if context.store.is_over(time)) {
         if context.store.remove(db, key).is_some() {
             context.notify(event::GENERIC, "del", key);
         }
@@ -207,7 +207,7 @@ fn getex(context: &mut Context<'_>) -> Done {
 fn getex_time(context: &mut Context<'_>, db: usize, key: &[u8], expires: Option<i64>) {
     let Some(old) = context.store.expires(db, key) else { return };
     match expires {
-        Some(time) if time <= context.store.now => {
+        Some(time) if context.store.is_over(time) => {
             context.store.remove(db, key);
             context.notify(event::GENERIC, "del", key);
         }

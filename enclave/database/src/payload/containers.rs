@@ -10,7 +10,7 @@ use teemate_control::service::FromService;
 use teemate_service::{clock, lock};
 
 use super::{Node, thread};
-use crate::place::{Job, Place};
+use crate::runner::{Job, Runner};
 
 /// Threads that wait for a container. There is one snapshot at a time; but the thread of one that was killed may still be on its way back.
 const WRITERS: usize = 2;
@@ -93,7 +93,7 @@ impl fmt::Debug for Containers {
     }
 }
 
-impl Place for Arc<Containers> {
+impl Runner for Arc<Containers> {
     fn start(&self, job: Job) -> io::Result<()> {
         let container = self.next.fetch_add(1, SeqCst);
         lock(&self.waiting).insert(container, job);

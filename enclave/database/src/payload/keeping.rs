@@ -6,11 +6,11 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use teemate_sealed::{Label, Reader, Sealing, Writer};
+use teemate_sealed::{Label, Reader, Writer};
 use teemate_service::clock;
 
+use crate::persistence::disk::Key;
 use crate::settings::Keep;
 
 const FILE: &str = "settings";
@@ -20,7 +20,7 @@ const NAME: usize = 16;
 /// The file.
 pub struct Settings {
     path: PathBuf,
-    sealing: Arc<dyn Sealing>,
+    sealing: Key,
     name: [u8; NAME],
 }
 
@@ -33,7 +33,7 @@ impl Settings {
     ///
     /// # Errors
     /// A file that can't be read, or that is not what this enclave's signer sealed.
-    pub fn open(directory: &Path, sealing: Arc<dyn Sealing>) -> io::Result<(Settings, Option<Vec<u8>>)> {
+    pub fn open(directory: &Path, sealing: Key) -> io::Result<(Settings, Option<Vec<u8>>)> {
         let path = directory.join(FILE);
         let mut settings = Settings { path, sealing, name: [0; NAME] };
         let file = match File::open(&settings.path) {
@@ -79,12 +79,13 @@ impl Keep for Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
     use teemate_sealed::FixedSealing;
 
     #[test]
     fn they_come_back_and_the_host_can_change_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        let sealing: Arc<dyn Sealing> = Arc::new(FixedSealing::new([3; 16]));
+        let sealing: Key = Arc::new(FixedSealing::new([3; 16]));
         let open = || Settings::open(directory.path(), sealing.clone());
         let (first, none) = open().unwrap();
         assert_eq!(none, None);
@@ -103,7 +104,7 @@ mod tests {
         }
         fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
         assert!(open().is_err());
-        let other: Arc<dyn Sealing> = Arc::new(FixedSealing::new([4; 16]));
+        let other: Key = Arc::new(FixedSealing::new([4; 16]));
         fs::write(&path, &bytes).unwrap();
         assert!(Settings::open(directory.path(), other).is_err());
         // Without the file it is another database.

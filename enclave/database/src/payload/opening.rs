@@ -9,7 +9,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use teemate_sealed::{EnclaveSealing, Sealing};
+use teemate_sealed::EnclaveSealing;
 
 use super::containers::Containers;
 use super::keeping::Settings;
@@ -17,7 +17,8 @@ use super::{Node, Stop, certificate, stops};
 use crate::acl::Acl;
 use crate::config::Config;
 use crate::network::batched::Batched;
-use crate::saving;
+use crate::persistence;
+use crate::persistence::disk::{Key, Storage};
 use crate::server::Server;
 use crate::settings::decode;
 use crate::shared::Shared;
@@ -100,7 +101,7 @@ fn read(containers: Arc<Containers>) -> io::Result<(Store, Shared)> {
     let mut config = Config::default();
     config.set_at_start("dir", DATA).map_err(io::Error::other)?;
     let mut acl = Acl::default();
-    let sealing: Arc<dyn Sealing> = Arc::new(EnclaveSealing::new()?);
+    let sealing: Key = Arc::new(EnclaveSealing::new()?);
     let (settings, kept) = Settings::open(Path::new(DATA), sealing.clone())?;
     if let Some(kept) = kept {
         decode(&kept, &mut config, &mut acl).map_err(io::Error::other)?;
@@ -108,13 +109,18 @@ fn read(containers: Arc<Containers>) -> io::Result<(Store, Shared)> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as i64);
     let mut store = Store::new(usize::try_from(config.number("databases")).unwrap_or(16));
     store.now = now;
-    if let Some(keys) = saving::load(&mut store, &saving::path(&config)).map_err(io::Error::other)? {
-        eprintln!("teemate-database: {keys} keys read");
-    }
     let mut shared = Shared::new(config, now);
-    shared.saving.changes = store.changes;
-    shared.saving.place = Box::new(containers);
+    // Sealed always: what is plain the host could read, and write.
+    shared.storage = Storage { key: Some(sealing), database: settings.database(), ..Storage::default() };
+    shared.saving.runner = Box::new(containers);
     shared.settings = Some(Box::new(settings));
     (shared.acl, shared.protected) = (acl, true);
+    let started = persistence::start(&mut store, &mut shared).map_err(io::Error::other)?;
+    if let Some(torn) = started.torn {
+        eprintln!("teemate-database: {torn}");
+    }
+    if let Some(from) = started.from {
+        eprintln!("teemate-database: {} keys from {from}", started.keys);
+    }
     Ok((store, shared))
 }

@@ -4,6 +4,8 @@
 //! opening, or one rewrite, begins is a segment, a file with a key of its own. The *manifest*, a sealed file that is replaced at once, names the
 //! base and the first segment. A rewrite begins a segment, writes a base of what was before it, and then replaces the manifest.
 
+mod replay;
+
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
@@ -124,8 +126,30 @@ pub struct Log {
     head: Head,
     /// Room for a frame's header, then records, each with its length.
     gathered: Vec<u8>,
-    unsynced: bool,
+    /// Frames that are on disk for certain.
+    synced: u64,
+    /// Whether there is a manifest: the log is one from then on.
+    begun: bool,
+    torn: Option<String>,
     failed: Option<String>,
+}
+
+/// What was written and is to be put on disk, for another thread.
+pub struct Syncing {
+    file: Box<dyn AppendFile>,
+    name: String,
+    head: Head,
+}
+
+impl Syncing {
+    /// Waits until it is on disk. How far the log has come there, for [`Log::synced`].
+    ///
+    /// # Errors
+    /// Those of the disk; for [`Log::synced`], too.
+    pub fn wait(mut self) -> Result<Head, Error> {
+        self.file.sync().map_err(disk(&self.name, "put on disk"))?;
+        Ok(self.head)
+    }
 }
 
 /// A base that a rewrite writes: another thread may do it.
@@ -176,7 +200,8 @@ pub trait Content {
 }
 
 impl Log {
-    /// Opens a log, or begins one where there is none, and gives what it has to `content`. `known`: how far it had come at least.
+    /// Opens a log, and gives what it has to `content`. `known`: how far it had come at least. Where there is none, one begins with its first
+    /// frame or its first base: what ends before that leaves nothing behind.
     ///
     /// # Errors
     /// [`Error`]: whatever is not as this enclave wrote it. What `content` was given until then is not to be used.
@@ -188,7 +213,9 @@ impl Log {
         content: &mut dyn Content,
     ) -> Result<Log, Error> {
         let place = Place { directory, sealing, owner: owner.to_owned(), database: database.to_owned(), name: name.to_owned() };
-        let manifest = match read_manifest(&place)? {
+        let found = read_manifest(&place)?;
+        let begun = found.is_some();
+        let manifest = match found {
             Some(manifest) => manifest,
             None => {
                 if let Some(known) = known {
@@ -196,32 +223,40 @@ impl Log {
                 }
                 let mut log = [0; 16];
                 SystemRandom::new().fill(&mut log).map_err(|_| Error::Random)?;
-                let manifest = Manifest { log, generation: 0, segment: 0, frames: 0, root: [0; TAG], base: None };
-                write_manifest(&place, &manifest)?;
-                manifest
+                Manifest { log, generation: 0, segment: 0, frames: 0, root: [0; TAG], base: None }
             }
         };
-        let mut replay =
-            Replay { place: &place, head: Head { log: manifest.log, frames: manifest.frames, root: manifest.root }, known, content };
-        replay.check()?;
-        if let Some(base) = manifest.base {
-            replay.base(manifest.generation, base)?;
-        }
-        let mut next = manifest.segment;
-        while replay.segment(next)? {
-            next += 1;
-        }
-        let head = replay.head;
+        let (head, next, torn) = replay::replay(&place, &manifest, known, content)?;
         if let Some(known) = known.filter(|known| known.frames > head.frames) {
             return Err(Error::RolledBack { file: name.to_owned(), found: head.frames, known: known.frames });
         }
+        // What a process that was killed left unsynced may be gone after a power cut, and what comes after it would hang on nothing.
+        for number in manifest.segment..next {
+            let name = place.segment(number).name;
+            place.directory.sync_file(&name).map_err(disk(&name, "put on disk"))?;
+        }
         let gathered = vec![0; FRAME_HEADER];
-        Ok(Log { place, manifest, segment: None, next, head, gathered, unsynced: false, failed: None })
+        Ok(Log { place, manifest, segment: None, next, head, gathered, synced: head.frames, begun, torn, failed: None })
+    }
+
+    /// Whether there was no log: nothing is on disk of it yet.
+    pub fn is_new(&self) -> bool {
+        !self.begun
+    }
+
+    /// What a crash tore, if it did: nothing behind the last whole frame counts. A sentence.
+    pub fn torn(&self) -> Option<&str> {
+        self.torn.as_deref()
     }
 
     /// How far it has come. On disk only after [`Log::sync`].
     pub fn head(&self) -> Head {
         self.head
+    }
+
+    /// How far it has come, if all of that is on disk and there is a log: what a [`crate::Counter`] may remember.
+    pub fn on_disk(&self) -> Option<Head> {
+        (self.begun && self.synced == self.head.frames).then_some(self.head)
     }
 
     /// Bytes that wait for [`Log::flush`].
@@ -273,8 +308,9 @@ impl Log {
         if let Err(source) = segment.file.write_all(&frame) {
             // How much of it arrived is unknown. The segment ends before it; the next try begins another, for the same number under the same key
             // may not encrypt anything else.
-            if let Err(error) = segment.file.cut(segment.length).and_then(|()| segment.file.sync()) {
-                self.failed = Some(format!("{} could neither be written nor cut ({source}; {error})", segment.name));
+            match segment.file.cut(segment.length).and_then(|()| segment.file.sync()) {
+                Ok(()) => self.synced = self.head.frames,
+                Err(error) => self.failed = Some(format!("{} could neither be written nor cut ({source}; {error})", segment.name)),
             }
             return Err(disk(&segment.name, "written")(source));
         }
@@ -285,11 +321,14 @@ impl Log {
         }
         self.head = Head { frames: self.head.frames + 1, root: tag, ..self.head };
         self.segment = Some(segment);
-        self.unsynced = true;
         Ok(())
     }
 
     fn begin_segment(&mut self) -> Result<Segment, Error> {
+        if !self.begun {
+            write_manifest(&self.place, &self.manifest)?;
+            self.begun = true;
+        }
         let name = self.place.segment(self.next).name;
         let (header, key) = file::begin(&*self.place.sealing, &name, MAGIC, PURPOSE)?;
         let mut file = self.place.directory.create(&name).map_err(disk(&name, "made"))?;
@@ -306,12 +345,44 @@ impl Log {
     /// Those of the disk. After a failed sync what is on disk is unknown, and the log takes nothing more.
     pub fn sync(&mut self) -> Result<(), Error> {
         self.flush()?;
-        if let Some(segment) = self.segment.as_mut().filter(|_| self.unsynced) {
+        if let Some(segment) = self.segment.as_mut().filter(|_| self.synced < self.head.frames) {
             if let Err(source) = segment.file.sync() {
                 self.failed = Some(format!("{} could not be put on disk ({source})", segment.name));
                 return Err(disk(&segment.name, "put on disk")(source));
             }
-            self.unsynced = false;
+        }
+        self.synced = self.head.frames;
+        Ok(())
+    }
+
+    /// Whether everything that was written is on disk.
+    pub fn is_synced(&self) -> bool {
+        self.gathered() == 0 && self.synced == self.head.frames
+    }
+
+    /// The same as [`Log::sync`] for who does not want to wait: writes what was gathered, and gives what another thread waits for. `None`:
+    /// everything is on disk.
+    ///
+    /// # Errors
+    /// Those of the disk, as [`Log::flush`] has them.
+    pub fn begin_sync(&mut self) -> Result<Option<Syncing>, Error> {
+        self.flush()?;
+        let Some(segment) = self.segment.as_ref().filter(|_| self.synced < self.head.frames) else { return Ok(None) };
+        let file = segment.file.another().map_err(disk(&segment.name, "opened once more"))?;
+        Ok(Some(Syncing { file, name: segment.name.clone(), head: self.head }))
+    }
+
+    /// What came of [`Syncing::wait`].
+    ///
+    /// # Errors
+    /// The same: after that the log takes nothing more.
+    pub fn synced(&mut self, result: Result<Head, Error>) -> Result<(), Error> {
+        match result {
+            Ok(head) => self.synced = self.synced.max(head.frames),
+            Err(error) => {
+                self.failed = Some(error.to_string());
+                return Err(error);
+            }
         }
         Ok(())
     }
@@ -349,6 +420,7 @@ impl Log {
             self.failed = Some(error.to_string());
             return Err(error);
         }
+        self.begun = true;
         let old = std::mem::replace(&mut self.manifest, next);
         // What can't be deleted takes space, and nothing else.
         let _ = self.place.directory.remove(&self.place.base(old.generation).name);
@@ -376,112 +448,4 @@ fn write_manifest(place: &Place, manifest: &Manifest) -> Result<(), Error> {
     writer.write_all(&manifest.to_bytes()).map_err(disk(&new, "written"))?;
     writer.finish().and_then(|mut file| file.sync()).map_err(disk(&new, "written"))?;
     place.directory.replace(&new, &label.name).map_err(disk(&label.name, "replaced"))
-}
-
-struct Replay<'a> {
-    place: &'a Place,
-    head: Head,
-    known: Option<Head>,
-    content: &'a mut dyn Content,
-}
-
-impl Replay<'_> {
-    /// Whether what is known fits to what was read so far.
-    fn check(&self) -> Result<(), Error> {
-        let foreign = |what| Err(Error::Foreign { file: self.place.name.clone(), what });
-        match self.known {
-            Some(known) if known.log != self.head.log => foreign("its number is another"),
-            Some(known) if known.frames == self.head.frames && known.root != self.head.root => {
-                foreign("it went on otherwise from an older state")
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn base(&mut self, generation: u64, id: [u8; 32]) -> Result<(), Error> {
-        let label = self.place.base(generation);
-        let damaged = |what: &str| Error::Damaged { file: label.name.clone(), what: what.to_owned() };
-        let file = self.place.directory.open(&label.name).map_err(disk(&label.name, "opened"))?;
-        let mut reader = Reader::new(file.ok_or(damaged("it is not there"))?, &*self.place.sealing, &label)?;
-        if reader.id() != id {
-            return Err(damaged("it is another than the manifest names"));
-        }
-        self.content.base(&mut reader).map_err(|reason| Error::Content { file: label.name.clone(), reason })?;
-        // Nothing may be left; and only the end says that it is whole.
-        match reader.read(&mut [0]) {
-            Ok(0) => Ok(()),
-            Ok(_) => Err(Error::Content { file: label.name.clone(), reason: "it was not read to its end".to_owned() }),
-            Err(error) => Err(disk(&label.name, "read")(error)),
-        }
-    }
-
-    /// Reads a segment, if there is one of this number.
-    fn segment(&mut self, number: u64) -> Result<bool, Error> {
-        let name = self.place.segment(number).name;
-        let failed = disk(&name, "read");
-        let Some(mut file) = self.place.directory.open(&name).map_err(disk(&name, "opened"))? else { return Ok(false) };
-        let header = up_to(&mut file, HEADER).map_err(&failed)?;
-        let Some(header) = header.first_chunk::<HEADER>().filter(|_| header.len() == HEADER) else { return Ok(true) };
-        let key = match file::key(&*self.place.sealing, &name, header, MAGIC, PURPOSE) {
-            Ok(key) => key,
-            // A crash tore the header.
-            Err(_) if header.ends_with(&[0]) && only_zeros(&mut file).map_err(&failed)? => return Ok(true),
-            Err(error) => return Err(error),
-        };
-        loop {
-            let head = up_to(&mut file, FRAME_HEADER).map_err(&failed)?;
-            let Some((length, check)) = head.split_first_chunk::<4>().filter(|_| head.len() == FRAME_HEADER) else { return Ok(true) };
-            let associated = self.place.associated(&self.head.log, self.head.frames, &self.head.root, *length);
-            let frame = self.head.frames;
-            let damaged = |what| Err(Error::Damaged { file: name.clone(), what: format!("frame {frame} {what}") });
-            if key.check(&associated) != check {
-                let torn = check.ends_with(&[0]) && only_zeros(&mut file).map_err(&failed)?;
-                return if torn { Ok(true) } else { damaged("does not lie where it belongs, or its header was changed") };
-            }
-            // The length is genuine from here on.
-            let length = u32::from_le_bytes(*length) as usize + TAG;
-            let mut body = up_to(&mut file, length).map_err(&failed)?;
-            let Some(tag) = body.last_chunk::<TAG>().copied().filter(|_| body.len() == length) else { return Ok(true) };
-            let Some(plain) = key.open(frame, &associated, &mut body) else {
-                let torn = tag.ends_with(&[0]) && only_zeros(&mut file).map_err(&failed)?;
-                return if torn { Ok(true) } else { damaged("is not what was written there") };
-            };
-            self.records(&name, plain)?;
-            self.head = Head { frames: frame + 1, root: tag, ..self.head };
-            self.check()?;
-        }
-    }
-
-    fn records(&mut self, name: &str, mut rest: &[u8]) -> Result<(), Error> {
-        while let Some((length, tail)) = rest.split_first_chunk::<4>() {
-            let Some((record, tail)) = tail.split_at_checked(u32::from_le_bytes(*length) as usize) else { break };
-            self.content.record(record).map_err(|reason| Error::Content { file: name.to_owned(), reason })?;
-            rest = tail;
-        }
-        if rest.is_empty() {
-            Ok(())
-        } else {
-            Err(Error::Content { file: name.to_owned(), reason: "its records do not fill a frame".to_owned() })
-        }
-    }
-}
-
-/// So many bytes, or as many as there are.
-fn up_to(file: &mut dyn Read, length: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.take(length as u64).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// Whether nothing but zeros follows, as behind a write that a power cut ended. Of more than the longest frame nobody says that.
-fn only_zeros(file: &mut dyn Read) -> io::Result<bool> {
-    let mut piece = [0; 4096];
-    for _ in 0..=(MAX_FRAME / 4096) * 2 {
-        match file.read(&mut piece)? {
-            0 => return Ok(true),
-            count if piece[..count].iter().any(|byte| *byte != 0) => return Ok(false),
-            _ => {}
-        }
-    }
-    Ok(false)
 }

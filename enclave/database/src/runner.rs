@@ -1,4 +1,4 @@
-//! Where a snapshot's writer runs: in a thread beside the server, or in a container of its own.
+//! What runs a snapshot's writer: a thread beside the server, or a container of its own.
 
 use std::fmt::Debug;
 use std::io;
@@ -7,16 +7,16 @@ use std::io;
 pub struct Job {
     /// All of it.
     pub run: Box<dyn FnOnce() + Send>,
-    /// Called instead of `run`, with the reason, when there is no place after all.
+    /// Called instead of `run`, with the reason, when nothing runs it after all.
     pub lost: Box<dyn FnOnce(String) + Send>,
 }
 
-/// A place for a writer.
-pub trait Place: Debug + Send {
-    /// Begins a job there, soon. Exactly one of its two halves is called.
+/// Runs writers.
+pub trait Runner: Debug + Send {
+    /// Begins a job, soon. Exactly one of its two halves is called.
     ///
     /// # Errors
-    /// When it is clear at once that there is no place. Then neither half is called.
+    /// When it is clear at once that nothing will. Then neither half is called.
     fn start(&self, job: Job) -> io::Result<()>;
 }
 
@@ -24,7 +24,7 @@ pub trait Place: Debug + Send {
 #[derive(Debug)]
 pub struct Thread;
 
-impl Place for Thread {
+impl Runner for Thread {
     fn start(&self, job: Job) -> io::Result<()> {
         std::thread::Builder::new().name("snapshot".to_owned()).spawn(job.run).map(drop)
     }

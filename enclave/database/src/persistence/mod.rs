@@ -1,0 +1,317 @@
+//! What outlives the process: snapshots, and the log of everything since.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`disk`] | where things are kept, and in which form |
+//! | [`rdb`] | a snapshot's content |
+//! | [`saving`] | the snapshot under way |
+//! | [`log`] | the append-only log |
+//! | [`effects`] | what of a command goes into it |
+//! | [`replay`] | carrying out a log again |
+//! | [`transfer`] | a snapshot as plain RDB, and back |
+//!
+//! What each promises: `docs/storage.md`.
+
+pub mod disk;
+pub mod effects;
+mod helper;
+pub mod log;
+pub mod rdb;
+pub mod replay;
+pub mod saving;
+pub mod transfer;
+
+use std::io;
+use std::time::Duration;
+
+use crate::runner::Thread;
+use crate::shared::Shared;
+use crate::store::{Store, Walked};
+use log::Policy;
+use replay::{Replay, Skim};
+use saving::{Ended, Target};
+
+/// Why something was not kept, or not read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file.
+    #[error("{file} can't be {what}: {source}")]
+    File {
+        /// Which.
+        file: String,
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A sealed one.
+    #[error(transparent)]
+    Sealed(#[from] teemate_sealed::Error),
+    /// The server gave it up.
+    #[error("the snapshot was given up: {0}")]
+    Aborted(String),
+    /// Its content.
+    #[error("{file}: {source}")]
+    Content {
+        /// Which file.
+        file: String,
+        /// What is wrong.
+        source: teemate_rdb::Error,
+    },
+    /// More than a snapshot.
+    #[error("{0}: something follows after the snapshot's end")]
+    Rest(String),
+    /// A plain file where a sealed one must be.
+    #[error("{0} is plain RDB, which anybody can have written: import it, or say that plain files are to be used")]
+    Plain(String),
+    /// It is for more databases than there are.
+    #[error("{file} has keys for database {database}; this server has {there}")]
+    Databases {
+        /// Which file.
+        file: String,
+        /// The number.
+        database: usize,
+        /// How many there are.
+        there: usize,
+    },
+    /// No thread.
+    #[error("no thread can be started for the snapshot: {0}")]
+    Thread(io::Error),
+    /// No container.
+    #[error("the snapshot has no container: {0}")]
+    NotRun(String),
+    /// Nothing says how to keep things.
+    #[error("nothing can be kept: there is no sealing key, and plain files were not asked for")]
+    Nowhere,
+    /// The log is always sealed.
+    #[error("the append-only log needs a sealing key, and there is none")]
+    NoKey,
+    /// The log is off.
+    #[error("the append-only log is off")]
+    Off,
+    /// A torn end, where that was not to be accepted.
+    #[error("{0}; aof-load-truncated is `no`, so it is not accepted")]
+    Torn(String),
+    /// A log that stands still.
+    #[error("the log takes nothing more: {0}")]
+    Log(String),
+}
+
+fn failed(file: &str, what: &'static str) -> impl Fn(io::Error) -> Error {
+    let file = file.to_owned();
+    move |source| match source.downcast::<teemate_sealed::Error>() {
+        // What a sealed file's reader has to say comes as it is.
+        Ok(error) => Error::Sealed(error),
+        Err(source) => Error::File { file: file.clone(), what, source },
+    }
+}
+
+/// What there was at the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Started {
+    /// Keys that were read.
+    pub keys: u64,
+    /// From where; `None`: there was nothing.
+    pub from: Option<String>,
+    /// The log's torn end, in a sentence.
+    pub torn: Option<String>,
+}
+
+/// Reads what there is, before anybody is served: the log if it is on, else the snapshot. A log that is on and that there is not yet begins with
+/// the snapshot.
+///
+/// # Errors
+/// That it can't be read, was changed or was rolled back: nothing of it is to be served.
+pub fn start(store: &mut Store, shared: &mut Shared) -> Result<Started, Error> {
+    let mut started = Started::default();
+    let is_on = shared.config.is_on("appendonly");
+    if is_on {
+        store.replaying = true;
+        let mut replay = Replay::new(store, &shared.config);
+        let opened = shared.log.open(&shared.storage, &shared.config, &mut replay);
+        let (read, base) = (replay.bytes, replay.base);
+        store.replaying = false;
+        opened?;
+        shared.log.continues(read, base);
+        started.torn = shared.log.torn();
+        if let Some(torn) = started.torn.as_ref().filter(|_| !shared.config.is_on("aof-load-truncated")) {
+            return Err(Error::Torn(torn.clone()));
+        }
+        if !shared.log.is_new() {
+            started.keys = (0..store.databases()).map(|database| store.len(database) as u64).sum();
+            started.from = Some(shared.config.get("appendfilename").to_owned());
+        }
+    }
+    if started.from.is_none()
+        && let Ok(place) = shared.storage.snapshot(&shared.config)
+        && let Some(file) = place.open()?
+    {
+        started.keys = rdb::read(store, file, place.name())?;
+        started.from = Some(place.name().to_owned());
+        if is_on {
+            // Until this is its base, there is no log on disk that could be taken for all there is.
+            rewrite(store, shared)?;
+            finish(store, shared);
+            if let Some(why) = shared.log.rewrite_failed() {
+                return Err(Error::Aborted(why.to_owned()));
+            }
+        }
+    }
+    shared.saving.changes = store.changes;
+    store.filled();
+    store.logs = shared.log.takes();
+    Ok(started)
+}
+
+/// What commands did goes into the log, and as far as the policy says, to the disk. Whether who asked for it may be told.
+pub fn commit(store: &mut Store, shared: &mut Shared) -> bool {
+    store.logs = shared.log.takes();
+    shared.log.drop_keys(&mut store.dropped);
+    shared.log.commit(shared.config.hot.sync)
+}
+
+/// Goes on with what is under way, and begins what is due.
+pub fn upkeep(store: &mut Store, shared: &mut Shared) {
+    look(store, shared);
+    if !shared.saving.is_under_way() {
+        begin_due(store, shared);
+    }
+    shared.log.tick(shared.config.hot.sync);
+}
+
+fn look(store: &mut Store, shared: &mut Shared) {
+    if let Some(Ended::Base(result)) = shared.saving.look(store) {
+        shared.log.end_rewrite(result, store.now);
+    }
+}
+
+fn begin_due(store: &mut Store, shared: &mut Shared) {
+    let (saving, hot) = (&shared.saving, &shared.config.hot);
+    let changes = store.changes.saturating_sub(saving.changes);
+    let since = store.now / 1000 - saving.last;
+    let due = hot.save.iter().any(|(seconds, least)| changes >= *least && since >= *seconds as i64);
+    // After a failure it is tried again a little later only.
+    let may = saving.failed.as_ref().is_none_or(|(_, at)| store.now - at > 5000);
+    if due && may || shared.save_again {
+        shared.save_again = false;
+        if let Err(error) = begin_file(store, shared) {
+            shared.saving.fail(error.to_string(), store.now);
+        }
+        return;
+    }
+    let (percentage, least) = (shared.config.number("auto-aof-rewrite-percentage"), shared.config.number("auto-aof-rewrite-min-size"));
+    if shared.log.wants_rewrite(percentage, least, store.now) {
+        // What comes of it is noted there.
+        let _ = rewrite(store, shared);
+    }
+}
+
+fn limit(shared: &Shared) -> usize {
+    usize::try_from(shared.config.number("snapshot-buffer")).unwrap_or(usize::MAX)
+}
+
+/// Begins a snapshot in a file. False: one is under way.
+///
+/// # Errors
+/// That it can't begin.
+pub fn begin_file(store: &mut Store, shared: &mut Shared) -> Result<bool, Error> {
+    let (place, limit) = (shared.storage.snapshot(&shared.config)?, limit(shared));
+    shared.saving.begin(store, Target::File(place), limit)
+}
+
+/// Begins a rewrite of the log: not within a transaction or a script, for what those did so far is in the snapshot, and would come again.
+///
+/// # Errors
+/// That it can't begin.
+pub fn rewrite(store: &mut Store, shared: &mut Shared) -> Result<(), Error> {
+    if !shared.log.is_wanted() {
+        return Err(Error::Off);
+    }
+    if shared.saving.is_under_way() {
+        return Err(Error::Aborted("another one is under way".to_owned()));
+    }
+    let begun = begin_base(store, shared);
+    if let Err(error) = &begun {
+        shared.log.end_rewrite(Err(error.to_string()), store.now);
+    }
+    begun
+}
+
+fn begin_base(store: &mut Store, shared: &mut Shared) -> Result<(), Error> {
+    shared.log.drop_keys(&mut store.dropped);
+    let base = shared.log.begin_rewrite()?;
+    store.logs = shared.log.takes();
+    let limit = limit(shared);
+    shared.saving.begin(store, Target::Base(Box::new(base)), limit).map(drop)
+}
+
+/// Waits until the snapshot under way, if there is one, has ended.
+pub fn finish(store: &mut Store, shared: &mut Shared) {
+    while shared.saving.is_under_way() {
+        if matches!(store.walk(), Walked::Nothing | Walked::Full | Walked::Done) {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        look(store, shared);
+    }
+}
+
+/// Writes a snapshot in a file, and waits for it.
+///
+/// # Errors
+/// A sentence.
+pub fn save(store: &mut Store, shared: &mut Shared) -> Result<(), String> {
+    finish(store, shared);
+    begin_file(store, shared).map_err(|error| {
+        shared.saving.fail(error.to_string(), store.now);
+        error.to_string()
+    })?;
+    finish(store, shared);
+    match &shared.saving.failed {
+        None => Ok(()),
+        Some((why, _)) => Err(why.clone()),
+    }
+}
+
+/// Puts everything on disk, by a thread of this process, whatever runs the writers of other snapshots: in the log if there is one, else in a file.
+///
+/// # Errors
+/// A sentence.
+pub fn close(store: &mut Store, shared: &mut Shared) -> Result<(), String> {
+    if shared.log.takes() && shared.log.failed().is_none() {
+        let committed = shared.log.commit(Policy::Always);
+        let synced = shared.log.sync().map_err(|error| error.to_string());
+        return if committed { synced } else { Err("the log takes nothing more".to_owned()) };
+    }
+    let runner = std::mem::replace(&mut shared.saving.runner, Box::new(Thread));
+    let saved = save(store, shared);
+    shared.saving.runner = runner;
+    saved
+}
+
+/// CONFIG SET appendonly. Turned on, the log counts when its first rewrite has ended: until then it is as if it were off.
+///
+/// # Errors
+/// That there can be none, or that the one there is was changed or rolled back.
+pub fn set_append_only(shared: &mut Shared, on: bool) -> Result<(), Error> {
+    if on == shared.log.is_wanted() {
+        return Ok(());
+    }
+    if on {
+        shared.log.open(&shared.storage, &shared.config, &mut Skim)?;
+        shared.log.wait_for_base();
+    } else {
+        shared.log.close();
+    }
+    Ok(())
+}
+
+/// Why writes are refused, in Redis's words, if they are.
+pub fn refuses_writes(shared: &Shared) -> Option<String> {
+    if let Some(why) = shared.log.failed() {
+        return Some(format!("MISCONF Errors writing to the AOF file: {why}"));
+    }
+    let failed = shared.saving.failed.is_some() && !shared.config.hot.save.is_empty();
+    (failed && shared.config.is_on("stop-writes-on-bgsave-error")).then(|| {
+        "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk. Commands that may modify the data set are disabled, because this instance is configured to report errors during writes if RDB snapshotting fails (stop-writes-on-bgsave-error option). Please check the Redis logs for details about the RDB error.".to_owned()
+    })
+}
