@@ -70,6 +70,13 @@ impl Handle {
         }
     }
 
+    /// Tells the host something whose reply nobody waits for.
+    pub fn tell(&self, ask: Ask) {
+        if let Some(question) = self.put(ask, Box::new(drop)) {
+            lock(&self.0.asks).forget(question);
+        }
+    }
+
     fn put(&self, ask: Ask, done: Answered) -> Option<u64> {
         // A binding, for the lock must be free when the callback runs.
         let opened = lock(&self.0.asks).open(&ask, done);
