@@ -112,7 +112,14 @@ mod tests {
     }
 
     fn any_reply() -> impl Strategy<Value = Reply> {
-        let length = prop_oneof![0usize..600, Just(512), Just(QUOTE_LIMIT + 1), Just(JOURNAL_PIECE), Just(JOURNAL_PIECE + 1), Just(STREAM_PIECE + 1)];
+        let length = prop_oneof![
+            0usize..600,
+            Just(512),
+            Just(QUOTE_LIMIT + 1),
+            Just(JOURNAL_PIECE),
+            Just(JOURNAL_PIECE + 1),
+            Just(STREAM_PIECE + 1)
+        ];
         prop_oneof![
             Just(Reply::Done),
             Just(Reply::Missing),

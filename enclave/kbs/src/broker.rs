@@ -91,8 +91,26 @@ impl fmt::Display for Broker {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
+    use proptest::prelude::*;
+
     use super::*;
     use crate::testing::Authority;
+
+    static ROOTS: LazyLock<String> = LazyLock::new(|| Authority::new("a root").pem());
+
+    proptest! {
+        /// What is accepted leads to one place, and can be written down and read again.
+        #[test]
+        fn odd_addresses_are_refused_or_lead_somewhere(rest in r"[a-z0-9:./\[\]@%_-]{0,24}|\PC{0,12}") {
+            let Ok(broker) = Broker::new(&format!("https://{rest}"), &ROOTS) else { return Ok(()) };
+            let endpoint = broker.endpoint();
+            let (host, port) = endpoint.rsplit_once(':').unwrap();
+            prop_assert!(!host.is_empty() && !host.contains(['/', '@', '%']) && port.parse::<u16>().is_ok_and(|port| port != 0));
+            prop_assert_eq!(Broker::new(&broker.to_string(), &ROOTS).unwrap(), broker);
+        }
+    }
 
     #[test]
     fn addresses_are_of_https_alone() {

@@ -101,7 +101,11 @@ async fn a_call_finds_them_in_its_environment_and_nobody_elsewhere() {
     let kept = lock(&bench.store.kept);
     let leaked = kept.iter().filter(|(_, value)| String::from_utf8_lossy(value).contains("secret kbs"));
     // What the function returned is its own matter.
-    assert!(leaked.map(|(key, value)| (key.kind, String::from_utf8_lossy(value))).all(|(kind, text)| kind == "activation" && text.contains("__OW_")));
+    assert!(
+        leaked
+            .map(|(key, value)| (key.kind, String::from_utf8_lossy(value)))
+            .all(|(kind, text)| kind == "activation" && text.contains("__OW_"))
+    );
 }
 
 #[tokio::test]
@@ -177,8 +181,7 @@ async fn a_broker_that_gives_nothing_is_named_with_its_reason() {
     assert_eq!((answered.status, &answered.json()["response"]["status"]), (500, &json!("whisk internal error")));
     assert!(answered.json().to_string().contains("nobody answers"), "{:?}", answered.bytes);
     assert_eq!(bench.functions.calls.load(Ordering::Relaxed), 0, "it ran without its secret");
-    let mut bad = body("echo", &[("A", "nonsense")]);
-    assert!(bench.put("actions/bad", bad.take()).await.error(400).contains("teemate-secrets"));
+    assert!(bench.put("actions/bad", body("echo", &[("A", "nonsense")])).await.error(400).contains("teemate-secrets"));
 }
 
 #[tokio::test]
