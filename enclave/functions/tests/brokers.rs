@@ -156,8 +156,11 @@ impl World {
     }
 }
 
-/// A host that keeps a copy of everything.
-fn looks() -> (Host, Arc<Mutex<Vec<Ask>>>, Arc<Mutex<Vec<Vec<u8>>>>) {
+/// What a host kept a copy of.
+type Kept<T> = Arc<Mutex<Vec<T>>>;
+
+/// A host that keeps a copy of everything: of the questions, and of what came.
+fn looks() -> (Host, Kept<Ask>, Kept<Vec<u8>>) {
     let (sent, received) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
     let (asks, pieces) = (sent.clone(), received.clone());
     let asked = Box::new(move |ask: &mut Ask| asks.lock().unwrap().push(ask.clone()));

@@ -53,7 +53,9 @@ impl Authority {
 
     /// Its certificate, as owners have it in a file.
     pub fn pem(&self) -> String {
-        self.root.pem()
+        let text = BASE64_STANDARD.encode(self.root.der());
+        let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
     }
 
     /// TLS of a server with a certificate for this name or address.
