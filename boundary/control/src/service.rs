@@ -195,10 +195,40 @@ pub enum Ask {
         /// Its id.
         id: [u8; 32],
     },
+    /// Open a connection over which the enclave speaks TLS with a server that an owner named. The host carries the bytes.
+    Connect {
+        /// Number that the enclave chose for it; none is used twice.
+        connection: u64,
+        /// `host:port`.
+        address: String,
+    },
+    /// Send bytes over a connection; done when the system has taken all of them.
+    Send {
+        /// Which.
+        connection: u64,
+        /// At most [`STREAM_PIECE`].
+        bytes: Vec<u8>,
+    },
+    /// Bytes that came over a connection, as soon as there are any; empty at its end.
+    Receive {
+        /// Which.
+        connection: u64,
+        /// Most bytes of it; never more than [`STREAM_PIECE`] come.
+        length: u32,
+        /// How long to wait for the first, milliseconds.
+        within_ms: u32,
+    },
+    /// Close a connection, or give up opening it.
+    HangUp {
+        /// Which.
+        connection: u64,
+    },
 }
 
 /// Most bytes of one answer to [`Ask::Journal`].
 pub const JOURNAL_PIECE: usize = 4 << 20;
+/// Most bytes of one [`Ask::Send`], and of one answer to [`Ask::Receive`]: with its head it is one packet.
+pub const STREAM_PIECE: usize = 48 << 10;
 /// Most bytes of a sealed blob: OpenWhisk's 48 MB of code, and some room.
 pub const BLOB_LIMIT: usize = 64 << 20;
 /// Most bytes of a quote.

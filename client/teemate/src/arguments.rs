@@ -323,6 +323,15 @@ pub struct Deploy {
     /// An environment variable; repeatable.
     #[arg(long, short, value_parser = value::pair, value_name = "NAME=VALUE")]
     pub env: Vec<(String, String)>,
+    /// A variable that holds a secret of the key broker; repeatable. The enclave has it released at a call: it is not stored.
+    #[arg(long = "secret", value_parser = value::pair, value_name = "NAME=REPOSITORY/TYPE/TAG", requires = "broker")]
+    pub secrets: Vec<(String, String)>,
+    /// The key broker that has the secrets: `https://HOST[:PORT][/PATH]`.
+    #[arg(long, value_name = "URL", requires = "broker_ca")]
+    pub broker: Option<String>,
+    /// Root certificates in PEM, one of which vouches for the key broker.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "broker")]
+    pub broker_ca: Option<PathBuf>,
     /// What calls of it share.
     #[arg(long, default_value = "fresh")]
     pub reuse: ReuseName,

@@ -1,11 +1,13 @@
 //! The gateway in the service: opens the sealed store and answers owners at the listening socket, when the node's administrator says so.
 //!
-//! This is where the parts meet: the store asks the host for bytes, attestation asks it for quotes, the API calls functions; all of it
-//! through the [`Handle`]. Orders may wait for the disk, so a thread of its own carries them out, one after the other.
+//! This is where the parts meet: the store asks the host for bytes, attestation asks it for quotes, the API calls functions and has key
+//! brokers release their secrets; all of it through the [`Handle`]. Orders may wait for the disk, so a thread of its own carries them out, one after the other.
 
+pub mod brokers;
 mod disk;
 mod functions;
 mod quotes;
+mod stream;
 
 use std::io;
 use std::net::TcpListener;
@@ -20,6 +22,7 @@ use teemate_gateway::whisk::{Config, Whisk};
 use teemate_gateway::{About, Identity, Parts, Receipts, Settings, State};
 use teemate_vault::{EnclaveSealing, Key, OwnerError, OwnerLimits, OwnerState, Owners, Vault, VaultError};
 
+use self::brokers::Brokers;
 use self::disk::HostDisk;
 use self::quotes::Quotes;
 use crate::handle::Handle;
@@ -137,7 +140,9 @@ impl Administrator {
         if let Some(address) = address {
             config.api_host = format!("https://{address}");
         }
-        let whisk = Whisk::new(config, Arc::new(self.handle.clone()), store, receipts.clone());
+        let attester = Arc::new(Quotes::new(self.handle.clone()));
+        let brokers = Arc::new(Brokers::new(self.handle.clone(), attester.clone()));
+        let whisk = Whisk::new(config, Arc::new(self.handle.clone()), store, receipts.clone(), brokers);
         let epoch = vault.clone();
         let about = about(&vault)?;
         let listener = self.listener.take();
@@ -145,7 +150,7 @@ impl Administrator {
         let parts = Parts {
             listener,
             identity,
-            attester: Arc::new(Quotes::new(self.handle.clone())),
+            attester,
             accounts: owners.clone(),
             receipts,
             routes: whisk.clone(),

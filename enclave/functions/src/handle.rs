@@ -14,6 +14,7 @@ use teemate_control::service::{Ask, Reply};
 use crate::asks::{self, Answered};
 use crate::deploy::{Client, Deployed, Deployment};
 use crate::jobs::{Caller, Input};
+use crate::lock;
 use crate::registry::{Name, Space};
 use crate::service::Service;
 
@@ -57,6 +58,13 @@ impl Handle {
     /// When it does not reply in time, or says why it cannot.
     pub fn ask_wait(&self, ask: Ask, limit: Duration) -> io::Result<Reply> {
         asks::wait(&self.0.asks, &self.0.outbox, ask, limit)
+    }
+
+    /// Tells the host something whose reply nobody waits for.
+    pub fn tell(&self, ask: Ask) {
+        if let Some(question) = asks::put(&self.0.asks, &self.0.outbox, ask, Box::new(drop)) {
+            lock(&self.0.asks).forget(question);
+        }
     }
 
     /// Whether calls run in containers of an enclave.

@@ -37,7 +37,7 @@ pub use gateway::{Drained, Gateway, Parts, Settings, State};
 pub use identity::Identity;
 pub use limits::Limits;
 pub use metrics::Counts;
-pub use platform::{Accounts, Attester, Call, ClaimError, Claimed, Functions};
+pub use platform::{Accounts, Attester, Call, ClaimError, Claimed, Functions, KeyBrokers};
 pub use receipts::{MemoryShelf, Receipts, Shelf};
 pub use router::{BodyLimit, Owner, Request, Response, Routes};
 pub use whisk::Whisk;

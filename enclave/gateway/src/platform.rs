@@ -3,6 +3,7 @@
 use std::io;
 
 use teemate_control::function::{Failure, FunctionSpec, Outcome};
+use teemate_kbs::{Broker, KbsError, ResourceId};
 
 use crate::router::Owner;
 
@@ -42,6 +43,22 @@ pub trait Attester: Send + Sync + 'static {
 
     /// Whether quotes come from a simulator and so prove nothing.
     fn is_simulation(&self) -> bool;
+}
+
+/// Has key brokers of owners release secrets to this enclave. Its calls block for as long as a broker and the machine's quoting service take.
+pub trait KeyBrokers: Send + Sync + 'static {
+    /// These secrets of a broker, in their order. `owner` is for whom it is asked: the broker is told.
+    ///
+    /// # Errors
+    /// Why they cannot be had.
+    fn release(&self, owner: &str, broker: &Broker, resources: &[ResourceId]) -> Result<Vec<Vec<u8>>, KbsError>;
+}
+
+/// Reaches none.
+impl KeyBrokers for () {
+    fn release(&self, _: &str, _: &Broker, _: &[ResourceId]) -> Result<Vec<Vec<u8>>, KbsError> {
+        Err(KbsError::Connection(io::Error::other("this service has no way to key brokers")))
+    }
 }
 
 /// Who may ask. Calls may block for as long as the store takes.

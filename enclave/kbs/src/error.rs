@@ -71,6 +71,9 @@ pub enum KbsError {
     /// The secret is not encrypted for this session, or was changed.
     #[error("what the key broker sent does not decrypt: it was not encrypted for this session, or was changed on its way")]
     Decrypt,
+    /// What names no broker.
+    #[error("{0:?} is not the address of a key broker: https://HOST[:PORT][/PATH]. Without TLS the host could play the broker")]
+    Address(String),
     /// A name that no resource has.
     #[error("{0:?} is not a resource: kbs:///REPOSITORY/TYPE/TAG, each of letters, digits and . _ -")]
     Resource(String),

@@ -21,6 +21,8 @@ pub struct Http<S> {
     stream: S,
     host: String,
     prefix: String,
+    /// Lines of the head that every request has.
+    headers: String,
     read: Vec<u8>,
 }
 
@@ -30,13 +32,24 @@ impl<S: Read + Write> Http<S> {
     /// # Errors
     /// When one of the two cannot stand in a header.
     pub fn new(stream: S, host: &str, prefix: &str) -> Result<Http<S>, KbsError> {
-        let harmless = |text: &str| text.len() <= 512 && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'?' && byte != b'#');
-        if host.is_empty() || host.contains('/') || !harmless(host) || !harmless(prefix) {
+        if host.is_empty() || host.contains('/') || !is_harmless(host) || !is_harmless(prefix) {
             return Err(KbsError::Connection(io::Error::new(io::ErrorKind::InvalidInput, "the broker's address is none")));
         }
         let prefix = prefix.trim_matches('/');
         let prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
-        Ok(Http { stream, host: host.to_owned(), prefix, read: Vec::new() })
+        Ok(Http { stream, host: host.to_owned(), prefix, headers: String::new(), read: Vec::new() })
+    }
+
+    /// Has every request carry this header, too.
+    ///
+    /// # Errors
+    /// When the value cannot stand in a header.
+    pub fn with_header(mut self, name: &'static str, value: &str) -> Result<Http<S>, KbsError> {
+        if value.is_empty() || !is_harmless(value) {
+            return Err(KbsError::Connection(io::Error::new(io::ErrorKind::InvalidInput, "a header's value is none")));
+        }
+        self.headers.push_str(&format!("{name}: {value}\r\n"));
+        Ok(self)
     }
 }
 
@@ -53,6 +66,7 @@ impl<S: Read + Write> Transport for Http<S> {
         if request.method == Method::Post {
             head.push_str(&format!("Content-Type: application/json\r\nContent-Length: {}\r\n", request.body.len()));
         }
+        head.push_str(&self.headers);
         head.push_str("\r\n");
         let mut bytes = head.into_bytes();
         bytes.extend_from_slice(&request.body);
@@ -60,6 +74,11 @@ impl<S: Read + Write> Transport for Http<S> {
         self.stream.flush()?;
         read_answer(&mut self.stream, &mut self.read)
     }
+}
+
+/// Whether a text can stand in the head of a request without meaning something else there.
+pub fn is_harmless(text: &str) -> bool {
+    text.len() <= 512 && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'?' && byte != b'#')
 }
 
 /// How long a body is.
@@ -286,6 +305,9 @@ mod tests {
         for (host, prefix) in [("", ""), ("a\r\nX: y", ""), ("a/b", ""), ("a", "x y"), ("a", "x?y")] {
             assert!(new(host, prefix).is_err(), "{host:?} {prefix:?}");
         }
+        let with = |value| Http::new(io::Cursor::new(Vec::new()), "broker", "")?.with_header("x-owner", value).map(|http| http.headers);
+        assert_eq!(with("abc-1").unwrap(), "x-owner: abc-1\r\n");
+        assert!(with("a\r\nb: c").is_err() && with("").is_err());
     }
 
     proptest! {

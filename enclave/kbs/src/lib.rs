@@ -6,11 +6,12 @@
 //!
 //! The protocol itself does no input and output: [`Hello`], [`Challenged`] and [`Session`] make requests and read answers, each of which can
 //! only be used in its turn. [`release`] drives them over a [`Transport`]; [`Http`] is one, over any stream, and [`https`] makes such a
-//! stream of a TCP connection.
+//! stream of a TCP connection. A [`Broker`] is where one is and by which authorities it is known, and connects all of that.
 //!
 //! Who answers is authenticated by TLS alone: over plain HTTP the host could play the broker, and give secrets of its own choosing.
 #![forbid(unsafe_code)]
 
+mod broker;
 mod error;
 mod http;
 mod jwe;
@@ -19,8 +20,11 @@ mod message;
 mod protocol;
 mod release;
 mod resource;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod tls;
 
+pub use broker::Broker;
 pub use error::KbsError;
 pub use http::{Http, MAX_BODY, MAX_HEAD, read_answer};
 pub use message::Evidence;

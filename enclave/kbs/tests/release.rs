@@ -1,17 +1,12 @@
 //! Secrets from a real server of the protocol, and from one that a host has put itself in front of.
 #![allow(clippy::unwrap_used)]
 
-mod broker;
-
 use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use broker::{Broker, REPORT_DATA, encrypt};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::ServerConfig;
-use rustls::pki_types::PrivateKeyDer;
 use serde_json::{Value, json};
+use teemate_kbs::testing::{Authority, Broker, REPORT_DATA, encrypt};
 use teemate_kbs::{Answer, Evidence, Hello, Http, KbsError, Method, Request, ResourceId, Transport, https, release};
 
 const SECRETS: &[(&str, &[u8])] =
@@ -45,7 +40,7 @@ fn secrets_come_to_whom_the_quote_names() {
     for chunked in [false, true] {
         let mut broker = broker();
         broker.chunked = chunked;
-        let mut http = connect(&broker.serve(None));
+        let mut http = connect(&Arc::new(broker).serve(None));
         // Twice over one connection: each time another key and another challenge.
         for _ in 0..2 {
             let released = release(&mut http, quote, &all()).unwrap();
@@ -56,7 +51,7 @@ fn secrets_come_to_whom_the_quote_names() {
 
 #[test]
 fn what_the_broker_says_no_to_is_told_apart() {
-    let address = broker().serve(None);
+    let address = Arc::new(broker()).serve(None);
     let ask = |quote: fn([u8; 64]) -> io::Result<Vec<u8>>, name: &str| release(&mut connect(&address), quote, &ids(&[name])).unwrap_err();
     let error = ask(|_| Ok(vec![0; 1200]), "default/key/one");
     assert!(matches!(&error, KbsError::Refused { detail, .. } if detail.contains("REPORT_DATA")), "{error}");
@@ -72,24 +67,9 @@ fn what_the_broker_says_no_to_is_told_apart() {
 
 #[test]
 fn tls_authenticates_the_broker() {
-    let authority = |name: &str| {
-        let mut params = CertificateParams::new(vec![]).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        let key = KeyPair::generate().unwrap();
-        let root = params.self_signed(&key).unwrap();
-        (root.der().to_vec(), Issuer::new(params, key))
-    };
-    let ((root, issuer), (stranger, _)) = (authority("the owner's"), authority("the host's"));
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec!["broker.example".into()]).unwrap().signed_by(&key, &issuer).unwrap();
-    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
-        .unwrap();
-    let address = broker().serve(Some(Arc::new(config)));
+    let (authority, stranger) = (Authority::new("the owner's"), Authority::new("the host's"));
+    let (root, stranger) = (authority.der(), stranger.der());
+    let address = Arc::new(broker()).serve(Some(authority.server("broker.example")));
     let ask = |name: &str, roots: &[Vec<u8>]| {
         let stream = https(TcpStream::connect(&address).unwrap(), name, roots)?;
         release(&mut Http::new(stream, name, "")?, quote, &all())
@@ -99,6 +79,31 @@ fn tls_authenticates_the_broker() {
     assert!(matches!(ask("other.example", &[root]), Err(KbsError::Connection(_))), "another name");
     assert!(matches!(ask("broker.example", &[]), Err(KbsError::Tls(_))));
     assert!(matches!(ask("broker.example", &[vec![1, 2, 3]]), Err(KbsError::Tls(_))));
+}
+
+#[test]
+fn a_broker_can_tell_owners_and_enclaves_apart() {
+    let authority = Authority::new("the owner's");
+    let mut server = broker();
+    (server.owner, server.measurement) = (Some("ada-1".into()), Some([3; 32]));
+    let server = Arc::new(server);
+    let address = format!("https://{}", server.serve(Some(authority.server("127.0.0.1"))));
+    let broker = teemate_kbs::Broker::new(&address, &authority.pem()).unwrap();
+    let ask = |owner: &str, quote: fn([u8; 64]) -> io::Result<Vec<u8>>| {
+        let http = broker.over(TcpStream::connect(broker.endpoint()).unwrap())?;
+        release(&mut http.with_header("x-teemate-owner", owner)?, quote, &all())
+    };
+    assert_eq!(ask("ada-1", quote).unwrap().len(), 3);
+    let error = ask("eve-1", quote).unwrap_err();
+    assert!(matches!(&error, KbsError::Refused { detail, .. } if detail.contains("another owner")), "{error}");
+    let other = |report_data| {
+        let mut quote = quote(report_data)?;
+        quote[112] = 4;
+        Ok(quote)
+    };
+    let error = ask("ada-1", other).unwrap_err();
+    assert!(matches!(&error, KbsError::Refused { detail, .. } if detail.contains("MRENCLAVE")), "{error}");
+    assert_eq!(server.released.load(std::sync::atomic::Ordering::SeqCst), 3);
 }
 
 /// A host that changes what passes it.
@@ -118,7 +123,7 @@ impl<F: FnMut(&mut Request, Option<&mut Answer>)> Transport for Between<F> {
 }
 
 fn with_host(change: impl FnMut(&mut Request, Option<&mut Answer>)) -> Result<Vec<Vec<u8>>, KbsError> {
-    release(&mut Between { broker: connect(&broker().serve(None)), change }, quote, &all())
+    release(&mut Between { broker: connect(&Arc::new(broker()).serve(None)), change }, quote, &all())
 }
 
 /// A key of the host.

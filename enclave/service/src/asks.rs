@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use teemate_control::service::{Ask, BLOB_LIMIT, FromService, JOURNAL_PIECE, QUOTE_LIMIT, Reply};
+use teemate_control::service::{Ask, BLOB_LIMIT, FromService, JOURNAL_PIECE, QUOTE_LIMIT, Reply, STREAM_PIECE};
 
 use crate::channel::Outbox;
 use crate::lock;
@@ -41,7 +41,9 @@ impl Shape {
             Ask::Quote { .. } => bytes(1, QUOTE_LIMIT, false),
             Ask::Journal { length, .. } => bytes(0, (*length as usize).min(JOURNAL_PIECE), true),
             Ask::Blob { .. } => bytes(0, BLOB_LIMIT, true),
+            Ask::Receive { length, .. } => bytes(0, (*length as usize).min(STREAM_PIECE), false),
             Ask::Append { .. } | Ask::Activate { .. } | Ask::PutBlob { .. } | Ask::DropBlob { .. } => Shape::Done,
+            Ask::Connect { .. } | Ask::Send { .. } | Ask::HangUp { .. } => Shape::Done,
         }
     }
 
@@ -141,11 +143,23 @@ mod tests {
             Just(Ask::PutBlob { id: [0; 32], bytes: vec![] }),
             Just(Ask::Blob { id: [0; 32] }),
             Just(Ask::DropBlob { id: [0; 32] }),
+            Just(Ask::Connect { connection: 1, address: String::new() }),
+            Just(Ask::Send { connection: 1, bytes: vec![] }),
+            Just(Ask::Receive { connection: 1, length: 100, within_ms: 1 }),
+            Just(Ask::Receive { connection: 1, length: u32::MAX, within_ms: 1 }),
+            Just(Ask::HangUp { connection: 1 }),
         ]
     }
 
     fn any_reply() -> impl Strategy<Value = Reply> {
-        let length = prop_oneof![0usize..600, Just(512), Just(QUOTE_LIMIT + 1), Just(JOURNAL_PIECE), Just(JOURNAL_PIECE + 1)];
+        let length = prop_oneof![
+            0usize..600,
+            Just(512),
+            Just(QUOTE_LIMIT + 1),
+            Just(JOURNAL_PIECE),
+            Just(JOURNAL_PIECE + 1),
+            Just(STREAM_PIECE + 1)
+        ];
         prop_oneof![
             Just(Reply::Done),
             Just(Reply::Missing),
@@ -165,15 +179,19 @@ mod tests {
             answered(seen);
             prop_assert!(asks.reply(question, reply.clone()).is_none());
             let seen = receiver.try_recv().unwrap();
-            let stores = matches!(ask, Ask::Append { .. } | Ask::Activate { .. } | Ask::PutBlob { .. } | Ask::DropBlob { .. });
+            let gives = matches!(
+                ask,
+                Ask::QuoteTarget | Ask::Quote { .. } | Ask::Journal { .. } | Ask::Blob { .. } | Ask::Receive { .. }
+            );
             let may_lack = matches!(ask, Ask::Journal { .. } | Ask::Blob { .. });
             match seen {
-                Reply::Done => prop_assert!(stores && reply == Reply::Done),
+                Reply::Done => prop_assert!(!gives && reply == Reply::Done),
                 Reply::Missing => prop_assert!(may_lack),
                 Reply::Bytes(bytes) => match ask {
                     Ask::QuoteTarget => prop_assert_eq!(bytes.len(), 512),
                     Ask::Quote { .. } => prop_assert!(!bytes.is_empty() && bytes.len() <= QUOTE_LIMIT),
                     Ask::Journal { length, .. } => prop_assert!(bytes.len() <= length as usize),
+                    Ask::Receive { length, .. } => prop_assert!(bytes.len() <= STREAM_PIECE.min(length as usize)),
                     _ => prop_assert!(may_lack),
                 },
                 Reply::Failed(reason) => prop_assert!(reason.chars().count() <= MAX_REASON),

@@ -136,15 +136,20 @@ fn connect(list: &[String], question: &[u8]) -> std::result::Result<OwnedFd, Err
         tracing::info!(address = %address.escape_default(), "a container asked for a connection that its function may not make");
         return Err(Errno::ACCESS);
     }
+    dial(address).map(OwnedFd::from)
+}
+
+/// Connects to a `host:port`: to the first of its addresses that answers.
+pub fn dial(address: &str) -> std::result::Result<TcpStream, Errno> {
     let (host, port) = split(address).map_err(|_| Errno::INVAL)?;
     let addresses = (host, port).to_socket_addrs().map_err(|_| Errno::HOSTUNREACH)?;
     let mut last = Errno::HOSTUNREACH;
     for address in addresses.take(ADDRESSES_MAX) {
         match TcpStream::connect_timeout(&address, CONNECT_LIMIT) {
             Ok(stream) => {
-                // A container can't set options; a request and its answer gain nothing by waiting for more.
+                // Who uses it can't set options; a request and its answer gain nothing by waiting for more.
                 let _ = stream.set_nodelay(true);
-                return Ok(stream.into());
+                return Ok(stream);
             }
             Err(error) => last = Errno::from_io_error(&error).unwrap_or(Errno::TIMEDOUT),
         }

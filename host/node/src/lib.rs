@@ -10,7 +10,7 @@
 //! * [`takeover`]: the service, when its process is killed;
 //! * [`upgrade`]: from one image to another;
 //! * [`channel`]: the node's end of a function service;
-//! * [`answers`], [`sealed`]: what the service asks of the host;
+//! * [`answers`], [`sealed`], [`streams`]: what the service asks of the host;
 //! * [`gateway`]: the socket at which the enclave answers its own clients;
 //! * [`containers`]: every process that the node started;
 //! * [`lease`]: who may enter with which TCS;
@@ -41,6 +41,7 @@ pub mod shared;
 pub mod signals;
 pub mod solo;
 pub mod store;
+pub mod streams;
 pub mod takeover;
 pub mod tasks;
 mod text;

@@ -49,6 +49,7 @@ impl Sealed {
     pub fn answer(&mut self, ask: &Ask) -> Option<Reply> {
         let (what, result) = match ask {
             Ask::QuoteTarget | Ask::Quote { .. } => return None,
+            Ask::Connect { .. } | Ask::Send { .. } | Ask::Receive { .. } | Ask::HangUp { .. } => return None,
             Ask::Journal { offset, length } => ("read the sealed journal", self.journal(*offset, *length)),
             Ask::Append { generation, offset, bytes } => ("write the sealed journal", self.append(*generation, *offset, bytes)),
             Ask::Activate { generation } => ("switch to a new sealed journal", self.activate(*generation)),

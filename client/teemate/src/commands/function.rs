@@ -37,6 +37,9 @@ pub fn run(command: &Function, socket: &Path, output: &Output) -> Result<ExitCod
 }
 
 fn deploy(arguments: &Deploy, socket: &Path, output: &Output) -> Result<ExitCode, Failure> {
+    if arguments.broker.is_some() {
+        return Err(Failure::usage("secrets are an owner's, and what is deployed here is the operator's: use --profile"));
+    }
     let deployment = Deployment {
         name: arguments.name.clone(),
         code: arguments.file.clone(),

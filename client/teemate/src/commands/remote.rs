@@ -18,6 +18,10 @@ use crate::output::{Output, bytes, harmless, table};
 
 /// How often new activations are sought.
 const FOLLOW: Duration = Duration::from_secs(1);
+/// Most bytes of a file of root certificates.
+const MAX_ROOTS: u64 = 64 << 10;
+/// Annotations that are taken away by a deployment that does not name them: what a function had of secrets it must not keep unasked.
+const SECRETS: [&str; 2] = ["teemate-broker", "teemate-secrets"];
 /// Bytes of OpenWhisk's unit of limits.
 const MEGABYTE: u64 = 1 << 20;
 
@@ -91,7 +95,15 @@ fn action_body(arguments: &Deploy) -> Result<Value, Failure> {
         let env: serde_json::Map<_, _> = arguments.env.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
         annotations.push(json!({ "key": "teemate-env", "value": env }));
     }
+    if let (Some(address), Some(file)) = (&arguments.broker, &arguments.broker_ca) {
+        let roots = String::from_utf8(deployment::read(file, MAX_ROOTS)?)
+            .map_err(|_| Failure::new(format!("{} holds no certificates in PEM: it is no text", file.display())))?;
+        let secrets: serde_json::Map<_, _> = arguments.secrets.iter().map(|(name, id)| (name.clone(), id.clone().into())).collect();
+        annotations.push(json!({ "key": "teemate-broker", "value": { "address": address, "roots": roots } }));
+        annotations.push(json!({ "key": "teemate-secrets", "value": secrets }));
+    }
     Ok(json!({
+        "delAnnotations": SECRETS,
         "exec": { "kind": kind, "code": source, "binary": binary, "main": arguments.main },
         "limits": {
             "timeout": arguments.timeout,
@@ -271,7 +283,21 @@ mod tests {
         assert_eq!(annotation(&made, "teemate-env"), Some(&json!({"A": "B"})));
         assert_eq!(annotation(&made, "teemate-fuel"), Some(&json!(9)));
         std::fs::write(&file, b"\0asm\x01\0\0\0").unwrap();
+        let pem = directory.path().join("ca.pem");
+        std::fs::write(&pem, "a certificate").unwrap();
+        let line = "teemate function deploy --secret A=a/b/c --broker https://b f --broker-ca";
+        let secrets = [line, &pem.display().to_string()].join(" ");
+        let made = body(&secrets, &file).unwrap();
+        assert_eq!(annotation(&made, "teemate-secrets"), Some(&json!({"A": "a/b/c"})));
+        assert_eq!(annotation(&made, "teemate-broker"), Some(&json!({"address": "https://b", "roots": "a certificate"})));
+        for lacking in ["--secret A=a/b/c", "--secret A=a/b/c --broker https://b", "--broker-ca x", "--secret A --broker b --broker-ca c"] {
+            let line = format!("teemate function deploy f f.js {lacking}");
+            assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{lacking}");
+        }
+        std::fs::write(&pem, [0xff]).unwrap();
+        assert!(body(&secrets, &file).is_err());
         let made = body("teemate function deploy f", &file).unwrap();
+        assert_eq!((annotation(&made, "teemate-secrets"), &made["delAnnotations"]), (None, &json!(SECRETS)));
         assert_eq!((&made["exec"]["kind"], &made["exec"]["binary"]), (&json!("wasm:default"), &json!(true)));
         std::fs::write(&file, [0xff, 0xfe]).unwrap();
         assert!(body("teemate function deploy f", &file).is_err());

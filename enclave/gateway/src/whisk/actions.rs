@@ -16,10 +16,11 @@ use super::options::Options;
 use super::parameters::Parameters;
 use super::put::{self, Put};
 use super::query::Query;
-use super::receipt::Wanted;
+use super::receipt;
 use super::rejection::{Answer, Rejection};
 use super::resolve::Found;
 use super::run::{Input, Run};
+use super::secrets::{self, Needs};
 use super::space::{Edit, Space, blocking};
 use super::store::{Change, Key, kind};
 use super::throttle::Rate;
@@ -59,6 +60,10 @@ impl Whisk {
         self.room(&space, old.is_none())?;
         space.change(&self.store, vec![Edit::Put(Entity::Action(action.clone()))], more).await?;
         self.deployments.forget(&at.namespace, &at.key());
+        // Who deploys again wants what the broker says now.
+        if action.head.annotations.get(secrets::SECRETS).is_some() {
+            self.secrets.forget(&at.namespace);
+        }
         if readiness::wanted(&context.headers) && matches!(action.exec, Exec::Code { .. }) {
             self.make_ready(context, action.clone()).await?;
         }
@@ -112,6 +117,7 @@ impl Whisk {
         }
         annotations.set("exec", exec.kind());
         Options::of(&annotations).map_err(Rejection::bad_request)?;
+        Needs::of(&annotations).map_err(Rejection::bad_request)?;
         Ok(Action {
             exec,
             parameters,
@@ -189,7 +195,10 @@ impl Whisk {
             return Err(Rejection::new(StatusCode::FORBIDDEN, sentence));
         }
         let code = if with_code && found.action.code.is_some() { Some(self.read_code(&found.action).await?) } else { None };
-        let shown = Action { parameters: found.parameters, ..(*found.action).clone() };
+        let mut shown = Action { parameters: found.parameters, ..(*found.action).clone() };
+        if shown.head.at.namespace != context.owner {
+            secrets::hide(&mut shown.head.annotations);
+        }
         let mut shown = shown.to_json(code.as_deref());
         if let (false, Some(binding)) = (with_code, found.binding) {
             shown["binding"] = binding.into();
@@ -220,7 +229,11 @@ impl Whisk {
         let package = self.package(&context.owner, &at).await?;
         let provider = &package.provider.head.at;
         let space = self.space(&provider.namespace, &at.full()).await?;
-        context.listed(space.list(Collection::Actions, Some(&provider.name)), Collection::Actions)
+        let mut actions = space.list(Collection::Actions, Some(&provider.name));
+        if space.name != context.owner {
+            actions.iter_mut().for_each(Entity::hide_secrets);
+        }
+        context.listed(actions, Collection::Actions)
     }
 
     /// `POST`.
@@ -293,7 +306,7 @@ impl Whisk {
             id: id.clone(),
             transaction: context.transaction.clone(),
             received: context.received,
-            wanted: Wanted::of(&context.headers),
+            wanted: receipt::Wanted::of(&context.headers),
             environment,
         };
         let whisk = self.clone();

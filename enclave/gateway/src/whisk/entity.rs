@@ -10,6 +10,7 @@ use super::exec::Exec;
 use super::limits::ActionLimits;
 use super::names::{self, Fqn, SemVer};
 use super::parameters::Parameters;
+use super::secrets;
 use super::store::{Key, kind};
 
 /// What every entity has.
@@ -229,6 +230,15 @@ impl Head {
 
 fn binding(of: &Fqn) -> Value {
     json!({ "namespace": of.namespace, "name": of.name })
+}
+
+impl Entity {
+    /// Takes out what only its owner may see.
+    pub fn hide_secrets(&mut self) {
+        if let Entity::Action(action) = self {
+            secrets::hide(&mut Arc::make_mut(action).head.annotations);
+        }
+    }
 }
 
 impl Action {

@@ -28,6 +28,7 @@ mod rejection;
 mod resolve;
 mod rules;
 mod run;
+mod secrets;
 mod space;
 pub mod store;
 mod throttle;
@@ -41,6 +42,7 @@ mod tests;
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -56,7 +58,7 @@ use self::rejection::{Answer, Rejection, TRANSACTION};
 pub use self::store::Store;
 use self::web::Target;
 use crate::lock;
-use crate::platform::Functions;
+use crate::platform::{Functions, KeyBrokers};
 use crate::router::{BodyLimit, Request, Response, Routes};
 
 /// How the API is set up.
@@ -72,6 +74,8 @@ pub struct Config {
     pub deployed: usize,
     /// Activations of one owner that are kept.
     pub retention: Retention,
+    /// For how long secrets that a key broker released are kept in memory: so long a broker that changes its mind is not heard.
+    pub secrets_for: Duration,
     /// Whether a published package may be called only, and its code read by nobody but its owner.
     pub execute_only: bool,
 }
@@ -84,6 +88,7 @@ impl Default for Config {
             entities: 2000,
             deployed: 256,
             retention: Retention { count: 5000, bytes: 64 << 20 },
+            secrets_for: Duration::from_secs(300),
             execute_only: false,
         }
     }
@@ -98,6 +103,7 @@ pub struct Whisk {
     spaces: space::Spaces,
     deployments: deployment::Deployments,
     overall: throttle::Overall,
+    secrets: secrets::Secrets,
 }
 
 /// A request, and who asks.
@@ -148,12 +154,19 @@ impl Context {
 }
 
 impl Whisk {
-    /// The API over these functions and this store.
-    pub fn new(config: Config, functions: Arc<dyn Functions>, store: Arc<dyn Store>, witness: Arc<dyn Witness>) -> Arc<Self> {
+    /// The API over these functions and this store, with secrets from these brokers.
+    pub fn new(
+        config: Config,
+        functions: Arc<dyn Functions>,
+        store: Arc<dyn Store>,
+        witness: Arc<dyn Witness>,
+        brokers: Arc<dyn KeyBrokers>,
+    ) -> Arc<Self> {
         Arc::new(Whisk {
             spaces: space::Spaces::new(store.clone(), config.retention),
             deployments: deployment::Deployments::new(functions.clone(), config.deployed),
             overall: throttle::Overall::default(),
+            secrets: secrets::Secrets::new(brokers, config.secrets_for),
             config,
             functions,
             store,
@@ -165,6 +178,7 @@ impl Whisk {
     pub fn forget(&self, namespace: &str) {
         self.spaces.forget(namespace);
         self.deployments.forget_all(namespace);
+        self.secrets.forget(namespace);
     }
 
     /// Invocations under way, also those that nobody waits for any more. Who closes the store first waits until there are none.

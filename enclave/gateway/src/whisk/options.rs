@@ -93,13 +93,17 @@ fn environment(annotations: &Parameters) -> Result<Vec<(String, String)>, String
     let Some(value) = annotations.get(ENV) else { return Ok(Vec::new()) };
     let (most, bytes) = ENV_MOST;
     let pair = |(name, value): (&String, &Value)| Some((name.clone(), value.as_str()?.to_owned()));
-    let is_name = |name: &str| !name.is_empty() && !name.contains(['=', '\0']) && !name.starts_with("__OW_");
     let list: Option<Vec<_>> = value.as_object().and_then(|map| map.iter().map(pair).collect());
     let list = list.filter(|list| {
         let size: usize = list.iter().map(|(name, value)| name.len() + value.len()).sum();
-        list.len() <= most && size <= bytes && list.iter().all(|(name, value)| is_name(name) && !value.contains('\0'))
+        list.len() <= most && size <= bytes && list.iter().all(|(name, value)| is_variable(name) && !value.contains('\0'))
     });
     list.ok_or_else(|| format!("the annotation '{ENV}' must be an object of at most {most} strings and {bytes} bytes"))
+}
+
+/// Whether an owner may name a variable of the environment so. Those of OpenWhisk tell of the call.
+pub fn is_variable(name: &str) -> bool {
+    (1..=256).contains(&name.len()) && !name.contains(['=', '\0']) && !name.starts_with("__OW_")
 }
 
 fn is_address(text: &str) -> bool {

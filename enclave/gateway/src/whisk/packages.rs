@@ -90,7 +90,10 @@ impl Whisk {
         let provider = &found.provider.head.at;
         let space = self.space(&provider.namespace, &at.full()).await?;
         let (mut actions, mut feeds) = (Vec::new(), Vec::new());
-        for entity in space.list(Collection::Actions, Some(&provider.name)) {
+        for mut entity in space.list(Collection::Actions, Some(&provider.name)) {
+            if provider.namespace != context.owner {
+                entity.hide_secrets();
+            }
             let head = entity.head();
             let shown = json!({ "name": head.at.name, "version": head.version, "annotations": head.annotations });
             if head.annotations.get("feed").is_some() { &mut feeds } else { &mut actions }.push(shown);

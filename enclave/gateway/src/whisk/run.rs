@@ -23,6 +23,7 @@ use super::parameters::Parameters;
 use super::receipt::{Finished, Wanted};
 use super::rejection::Rejection;
 use super::resolve::Found;
+use super::secrets::Variables;
 use super::space::{Space, blocking, forget};
 use super::store::{Key, kind};
 use super::{Whisk, deployment, logs};
@@ -161,8 +162,12 @@ impl Whisk {
         let limits = &action.limits;
         let allowed = run.caller.limits();
         let internal = |_| Failure::new(FailureKind::Internal, "no id could be made");
-        let deployment = match self.deployments.of(action, &run.caller.name, allowed.result).map_err(internal) {
-            Ok(deployment) => deployment,
+        let found = match self.deployments.of(action, &run.caller.name, allowed.result).map_err(internal) {
+            Ok(deployment) => self.secrets(run, action).await.map(|secrets| (deployment, secrets)),
+            Err(failure) => Err(failure),
+        };
+        let (deployment, secrets) = match found {
+            Ok(found) => found,
             Err(failure) => {
                 let (ended, notes) = ending::failed(&failure, limits, allowed.result);
                 return (ended, notes, Rest::default(), None);
@@ -175,7 +180,7 @@ impl Whisk {
             let outcome = match deployment.ready(action, code).await {
                 Ok(took) => {
                     init = init.or(took);
-                    self.invoke(run, action, &deployment, params.clone()).await
+                    self.invoke(run, action, &deployment, params.clone(), &secrets).await
                 }
                 Err(failure) if failure.kind == FailureKind::Busy && tried < TRIES => {
                     tokio::time::sleep(wait).await;
@@ -226,10 +231,13 @@ impl Whisk {
         self.read_code(&action).await.map_err(|_| failed("the code cannot be read from the sealed store"))
     }
 
-    async fn invoke(&self, run: &Run, action: &Action, deployment: &Deployment, params: Vec<u8>) -> Outcome {
+    async fn invoke(&self, run: &Run, action: &Action, deployment: &Deployment, params: Vec<u8>, secrets: &Variables) -> Outcome {
         let time = Duration::from_millis(action.limits.timeout);
         let deadline = now_ms().saturating_add(action.limits.timeout);
-        let mut env: Vec<(String, String)> = run.found.parameters.environment().collect();
+        // A variable is named once, and a caller's binding must not stand in for a secret.
+        let is_secret = |name: &str| secrets.iter().any(|(secret, _)| secret == name);
+        let mut env: Vec<(String, String)> = run.found.parameters.environment().filter(|(name, _)| !is_secret(name)).collect();
+        env.extend(secrets.iter().cloned());
         for (key, value) in [
             ("API_HOST", self.config.api_host.clone()),
             ("NAMESPACE", run.caller.name.clone()),

@@ -64,7 +64,7 @@ fn run(scripts: &[&str], modules: &Path) -> Vec<String> {
     let store = Arc::new(VaultStore::new(vault.clone(), owners.clone()));
     let identity = Arc::new(teemate_gateway::Identity::generate());
     let receipts = Receipts::new(identity.clone(), store.clone());
-    let whisk = Whisk::new(Config::default(), Arc::new(NodeFunctions::start()), store, receipts.clone());
+    let whisk = Whisk::new(Config::default(), Arc::new(NodeFunctions::start()), store, receipts.clone(), Arc::new(()));
     let mut parts = parts(SimulatedAttester::failing(0), whisk, Settings::default()).expect("parts");
     (parts.identity, parts.receipts, parts.accounts) = (identity, receipts, owners);
     let host = format!("https://{}", parts.listener.local_addr().expect("an address"));

@@ -5,6 +5,7 @@ mod activations;
 mod invoking;
 mod packages;
 mod rules;
+mod secrets;
 mod sequences;
 mod web;
 
@@ -174,6 +175,7 @@ pub struct Bench {
     pub functions: Arc<Scripted>,
     pub store: Arc<MemoryStore>,
     pub notes: Arc<Notes>,
+    pub brokers: Arc<secrets::Scripted>,
 }
 
 /// An answer, read.
@@ -222,15 +224,17 @@ impl Bench {
             let limits = OwnerLimits { calls_per_minute: 1000, triggers_per_minute: 1000, ..OwnerLimits::default() };
             lock(&store.owners).insert(name.into(), Account { id: format!("uuid-{name}"), limits });
         }
-        let whisk = Whisk::new(config, functions.clone(), store.clone(), notes.clone());
-        Bench { whisk, functions, store, notes }
+        let brokers = Arc::new(secrets::Scripted::default());
+        let whisk = Whisk::new(config, functions.clone(), store.clone(), notes.clone(), brokers.clone());
+        Bench { whisk, functions, store, notes, brokers }
     }
 
     /// The same store, after a restart.
     pub fn restarted(&self) -> Bench {
         let functions = Arc::new(Scripted::default());
-        let whisk = Whisk::new(self.whisk.config.clone(), functions.clone(), self.store.clone(), self.notes.clone());
-        Bench { whisk, functions, store: self.store.clone(), notes: self.notes.clone() }
+        let (store, notes, brokers) = (self.store.clone(), self.notes.clone(), self.brokers.clone());
+        let whisk = Whisk::new(self.whisk.config.clone(), functions.clone(), store.clone(), notes.clone(), brokers.clone());
+        Bench { whisk, functions, store, notes, brokers }
     }
 
     pub fn limit(&self, change: impl FnOnce(&mut OwnerLimits)) {

@@ -1,22 +1,76 @@
-//! A small key broker: the same protocol, written from its description, over real connections.
+//! A small key broker: the same protocol, written from its description, over real connections. And an authority for its certificate.
+//!
+//! Behind the feature `testing`, which the payload does not have. What fails here shall fail the test.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use aes_kw::{KeyInit, KwAes256};
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use p256::elliptic_curve::sec1::ToSec1Point;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
+use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256, Sha384};
 
 /// Where REPORT_DATA lies in a quote of version 3: a header of 48 bytes, then the REPORT's body.
 pub const REPORT_DATA: std::ops::Range<usize> = 48 + 320..48 + 384;
+/// Where MRENCLAVE lies in it.
+const MRENCLAVE: std::ops::Range<usize> = 48 + 64..48 + 96;
+/// A connection on which nothing comes for so long is closed.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Who vouches for a broker's name.
+pub struct Authority {
+    root: rcgen::Certificate,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// A new one.
+    pub fn new(name: &str) -> Authority {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        let root = params.self_signed(&key).unwrap();
+        Authority { root, issuer: Issuer::new(params, key) }
+    }
+
+    /// Its certificate.
+    pub fn der(&self) -> Vec<u8> {
+        self.root.der().to_vec()
+    }
+
+    /// Its certificate, as owners have it in a file.
+    pub fn pem(&self) -> String {
+        let text = BASE64_STANDARD.encode(self.root.der());
+        let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+    }
+
+    /// TLS of a server with a certificate for this name or address.
+    pub fn server(&self, name: &str) -> Arc<ServerConfig> {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+            .unwrap();
+        Arc::new(config)
+    }
+}
 
 #[derive(Clone)]
 struct Session {
@@ -31,6 +85,12 @@ pub struct Broker {
     sessions: Mutex<HashMap<String, Session>>,
     /// Answers in chunks.
     pub chunked: bool,
+    /// The only MRENCLAVE whose quotes it believes; `None`: any.
+    pub measurement: Option<[u8; 32]>,
+    /// The only value of the header `x-teemate-owner` whose requests it answers; `None`: any.
+    pub owner: Option<String>,
+    /// Secrets that it gave.
+    pub released: AtomicUsize,
 }
 
 fn random<const N: usize>() -> [u8; N] {
@@ -45,17 +105,19 @@ impl Broker {
     /// With these secrets, and one that nobody may have.
     pub fn new(secrets: &[(&str, &[u8])], denied: &str) -> Broker {
         let secrets = secrets.iter().map(|(name, secret)| ((*name).to_owned(), secret.to_vec())).collect();
-        Broker { secrets, denied: denied.to_owned(), sessions: Mutex::default(), chunked: false }
+        let (sessions, released) = (Mutex::default(), AtomicUsize::new(0));
+        Broker { secrets, denied: denied.to_owned(), sessions, chunked: false, measurement: None, owner: None, released }
     }
 
     /// Serves a port of this machine. Returns its address.
-    pub fn serve(self, tls: Option<Arc<ServerConfig>>) -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    pub fn serve(self: &Arc<Self>, tls: Option<Arc<ServerConfig>>) -> String {
+        let listener = TcpListener::bind((IpAddr::from([127, 0, 0, 1]), 0)).unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let broker = Arc::new(self);
+        let broker = self.clone();
         std::thread::spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
                 let (broker, tls) = (broker.clone(), tls.clone());
+                stream.set_read_timeout(Some(IDLE)).unwrap();
                 std::thread::spawn(move || match tls {
                     Some(config) => broker.connection(StreamOwned::new(ServerConnection::new(config).unwrap(), stream)),
                     None => broker.connection::<TcpStream>(stream),
@@ -81,8 +143,14 @@ impl Broker {
             }
             let header = |name: &str| head.iter().find_map(|line| line.strip_prefix(name).map(|value| value.trim().to_owned()));
             let mut body = vec![0; header("Content-Length:").map_or(0, |length| length.parse().unwrap())];
-            reader.read_exact(&mut body).unwrap();
-            let (status, cookie, value) = self.answer(&head[0], header("Cookie:").as_deref(), &body);
+            if reader.read_exact(&mut body).is_err() {
+                return;
+            }
+            let stranger = self.owner.is_some() && self.owner != header("x-teemate-owner:");
+            let (status, cookie, value) = match stranger {
+                true => (403, None, json!({"type": "https://example.org/errors", "detail": "this is another owner's broker"})),
+                false => self.answer(&head[0], header("Cookie:").as_deref(), &body),
+            };
             let text = value.to_string();
             let mut reply = format!("HTTP/1.1 {status} X\r\n");
             if let Some(id) = cookie {
@@ -129,8 +197,12 @@ impl Broker {
                 let mut expected = Sha384::digest(bound.to_string()).to_vec();
                 expected.resize(64, 0);
                 let quote = BASE64_STANDARD.decode(body["tee-evidence"]["primary_evidence"]["quote"].as_str().unwrap_or_default());
-                if quote.ok().as_deref().and_then(|quote| quote.get(REPORT_DATA)) != Some(&expected[..]) {
+                let quote = quote.unwrap_or_default();
+                if quote.get(REPORT_DATA) != Some(&expected[..]) {
                     return no(401, "REPORT_DATA is different from that in SGX Quote");
+                }
+                if self.measurement.is_some_and(|measurement| quote.get(MRENCLAVE) != Some(&measurement[..])) {
+                    return no(401, "the policy accepts another MRENCLAVE");
                 }
                 session.key = Some(key.clone());
                 (200, Some(id.to_owned()), json!({"token": "header.claims.signature"}))
@@ -144,7 +216,10 @@ impl Broker {
                     return no(403, "the policy does not allow it");
                 }
                 match self.secrets.get(name) {
-                    Some(secret) => (200, None, encrypt(&key, secret)),
+                    Some(secret) => {
+                        self.released.fetch_add(1, Ordering::SeqCst);
+                        (200, None, encrypt(&key, secret))
+                    }
                     None => no(404, "no such resource"),
                 }
             }

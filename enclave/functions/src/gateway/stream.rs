@@ -1,0 +1,95 @@
+//! A connection to a server of an owner's, whose bytes the host carries: for TLS, which notices what the host does to them.
+
+use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use teemate_control::service::{Ask, Reply, STREAM_PIECE};
+
+use crate::handle::Handle;
+
+/// How much longer than the server the host has for its reply.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Numbers of connections.
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
+
+/// A stream of bytes through the host. Closed when it goes.
+pub struct HostStream {
+    handle: Handle,
+    connection: u64,
+    /// Until when there may be anything.
+    end: Instant,
+    /// Bytes that may still come.
+    room: usize,
+    /// Came and was not read.
+    read: Vec<u8>,
+    at: usize,
+}
+
+impl HostStream {
+    /// Connects to a `host:port`. Everything together may take `limit`, and bring at most `most` bytes.
+    ///
+    /// # Errors
+    /// When the host does not do it in time, or says why it cannot.
+    pub fn connect(handle: Handle, address: &str, limit: Duration, most: usize) -> io::Result<HostStream> {
+        let connection = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        let stream = HostStream { handle, connection, end: Instant::now() + limit, room: most, read: Vec::new(), at: 0 };
+        stream.ask(Ask::Connect { connection, address: address.to_owned() })?;
+        Ok(stream)
+    }
+
+    fn left(&self) -> io::Result<Duration> {
+        let left = self.end.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(io::Error::new(io::ErrorKind::TimedOut, "it takes too long")) } else { Ok(left) }
+    }
+
+    fn ask(&self, ask: Ask) -> io::Result<Reply> {
+        self.handle.ask_wait(ask, self.left()? + GRACE)
+    }
+}
+
+impl Read for HostStream {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if into.is_empty() {
+            return Ok(0);
+        }
+        if self.at == self.read.len() {
+            if self.room == 0 {
+                return Err(io::Error::other("it sends more than there is room for"));
+            }
+            let within_ms = u32::try_from(self.left()?.as_millis()).unwrap_or(u32::MAX).max(1);
+            let length = self.room.min(STREAM_PIECE) as u32;
+            // A reply that is longer, or none of bytes, has become a failure already.
+            let Reply::Bytes(bytes) = self.ask(Ask::Receive { connection: self.connection, length, within_ms })? else {
+                return Err(io::ErrorKind::InvalidData.into());
+            };
+            self.room -= bytes.len().min(self.room);
+            (self.read, self.at) = (bytes, 0);
+        }
+        let count = into.len().min(self.read.len() - self.at);
+        into[..count].copy_from_slice(&self.read[self.at..self.at + count]);
+        self.at += count;
+        Ok(count)
+    }
+}
+
+impl Write for HostStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let piece = &bytes[..bytes.len().min(STREAM_PIECE)];
+        if !piece.is_empty() {
+            self.ask(Ask::Send { connection: self.connection, bytes: piece.to_vec() })?;
+        }
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for HostStream {
+    fn drop(&mut self) {
+        self.handle.tell(Ask::HangUp { connection: self.connection });
+    }
+}
