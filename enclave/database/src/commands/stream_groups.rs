@@ -280,9 +280,8 @@ fn xreadgroup(context: &mut Context<'_>) -> Done {
                 group.deliver(pending);
             }
         }
-        if reading.forget {
-            words.push(last_words(key, name, &group));
-        }
+        // Claims say how far it has come, but not how many entries that are.
+        words.push(last_words(key, name, &group));
         drop(shared);
         *group_mut(context, key_at, group_at)? = group;
     }
@@ -448,7 +447,7 @@ fn xclaim(context: &mut Context<'_>) -> Done {
         at += 1;
     }
     // A time that has not come yet would make the entry wait for ever.
-    let time = if (0..=now).contains(&time) { time } else { now };
+    let time = if (0..=now).contains(&time) || context.store.replaying { time } else { now };
     let mut words = Vec::new();
     if consumer(context, 1, 2, who)? {
         words.push(made_words(key, name, who));

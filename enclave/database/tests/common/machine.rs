@@ -149,6 +149,8 @@ pub fn read(bytes: &[u8]) -> Content {
             Value::Stream(mut stream) => {
                 for group in &mut stream.state.groups {
                     // When somebody was seen last is of this process alone.
+                    // How many entries it has read is counted again where nobody knew it.
+                    group.read = 0;
                     group.consumers.iter_mut().for_each(|consumer| (consumer.seen, consumer.active) = (0, 0));
                 }
                 format!("{stream:?}")

@@ -126,8 +126,8 @@ pub struct Log {
     head: Head,
     /// Room for a frame's header, then records, each with its length.
     gathered: Vec<u8>,
-    /// Frames that are on disk for certain.
-    synced: u64,
+    /// How far it is on disk for certain.
+    synced: Head,
     /// Whether there is a manifest: the log is one from then on.
     begun: bool,
     torn: Option<String>,
@@ -236,7 +236,7 @@ impl Log {
             place.directory.sync_file(&name).map_err(disk(&name, "put on disk"))?;
         }
         let gathered = vec![0; FRAME_HEADER];
-        Ok(Log { place, manifest, segment: None, next, head, gathered, synced: head.frames, begun, torn, failed: None })
+        Ok(Log { place, manifest, segment: None, next, head, gathered, synced: head, begun, torn, failed: None })
     }
 
     /// Whether there was no log: nothing is on disk of it yet.
@@ -254,9 +254,9 @@ impl Log {
         self.head
     }
 
-    /// How far it has come, if all of that is on disk and there is a log: what a [`crate::Counter`] may remember.
+    /// How far it is on disk for certain, if there is a log: what a [`crate::Counter`] may remember.
     pub fn on_disk(&self) -> Option<Head> {
-        (self.begun && self.synced == self.head.frames).then_some(self.head)
+        self.begun.then_some(self.synced)
     }
 
     /// Bytes that wait for [`Log::flush`].
@@ -309,7 +309,7 @@ impl Log {
             // How much of it arrived is unknown. The segment ends before it; the next try begins another, for the same number under the same key
             // may not encrypt anything else.
             match segment.file.cut(segment.length).and_then(|()| segment.file.sync()) {
-                Ok(()) => self.synced = self.head.frames,
+                Ok(()) => self.synced = self.head,
                 Err(error) => self.failed = Some(format!("{} could neither be written nor cut ({source}; {error})", segment.name)),
             }
             return Err(disk(&segment.name, "written")(source));
@@ -345,19 +345,19 @@ impl Log {
     /// Those of the disk. After a failed sync what is on disk is unknown, and the log takes nothing more.
     pub fn sync(&mut self) -> Result<(), Error> {
         self.flush()?;
-        if let Some(segment) = self.segment.as_mut().filter(|_| self.synced < self.head.frames)
-            && let Err(source) = segment.file.sync()
-        {
-            self.failed = Some(format!("{} could not be put on disk ({source})", segment.name));
-            return Err(disk(&segment.name, "put on disk")(source));
+        if let Some(segment) = self.segment.as_mut().filter(|_| self.synced != self.head) {
+            if let Err(source) = segment.file.sync() {
+                self.failed = Some(format!("{} could not be put on disk ({source})", segment.name));
+                return Err(disk(&segment.name, "put on disk")(source));
+            }
         }
-        self.synced = self.head.frames;
+        self.synced = self.head;
         Ok(())
     }
 
     /// Whether everything that was written is on disk.
     pub fn is_synced(&self) -> bool {
-        self.gathered() == 0 && self.synced == self.head.frames
+        self.gathered() == 0 && self.synced == self.head
     }
 
     /// The same as [`Log::sync`] for who does not want to wait: writes what was gathered, and gives what another thread waits for. `None`:
@@ -367,7 +367,7 @@ impl Log {
     /// Those of the disk, as [`Log::flush`] has them.
     pub fn begin_sync(&mut self) -> Result<Option<Syncing>, Error> {
         self.flush()?;
-        let Some(segment) = self.segment.as_ref().filter(|_| self.synced < self.head.frames) else { return Ok(None) };
+        let Some(segment) = self.segment.as_ref().filter(|_| self.synced != self.head) else { return Ok(None) };
         let file = segment.file.another().map_err(disk(&segment.name, "opened once more"))?;
         Ok(Some(Syncing { file, name: segment.name.clone(), head: self.head }))
     }
@@ -378,7 +378,8 @@ impl Log {
     /// The same: after that the log takes nothing more.
     pub fn synced(&mut self, result: Result<Head, Error>) -> Result<(), Error> {
         match result {
-            Ok(head) => self.synced = self.synced.max(head.frames),
+            Ok(head) if head.frames > self.synced.frames => self.synced = head,
+            Ok(_) => {}
             Err(error) => {
                 self.failed = Some(error.to_string());
                 return Err(error);
