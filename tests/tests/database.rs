@@ -145,9 +145,8 @@ fn of_role(node: &Node, role: &str) -> Vec<(u64, u32)> {
 
 fn kill(node: &Node, container: u64) {
     let mut connection = node.connect().unwrap();
-    match connection.ask(&Request::Kill { container }).unwrap() {
-        Response::Failed(failure) => panic!("{failure:?}"),
-        _ => {}
+    if let Response::Failed(failure) = connection.ask(&Request::Kill { container }).unwrap() {
+        panic!("{failure:?}");
     }
 }
 

@@ -165,7 +165,7 @@ fn good() -> (Disk, Vec<Content>) {
 #[test]
 fn a_torn_end_is_cut_and_said_wherever_it_is() {
     let (disk, states) = good();
-    let name = disk.names().into_iter().filter(|name| name.ends_with(".log")).next_back().unwrap();
+    let name = disk.names().into_iter().rfind(|name| name.ends_with(".log")).unwrap();
     let whole = disk.bytes(&name);
     let mut seen = std::collections::BTreeSet::new();
     for length in 0..whole.len() {

@@ -25,11 +25,14 @@ struct Seen {
     certain: usize,
 }
 
+/// What the disk does from now on, and what comes, by slot.
+type Step = (Option<Kind>, Vec<(usize, String)>);
+
 /// A network whose clients say what they are told to, turn by turn.
 struct Scripted {
     disk: Disk,
     /// Of each turn: what happens to the disk, then what the clients send.
-    script: std::vec::IntoIter<(Option<Kind>, Vec<(usize, String)>)>,
+    script: std::vec::IntoIter<Step>,
     open: Vec<usize>,
     seen: Arc<Mutex<Vec<Seen>>>,
     operations: u64,
@@ -77,7 +80,7 @@ impl Network for Scripted {
     }
 }
 
-fn run(policy: &str, script: Vec<(Option<Kind>, Vec<(usize, String)>)>) -> Vec<Seen> {
+fn run(policy: &str, script: Vec<Step>) -> Vec<Seen> {
     let disk = Disk::default();
     let mut shared = Shared::new(config(&[("appendonly", "yes"), ("appendfsync", policy)]), 1);
     shared.storage = storage(&disk, None);

@@ -192,9 +192,11 @@ mod tests {
     use super::*;
     use std::cell::RefCell;
 
+    type Packets = Vec<Vec<u8>>;
+
     thread_local! {
         /// Requests as they came, and replies to give.
-        static HOST: RefCell<(Vec<Vec<u8>>, Vec<Vec<u8>>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+        static HOST: RefCell<(Packets, Packets)> = const { RefCell::new((Vec::new(), Vec::new())) };
     }
 
     fn exit(request: &[u8], _: i64, reply: &mut Turned) -> io::Result<usize> {
