@@ -25,11 +25,13 @@ struct Seen {
     certain: usize,
 }
 
+/// Of one turn: what of the disk's operations fails from then on, and what the clients send.
+type Step = (Option<Kind>, Vec<(usize, String)>);
+
 /// A network whose clients say what they are told to, turn by turn.
 struct Scripted {
     disk: Disk,
-    /// Of each turn: what happens to the disk, then what the clients send.
-    script: std::vec::IntoIter<(Option<Kind>, Vec<(usize, String)>)>,
+    script: std::vec::IntoIter<Step>,
     open: Vec<usize>,
     seen: Arc<Mutex<Vec<Seen>>>,
     operations: u64,
@@ -77,7 +79,7 @@ impl Network for Scripted {
     }
 }
 
-fn run(policy: &str, script: Vec<(Option<Kind>, Vec<(usize, String)>)>) -> Vec<Seen> {
+fn run(policy: &str, script: Vec<Step>) -> Vec<Seen> {
     let disk = Disk::default();
     let mut shared = Shared::new(config(&[("appendonly", "yes"), ("appendfsync", policy)]), 1);
     shared.storage = storage(&disk, None);
@@ -91,7 +93,7 @@ fn run(policy: &str, script: Vec<(Option<Kind>, Vec<(usize, String)>)>) -> Vec<S
     std::mem::take(&mut *seen)
 }
 
-fn said(lines: &[(usize, &str)]) -> (Option<Kind>, Vec<(usize, String)>) {
+fn said(lines: &[(usize, &str)]) -> Step {
     (None, lines.iter().map(|(slot, line)| (*slot, format!("{line}\r\n"))).collect())
 }
 

@@ -345,11 +345,11 @@ impl Log {
     /// Those of the disk. After a failed sync what is on disk is unknown, and the log takes nothing more.
     pub fn sync(&mut self) -> Result<(), Error> {
         self.flush()?;
-        if let Some(segment) = self.segment.as_mut().filter(|_| self.synced != self.head) {
-            if let Err(source) = segment.file.sync() {
-                self.failed = Some(format!("{} could not be put on disk ({source})", segment.name));
-                return Err(disk(&segment.name, "put on disk")(source));
-            }
+        if let Some(segment) = self.segment.as_mut().filter(|_| self.synced != self.head)
+            && let Err(source) = segment.file.sync()
+        {
+            self.failed = Some(format!("{} could not be put on disk ({source})", segment.name));
+            return Err(disk(&segment.name, "put on disk")(source));
         }
         self.synced = self.head;
         Ok(())
