@@ -25,13 +25,12 @@ struct Seen {
     certain: usize,
 }
 
-/// What the disk does from now on, and what comes, by slot.
+/// Of one turn: what of the disk's operations fails from then on, and what the clients send.
 type Step = (Option<Kind>, Vec<(usize, String)>);
 
 /// A network whose clients say what they are told to, turn by turn.
 struct Scripted {
     disk: Disk,
-    /// Of each turn: what happens to the disk, then what the clients send.
     script: std::vec::IntoIter<Step>,
     open: Vec<usize>,
     seen: Arc<Mutex<Vec<Seen>>>,
@@ -94,7 +93,7 @@ fn run(policy: &str, script: Vec<Step>) -> Vec<Seen> {
     std::mem::take(&mut *seen)
 }
 
-fn said(lines: &[(usize, &str)]) -> (Option<Kind>, Vec<(usize, String)>) {
+fn said(lines: &[(usize, &str)]) -> Step {
     (None, lines.iter().map(|(slot, line)| (*slot, format!("{line}\r\n"))).collect())
 }
 

@@ -29,8 +29,7 @@ pub fn note(context: &mut Context<'_>, command: &Command, before: Before, failed
         let dropped = context.store.dropped.len().saturating_sub(before.dropped) as u64;
         let own = context.store.changes.saturating_sub(before.changes).saturating_sub(dropped);
         context.shared.log.drop_keys(&mut context.store.dropped);
-        let populates = command.name == "debug" && context.is(1, "populate");
-        if own > 0 && (command.writes() || populates) {
+        if own > 0 && is_logged(command) {
             match rewritten {
                 _ if failed => command.keys(context.args).into_iter().for_each(|key| image(context, key)),
                 Some(commands) => {
@@ -47,6 +46,11 @@ pub fn note(context: &mut Context<'_>, command: &Command, before: Before, failed
     if context.shared.depth == 0 {
         context.shared.log.end_unit();
     }
+}
+
+/// Whether a command that changed something is to be carried out again. A read that keeps a count in the value is: DUMP shows it.
+pub fn is_logged(command: &Command) -> bool {
+    command.writes() || command.name == "pfcount" || command.name == "debug"
 }
 
 fn by_name(context: &mut Context<'_>, name: &str) {
@@ -75,6 +79,8 @@ fn by_name(context: &mut Context<'_>, name: &str) {
                 None => image(context, key),
             }
         }
+        // The others change nothing, or what they do is in the base that is written next.
+        "debug" if !context.is(1, "populate") => {}
         // What was not sorted, of a set, has an order of this process alone.
         "sort" => {
             let target = (2..args.len().saturating_sub(1)).rev().find(|at| context.is(*at, "store"));

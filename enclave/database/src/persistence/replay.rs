@@ -4,6 +4,7 @@ use std::io::{self, Read};
 
 use teemate_sealed::Content;
 
+use super::effects::is_logged;
 use super::log::{FIRST, LAST};
 use super::rdb;
 use crate::commands::{self, Context};
@@ -52,7 +53,7 @@ impl<'a> Replay<'a> {
             return Ok(());
         }
         let command = commands::find(name).ok_or_else(|| wrong("is not known"))?;
-        if !command.fits(args.len()) || !command.writes() && command.name != "debug" {
+        if !command.fits(args.len()) || !is_logged(command) {
             return Err(wrong("is none that changes anything"));
         }
         self.reply.bytes.clear();
