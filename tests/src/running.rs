@@ -70,6 +70,19 @@ impl Node {
         Ok(node)
     }
 
+    /// Starts one in shared mode with another image than the artifacts', whose enclave answers its own clients.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn start_image(artifacts: &Artifacts, image: &Path, arguments: &[&str]) -> Result<Node, String> {
+        let mut node = Node::prepare(artifacts, Sharing::Shared)?;
+        node.options.image = Some(image.to_owned());
+        node.options.listen = Some("127.0.0.1:0".to_owned());
+        node.options.arguments = arguments.iter().map(Into::into).collect();
+        node.begin()?;
+        Ok(node)
+    }
+
     /// Where its enclave answers. Panics if it does not.
     pub fn endpoint(&self) -> SocketAddr {
         self.address.unwrap_or_else(|| panic!("the enclave answers no clients\n{}", self.last_words()))

@@ -17,4 +17,4 @@ pub mod service;
 pub mod task;
 
 /// Version of both protocols. The two ends refuse each other when it differs.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
