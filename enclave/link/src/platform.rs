@@ -3,7 +3,7 @@
 use std::io;
 
 use aes::Aes128;
-use cmac::{Cmac, Mac};
+use cmac::{Cmac, KeyInit, Mac};
 
 /// Bytes of a REPORT (SDM vol. 3D, 38.16).
 pub const REPORT: usize = 432;
@@ -67,7 +67,7 @@ pub(crate) fn is_for_us(platform: &dyn Platform, report: &[u8; REPORT]) -> io::R
     let mut key_id = [0; 32];
     key_id.copy_from_slice(&report[BODY..BODY + 32]);
     let key = platform.report_key(&key_id)?;
-    let mut mac = <Cmac<Aes128> as Mac>::new(&key.into());
+    let mut mac = Cmac::<Aes128>::new(&key.into());
     mac.update(&report[..BODY]);
     // Compares in constant time.
     Ok(mac.verify_slice(&report[BODY + 32..]).is_ok())

@@ -3,7 +3,7 @@
 use std::io;
 
 use aes::Aes128;
-use cmac::{Cmac, Mac};
+use cmac::{Cmac, KeyInit, Mac};
 
 use crate::platform::{Platform, REPORT, TARGETINFO};
 
@@ -62,7 +62,7 @@ impl Platform for FakePlatform {
 }
 
 fn cmac(key: &[u8; 16], message: &[u8]) -> [u8; 16] {
-    let mut mac = <Cmac<Aes128> as Mac>::new(key.into());
+    let mut mac = Cmac::<Aes128>::new(key.into());
     mac.update(message);
     mac.finalize().into_bytes().into()
 }

@@ -45,7 +45,8 @@ impl Solo {
     /// An enclave of its own for the container.
     pub fn exclusive(shop: &Arc<Shop>, nursery: &Nursery, function: &Function, marks: Vec<Mark>) -> Result<Solo> {
         let requested = Mark { phase: Phase::ContainerRequested, at_ns: now_ns() };
-        let enclave: Arc<dyn Enclave> = Arc::from(shop.build(&shop.image()?)?);
+        let image = shop.image()?;
+        let enclave: Arc<dyn Enclave> = Arc::from(shop.build(&image)?);
         let board = Board::create().map_err(Error::system("make the memory shared with the container"))?;
         let descriptors = enclave.share()?;
         let role = Role::Service {
