@@ -79,10 +79,19 @@ impl Owner {
     /// # Errors
     /// What the command said.
     pub fn next_release(&self, artifacts: &Artifacts) -> Result<PathBuf, String> {
-        let config = self.home().join("next.toml");
-        let text = "tcs_count = 160\nargs = [\"teemate-functions\"]\nenv = [[\"MALLOC_ARENA_MAX\", \"1\"], [\"RELEASE\", \"next\"]]\n";
+        self.image(artifacts, "next", 160)
+    }
+
+    /// Makes an image of the same programs and the same signer with so many TCSs; its name is measured, too.
+    ///
+    /// # Errors
+    /// What the command said.
+    pub fn image(&self, artifacts: &Artifacts, name: &str, tcs: u32) -> Result<PathBuf, String> {
+        let config = self.home().join(format!("{name}.toml"));
+        let env = format!("[[\"MALLOC_ARENA_MAX\", \"1\"], [\"RELEASE\", \"{name}\"]]");
+        let text = format!("tcs_count = {tcs}\nargs = [\"teemate-functions\"]\nenv = {env}\n");
         std::fs::write(&config, text).map_err(|error| error.to_string())?;
-        let image = self.home().join("next.teemate");
+        let image = self.home().join(format!("{name}.teemate"));
         let path = |path: &Path| path.display().to_string();
         let (libos, payload) = (path(&artifacts.directory().join("teemate-libos")), path(&artifacts.program("teemate-functions")));
         let (key, config) = (path(&artifacts.directory().join("signing-key.pem")), path(&config));

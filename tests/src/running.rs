@@ -83,6 +83,19 @@ impl Node {
         Ok(node)
     }
 
+    /// Starts one in shared mode with another image than the artifacts', whose enclave answers its own clients.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn start_image(artifacts: &Artifacts, image: &Path, arguments: &[&str]) -> Result<Node, String> {
+        let mut node = Node::prepare(artifacts, Sharing::Shared)?;
+        node.options.image = Some(image.to_owned());
+        node.options.listen = Some("127.0.0.1:0".to_owned());
+        node.options.arguments = arguments.iter().map(Into::into).collect();
+        node.begin()?;
+        Ok(node)
+    }
+
     /// Where a database keeps its files.
     pub fn data(&self) -> PathBuf {
         self.directory.path().join("data")

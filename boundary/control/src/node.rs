@@ -274,6 +274,9 @@ pub struct Ps {
 pub struct EnclaveInfo {
     /// Number within the node.
     pub id: u64,
+    /// `serving`: it has the gateway and the sealed store; `worker`: it takes the calls for which that one has no room; `exclusive`: it
+    /// was built for one call.
+    pub role: String,
     /// MRENCLAVE, hexadecimal.
     pub mrenclave: String,
     /// `sgx` or `simulator`.

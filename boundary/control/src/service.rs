@@ -83,8 +83,46 @@ pub enum ToService {
         /// What.
         order: Order,
     },
+    /// Something about a link to another enclave of the same program.
+    Link {
+        /// The other enclave, by the node's number for it.
+        peer: u64,
+        /// What.
+        link: LinkOrder,
+    },
+    /// There is no room here for this container, but in another enclave: its call may go there.
+    Elsewhere {
+        /// Id of the container that was asked for.
+        container: u64,
+        /// The enclave with room; a link to it must be up.
+        peer: u64,
+    },
     /// Finish what runs, then exit.
     Shutdown,
+}
+
+/// What the node wants of a link. It carries a link's packets and reads none: they are sealed by one enclave for the other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LinkOrder {
+    /// Make a link: the other end answers.
+    Open,
+    /// What the other end sent.
+    Packet(Vec<u8>),
+    /// Give the other enclave no more calls; say [`LinkNews::Down`] when the last has been answered.
+    Drain,
+    /// The other enclave is gone, and why: its calls are lost.
+    Close(String),
+}
+
+/// What the service says of a link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LinkNews {
+    /// The other end is the same program, and calls may go there. Only from the end that opened it.
+    Up,
+    /// For the other end.
+    Packet(Vec<u8>),
+    /// There is none (any more), and why.
+    Down(String),
 }
 
 /// What the node's administrator can want of the gateway. None of it shows him an owner's data.
@@ -275,6 +313,8 @@ pub enum FromService {
         timeout_ms: u64,
         /// For how long it may wait for a further call of the function; 0: it serves one call only. See [`FromService::KeepContainer`].
         keep_ms: u64,
+        /// Whether only this enclave will do: the call can't be given to another.
+        here: bool,
     },
     /// A container that was asked for is not needed any more: its call was answered otherwise. If it comes all the same, it leaves again.
     Unneeded {
@@ -342,5 +382,12 @@ pub enum FromService {
         request: u64,
         /// Why.
         failure: Failure,
+    },
+    /// Something about a link to another enclave.
+    Link {
+        /// The other enclave.
+        peer: u64,
+        /// What.
+        news: LinkNews,
     },
 }

@@ -140,6 +140,7 @@ fn healthy(request: &Request) -> Response {
         Request::Ps => Response::Ps(Ps {
             enclaves: vec![EnclaveInfo {
                 id: 1,
+                role: "serving".into(),
                 mrenclave: "ab".repeat(32),
                 device: "simulator".into(),
                 tcs_total: 160,

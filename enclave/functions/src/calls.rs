@@ -106,9 +106,21 @@ impl Service {
     }
 
     /// A call gets a new container.
-    fn place(self: &Arc<Self>, mut job: Job) -> Result<(), Failure> {
+    fn place(self: &Arc<Self>, job: Job) -> Result<(), Failure> {
+        self.ask_for_container(job, false)
+    }
+
+    /// A call that can't go to another enclave gets a new container in this one.
+    pub(crate) fn place_here(self: &Arc<Self>, job: Job) {
+        let caller = job.caller;
+        if let Err(failure) = self.ask_for_container(job, true) {
+            self.refuse(caller, failure);
+        }
+    }
+
+    fn ask_for_container(self: &Arc<Self>, mut job: Job, here: bool) -> Result<(), Failure> {
         let container = self.ids.fetch_add(1, SeqCst);
-        let need = need(container, &job.function);
+        let need = need(container, &job.function, here);
         job.container = container;
         self.await_container(job)?;
         self.outbox.post_here(need);
@@ -285,16 +297,21 @@ impl Service {
                 control.stop(failure);
                 self.engines.tick();
             }
+            Lost::Elsewhere(caller, peer, number) => {
+                self.answer(caller, without_result(failure, container));
+                self.cancel_elsewhere(peer, number);
+            }
             Lost::Nothing => {}
         }
     }
 }
 
-fn without_result(failure: Failure, container: u64) -> Outcome {
+/// The outcome of a call of which nothing ran, or of which nobody knows what ran.
+pub(crate) fn without_result(failure: Failure, container: u64) -> Outcome {
     Outcome { result: Err(failure), logs: String::new(), usage: Usage::default(), container, marks: Vec::new() }
 }
 
-fn need(container: u64, function: &Function) -> FromService {
+fn need(container: u64, function: &Function, here: bool) -> FromService {
     let limits = &function.spec.limits;
     FromService::NeedContainer {
         container,
@@ -305,6 +322,7 @@ fn need(container: u64, function: &Function) -> FromService {
         function: function.spec.name.clone(),
         timeout_ms: limits.timeout_ms,
         keep_ms: if function.spec.reuse == Reuse::Fresh { 0 } else { limits.idle_ms },
+        here,
     }
 }
 

@@ -27,6 +27,8 @@ pub enum Client {
     Node(u64),
     /// This process.
     Local(Deployed),
+    /// A link, which gives the name, and is told when there is nothing more to wait for.
+    Link(Name, Box<dyn FnOnce() + Send>),
 }
 
 /// A function to be deployed.
@@ -43,9 +45,10 @@ pub struct Deployment {
 
 impl Deployment {
     fn name(&self) -> Name {
-        let space = match self.client {
+        let space = match &self.client {
             Client::Node(_) => Space::Operator,
             Client::Local(_) => Space::Owners,
+            Client::Link(name, _) => return name.clone(),
         };
         Name { space, name: self.spec.name.clone() }
     }
@@ -112,7 +115,10 @@ impl Service {
             self.ticker.end();
             // A native node keeps what was compiled for its next process; it need not get back what it sent.
             let compiled = function.as_ref().ok().filter(|_| precompiled.is_none()).and_then(Function::precompiled);
-            let kept = function.and_then(|function| {
+            let kept = function.and_then(|mut function| {
+                if self.containers && name.space != Space::Handed {
+                    function.source = self.sources.keep(code);
+                }
                 let digest = function.digest;
                 self.functions.put(&name, function).map(|before| before.inspect(|before| self.retire(before))).map(|_| digest)
             });
@@ -126,6 +132,8 @@ impl Service {
             (Client::Node(request), Ok(digest)) => self.outbox.post(FromService::Deployed { request, digest, precompiled }),
             (Client::Node(request), Err(failure)) => self.outbox.post(FromService::Failed { request, failure }),
             (Client::Local(done), result) => self.outbox.send_out(Box::new(move || done(result))),
+            // Why it can't be is its owner's business, who knew of no error when it was deployed.
+            (Client::Link(_, done), _) => self.outbox.send_out(done),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What is deployed: a function's specification and its code, compiled in this process.
 #![allow(unsafe_code)]
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 
 use sha2::{Digest, Sha256};
@@ -12,6 +12,7 @@ use crate::call::State;
 use crate::javascript::{self, Script};
 use crate::memory::Pool;
 use crate::snapshot::Snapshot;
+use crate::source::Source;
 use crate::{engine, spec, wasi};
 
 /// The engines: one for modules of owners, one for the JavaScript engine, whose memories begin as its image.
@@ -71,12 +72,16 @@ impl Engines {
 
 /// A deployed function.
 pub struct Function {
+    /// Different for each deployment in this process.
+    pub number: u64,
     /// As its owner gave it.
     pub spec: FunctionSpec,
     /// SHA-256 of its code as given.
     pub digest: [u8; 32],
     /// The code, ready to run.
     pub code: Code,
+    /// The code as given, if other enclaves may run it.
+    pub source: Option<Source>,
     /// Its environment as JSON, for scripts.
     pub environment: String,
     /// What the top level of a script that is rewound left, once it was evaluated; `None` inside when each call must evaluate it anew.
@@ -110,7 +115,9 @@ pub enum Code {
 impl Function {
     /// Of its parts.
     pub fn new(spec: FunctionSpec, digest: [u8; 32], code: Code, environment: String) -> Function {
-        Function { spec, digest, code, environment, snapshot: OnceLock::new(), retired: AtomicBool::new(false) }
+        static NUMBERS: AtomicU64 = AtomicU64::new(1);
+        let (number, snapshot, retired) = (NUMBERS.fetch_add(1, SeqCst), OnceLock::new(), AtomicBool::new(false));
+        Function { number, spec, digest, code, source: None, environment, snapshot, retired }
     }
 
     /// The engine that runs it.

@@ -98,6 +98,8 @@ struct Open {
     container: u64,
     control: Arc<Control>,
     done: Option<Done>,
+    /// In another enclave: which, and the call's number there.
+    elsewhere: Option<(u64, u64)>,
 }
 
 /// What the loss of a container means.
@@ -110,6 +112,8 @@ pub enum Lost {
     Again(Box<Job>),
     /// The call runs; this stops it.
     Running(Arc<Control>),
+    /// The call is in another enclave, under this number.
+    Elsewhere(Caller, u64, u64),
     /// No call is there (any more).
     Nothing,
 }
@@ -130,7 +134,7 @@ impl Jobs {
     pub fn open(&mut self, caller: Caller, control: &Arc<Control>, done: Option<Done>) -> bool {
         let new = !self.open.contains_key(&caller) && !matches!(caller, Caller::Node(request) if self.answered.contains(&request));
         if new {
-            self.open.insert(caller, Open { container: 0, control: control.clone(), done });
+            self.open.insert(caller, Open { container: 0, control: control.clone(), done, elsewhere: None });
         }
         new
     }
@@ -139,8 +143,24 @@ impl Jobs {
     pub fn wait(&mut self, job: Job) {
         if let Some(open) = self.open.get_mut(&job.caller) {
             open.container = job.container;
+            open.elsewhere = None;
             self.waiting.insert(job.container, job);
         }
+    }
+
+    /// A call that waits for this container goes to another enclave, as this number. `None` when none waits (any more), or when it has a
+    /// container already.
+    pub fn depart(&mut self, container: u64, peer: u64, number: u64) -> Option<Job> {
+        if self.given.contains_key(&container) {
+            return None;
+        }
+        let mut job = self.waiting.remove(&container)?;
+        job.container = 0;
+        if let Some(open) = self.open.get_mut(&job.caller) {
+            open.container = 0;
+            open.elsewhere = Some((peer, number));
+        }
+        Some(job)
     }
 
     /// Its container is here. `None` when the call was lost or never was.
@@ -172,6 +192,9 @@ impl Jobs {
     /// A call is given up.
     pub fn cancel(&mut self, caller: Caller) -> Lost {
         let Some(open) = self.open.get(&caller) else { return Lost::Nothing };
+        if let Some((peer, number)) = open.elsewhere {
+            return Lost::Elsewhere(caller, peer, number);
+        }
         if self.waiting.remove(&open.container).is_none() {
             return Lost::Running(open.control.clone());
         }

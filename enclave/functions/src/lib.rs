@@ -10,8 +10,8 @@
 //! * *Every call is answered once*, whatever happens to its container: see [`jobs`].
 //!
 //! From the outside in: [`channel`] (packets), [`service`] (who does what), [`handle`] (the service as the gateway in this process sees
-//! it), [`deploy`], [`calls`], [`jobs`] (which call is where), [`registry`] and [`function`] (what is deployed), [`asks`] (questions to the
-//! host), [`call`] (one call), [`wasi`] and [`javascript`] (what the code sees), [`memory`] (where it lives).
+//! it), [`deploy`], [`calls`], [`jobs`] (which call is where), [`links`] (calls that run in another enclave), [`registry`] and [`function`]
+//! (what is deployed), [`asks`] (questions to the host), [`call`] (one call), [`wasi`] and [`javascript`] (what the code sees), [`memory`] (where it lives).
 #![deny(unsafe_code)]
 
 pub mod call;
@@ -28,11 +28,13 @@ pub mod handle;
 pub mod image;
 pub mod javascript;
 pub mod jobs;
+pub mod links;
 pub mod memory;
 pub mod registry;
 pub mod reuse;
 pub mod service;
 pub mod snapshot;
+pub mod source;
 pub mod spec;
 pub mod ticker;
 pub mod wasi;

@@ -11,6 +11,7 @@ use teemate_control::service::{LISTEN_FD, SERVICE_FD};
 use teemate_functions::channel::Channel;
 use teemate_functions::gateway;
 use teemate_functions::service::{Enclave, serve};
+use teemate_link::EnclavePlatform;
 
 fn main() -> ExitCode {
     let inside = teemate_containers::in_enclave();
@@ -21,7 +22,7 @@ fn main() -> ExitCode {
     }
     let fd = std::env::var("TEEMATE_SERVICE_FD").ok().and_then(|text| text.parse().ok()).unwrap_or(SERVICE_FD);
     let start = |handle| if inside { gateway::start(handle, listener()).map(Some) } else { Ok(None) };
-    match serve(Channel(fd), Box::new(Enclave), inside, start) {
+    match serve(Channel(fd), Box::new(Enclave), inside, Box::new(EnclavePlatform), start) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("teemate-functions: {error}");

@@ -1,7 +1,7 @@
-//! What is deployed, in two spaces that do not see each other.
+//! What is deployed, in three spaces that do not see each other.
 //!
-//! The node names the functions of its operator; the gateway in this process names those of owners. A name of one space means nothing in
-//! the other, so that no message of the node reaches an owner's function.
+//! The node names the functions of its operator; the gateway in this process names those of owners; links name what another enclave
+//! handed over. A name of one space means nothing in another, so that no message of the node reaches an owner's function.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,6 +21,8 @@ pub enum Space {
     Operator,
     /// This process.
     Owners,
+    /// Another enclave of this program, over a link.
+    Handed,
 }
 
 /// A name in its space.
@@ -41,7 +43,7 @@ impl fmt::Display for Name {
 /// All functions.
 #[derive(Default)]
 pub struct Registry {
-    spaces: RwLock<[HashMap<String, Arc<Function>>; 2]>,
+    spaces: RwLock<[HashMap<String, Arc<Function>>; 3]>,
 }
 
 impl Registry {
@@ -88,5 +90,10 @@ impl Registry {
 }
 
 fn unknown(name: &Name) -> Failure {
+    if name.space == Space::Handed {
+        // It was compiled once already, by who handed it over.
+        let text = "the function could not be made ready in another enclave, and there was no room in the first; try again later";
+        return Failure::new(FailureKind::Busy, text);
+    }
     Failure::new(FailureKind::Invalid, format!("there is no function '{name}': deploy it first"))
 }

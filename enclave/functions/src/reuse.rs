@@ -187,6 +187,7 @@ impl Service {
     /// Tells containers of a function that is no more to go.
     pub(crate) fn retire(&self, function: &Arc<Function>) {
         function.retired.store(true, SeqCst);
+        self.forget_elsewhere(function);
         let mut jobs = lock(&self.jobs);
         let gone = jobs.dismiss(usize::MAX, Some(function));
         self.idle.fetch_add(gone, SeqCst);

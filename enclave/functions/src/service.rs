@@ -12,6 +12,7 @@ use teemate_control::PROTOCOL;
 use teemate_control::function::{Failure, FailureKind};
 use teemate_control::packet::{Joiner, MAX_PACKET};
 use teemate_control::service::{FromService, Order, OrderDone, Reply, ToService};
+use teemate_link::Platform;
 
 use crate::asks::Asks;
 use crate::calls::Inline;
@@ -20,7 +21,9 @@ use crate::deploy::{Client, Compiler, Deployment};
 use crate::function::Engines;
 use crate::handle::Handle;
 use crate::jobs::{Caller, Input, Jobs};
+use crate::links::Links;
 use crate::registry::{Name, Registry, Space};
+use crate::source::Sources;
 use crate::ticker::Ticker;
 use crate::{lock, spec};
 
@@ -72,9 +75,11 @@ pub struct Service {
     pub(crate) ids: AtomicU64,
     /// Of calls from this process.
     pub(crate) numbers: AtomicU64,
+    pub(crate) links: Links,
+    pub(crate) sources: Sources,
 }
 
-/// Serves the node until it hangs up or says so. `start` is called when functions can be deployed: it may start a gateway, which then
+/// Serves the node until it hangs up or says so. `platform` vouches for this enclave to others. `start` is called when functions can be deployed: it may start a gateway, which then
 /// answers the node's administrator.
 ///
 /// # Errors
@@ -83,6 +88,7 @@ pub fn serve(
     channel: Channel,
     entrance: Box<dyn Entrance>,
     containers: bool,
+    platform: Box<dyn Platform>,
     start: impl FnOnce(Handle) -> io::Result<Option<Gateway>>,
 ) -> io::Result<()> {
     let engines = Engines::new().map_err(|error| io::Error::other(format!("the WebAssembly engine cannot start: {error}")))?;
@@ -103,6 +109,8 @@ pub fn serve(
         containers,
         ids: first_id(),
         numbers: AtomicU64::new(1),
+        links: Links::new(platform),
+        sources: Sources::default(),
     });
     let sender = thread("sender", 256 << 10, {
         let service = service.clone();
@@ -212,6 +220,8 @@ impl Service {
                     answered(reply);
                 }
             }
+            ToService::Link { peer, link } => self.link(peer, link),
+            ToService::Elsewhere { container, peer } => self.elsewhere(container, peer),
             ToService::Administer { request, order } => self.administer(request, order, gateway),
             ToService::Shutdown => {
                 self.finishing.store(true, SeqCst);

@@ -14,6 +14,7 @@ use teemate_control::function::{FailureKind, Kind, Phase};
 use teemate_control::service::{FromService, ToService};
 use teemate_functions::channel::Channel;
 use teemate_functions::service::{Entrance, serve};
+use teemate_link::EnclavePlatform;
 
 /// Containers come in by a channel.
 struct Door(Arc<Mutex<Receiver<u64>>>);
@@ -28,7 +29,7 @@ fn start() -> (Node, Sender<u64>) {
     let (ours, theirs) = pair();
     let (enter, entered) = channel();
     let door = Box::new(Door(Arc::new(Mutex::new(entered))));
-    std::thread::spawn(move || serve(Channel(theirs.into_raw_fd()), door, true, |_| Ok(None)).unwrap());
+    std::thread::spawn(move || serve(Channel(theirs.into_raw_fd()), door, true, Box::new(EnclavePlatform), |_| Ok(None)).unwrap());
     let mut node = Node::over(ours);
     assert!(matches!(node.receive(), FromService::Ready { .. }));
     node.send(&ToService::Hello { protocol: teemate_control::PROTOCOL });

@@ -16,6 +16,7 @@ use teemate_functions::channel::Channel;
 use teemate_functions::handle::Handle;
 use teemate_functions::jobs::Input;
 use teemate_functions::service::{Entrance, Gateway, serve};
+use teemate_link::EnclavePlatform;
 
 const ECHO: &str = include_str!("../../../examples/functions/hello/echo.wat");
 const LOOP: &str = include_str!("../../../examples/functions/misbehaving/loop.wat");
@@ -35,7 +36,7 @@ fn start(containers: bool, gateway: Option<Gateway>) -> (Node, Sender<u64>, Hand
     let (give, given) = channel();
     let door = Box::new(Door(Arc::new(Mutex::new(entered))));
     std::thread::spawn(move || {
-        serve(Channel(theirs.into_raw_fd()), door, containers, |handle| {
+        serve(Channel(theirs.into_raw_fd()), door, containers, Box::new(EnclavePlatform), |handle| {
             give.send(handle).unwrap();
             Ok(gateway)
         })

@@ -18,6 +18,7 @@ use teemate_functions::control::Control;
 use teemate_functions::function::{Engines, Function};
 use teemate_functions::jobs::Input;
 use teemate_functions::service::{Entrance, serve};
+use teemate_link::EnclavePlatform;
 
 macro_rules! need_javascript {
     () => {
@@ -46,7 +47,7 @@ fn start() -> Enclave {
     let (ours, theirs) = pair();
     let (enter, entered) = channel();
     let door = Box::new(Door(Arc::new(Mutex::new(entered))));
-    std::thread::spawn(move || serve(Channel(theirs.into_raw_fd()), door, true, |_| Ok(None)).unwrap());
+    std::thread::spawn(move || serve(Channel(theirs.into_raw_fd()), door, true, Box::new(EnclavePlatform), |_| Ok(None)).unwrap());
     let mut node = Node::over(ours);
     assert!(matches!(node.receive(), FromService::Ready { .. }));
     node.send(&ToService::Hello { protocol: teemate_control::PROTOCOL });

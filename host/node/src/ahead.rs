@@ -77,6 +77,11 @@ impl Ahead {
         self.state.locked().ready.retain(|ready| ready.process.serial != process.serial);
     }
 
+    /// How many wait now.
+    pub fn waiting(&self) -> usize {
+        self.state.locked().ready.len()
+    }
+
     /// How many calls got one.
     pub fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)

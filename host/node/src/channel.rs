@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use teemate_control::PROTOCOL;
 use teemate_control::function::{Failure, FailureKind, FunctionSpec, Outcome};
 use teemate_control::packet::{Joiner, MAX_PACKET, cut};
-use teemate_control::service::{Ask, FromService, KEEP_LIMIT_MS, Order, OrderDone, ToService};
+use teemate_control::service::{Ask, FromService, KEEP_LIMIT_MS, LinkNews, Order, OrderDone, ToService};
 use teemate_runner::board::now_ns;
 
 use crate::error::{Error, Result};
@@ -44,6 +44,8 @@ pub struct Wish {
     pub timeout_ms: u64,
     /// For how long it may wait for further calls; 0: not at all.
     pub keep_ms: u64,
+    /// Whether no other enclave will do.
+    pub here: bool,
     /// When the node read it.
     pub at_ns: u64,
 }
@@ -59,6 +61,8 @@ pub enum Demand {
     Keep(u64, Duration),
     /// Something of the host, to be answered by [`ToService::Reply`].
     Question(u64, Ask),
+    /// Something about its link to another enclave.
+    Link(u64, LinkNews),
 }
 
 /// Answer to a request.
@@ -173,15 +177,16 @@ impl Channel {
 
     fn dispatch(&self, message: FromService, at_ns: u64, on_demand: &mut impl FnMut(Demand)) {
         match message {
-            FromService::NeedContainer { container, memory, cpu_milli, egress, data, function, timeout_ms, keep_ms } => {
+            FromService::NeedContainer { container, memory, cpu_milli, egress, data, function, timeout_ms, keep_ms, here } => {
                 let (timeout_ms, keep_ms) = (timeout_ms.min(TIMEOUT_MAX_MS), keep_ms.min(KEEP_LIMIT_MS));
-                on_demand(Demand::Container(Wish { container, memory, cpu_milli, egress, data, function, timeout_ms, keep_ms, at_ns }));
+                on_demand(Demand::Container(Wish { container, memory, cpu_milli, egress, data, function, timeout_ms, keep_ms, here, at_ns }));
             }
             FromService::Unneeded { container } => on_demand(Demand::Unneeded(container)),
             FromService::KeepContainer { container, for_ms } => {
                 on_demand(Demand::Keep(container, Duration::from_millis(for_ms.min(KEEP_LIMIT_MS))));
             }
             FromService::Ask { question, ask } => on_demand(Demand::Question(question, ask)),
+            FromService::Link { peer, news } => on_demand(Demand::Link(peer, news)),
             FromService::Administered { request, done } => self.answer(request, Answer::Administered(done)),
             FromService::Done { request, outcome } => self.answer(request, Answer::Done { outcome: Box::new(outcome), at_ns }),
             FromService::Deployed { request, digest, precompiled } => self.answer(request, Answer::Deployed { digest, precompiled }),
@@ -399,6 +404,7 @@ mod tests {
                             function,
                             timeout_ms: 1,
                             keep_ms: 0,
+                            here: false,
                         });
                         say(FromService::Done { request, outcome: outcome(&params) });
                     }

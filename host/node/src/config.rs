@@ -80,6 +80,12 @@ pub struct Config {
     /// Threads of the enclave kept for the payload itself; containers share the rest.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=512), default_value = "24")]
     pub service_threads: u32,
+    /// The most enclaves of the image: the one that serves, and workers that are built when it has no room for a call. 1: no workers.
+    #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=16), default_value = "1")]
+    pub enclaves: usize,
+    /// How long a worker enclave stays without being given a call, in seconds.
+    #[arg(long, value_parser = seconds, default_value = "60")]
+    pub worker_idle: Duration,
     /// The most calls that wait for a thread of the enclave.
     #[arg(long, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(0..=65536), default_value = "4096")]
     pub queue: usize,
@@ -183,7 +189,15 @@ mod tests {
         assert!(seconds("0.5").is_ok() && seconds("nan").is_err() && seconds("-1").is_err());
         let parse = |arguments: &[&str]| Config::try_parse_from([&["teemate-node"], arguments].concat());
         assert!(parse(&["--sharing", "native"]).is_ok());
-        for bad in [["--sharing", "x"], ["--max-containers", "0"], ["--ready-fd", "1"], ["--service-threads", "0"], ["--listen", "x"]] {
+        for bad in [
+            ["--sharing", "x"],
+            ["--max-containers", "0"],
+            ["--ready-fd", "1"],
+            ["--service-threads", "0"],
+            ["--enclaves", "0"],
+            ["--worker-idle", "x"],
+            ["--listen", "x"],
+        ] {
             assert!(parse(&bad).is_err(), "{bad:?}");
         }
     }

@@ -7,6 +7,7 @@
 //! * [`control`]: the socket that clients ask at;
 //! * [`store`], [`history`]: functions, and their last calls;
 //! * [`shared`], [`solo`]: the modes;
+//! * [`workers`]: further enclaves, when the shared one has no room;
 //! * [`takeover`]: the service, when its process is killed;
 //! * [`upgrade`]: from one image to another;
 //! * [`channel`]: the node's end of a function service;
@@ -46,6 +47,7 @@ pub mod takeover;
 pub mod tasks;
 mod text;
 pub mod upgrade;
+pub mod workers;
 
 pub use config::Config;
 pub use error::{Error, Result};

@@ -45,6 +45,7 @@ pub struct Metrics {
     calls: Family<CallLabels, Counter>,
     phases: Family<PhaseLabels, Histogram, fn() -> Histogram>,
     rebuilds: Counter,
+    elsewhere: Counter,
 }
 
 impl Default for Metrics {
@@ -64,7 +65,9 @@ impl Metrics {
         registry.register_with_unit("phase", help, Unit::Seconds, phases.clone());
         let rebuilds = Counter::default();
         registry.register("rebuilds", "Times that the shared enclave was built anew", rebuilds.clone());
-        Metrics { registry: Mutex::new(registry), calls, phases, rebuilds }
+        let elsewhere = Counter::default();
+        registry.register("calls_elsewhere", "Calls that were sent to a worker enclave", elsewhere.clone());
+        Metrics { registry: Mutex::new(registry), calls, phases, rebuilds, elsewhere }
     }
 
     /// Notes a call.
@@ -81,6 +84,11 @@ impl Metrics {
             let seconds = pair[1].at_ns.saturating_sub(pair[0].at_ns) as f64 * 1e-9;
             self.phases.get_or_create(&PhaseLabels { sharing: sharing.clone(), phase }).observe(seconds);
         }
+    }
+
+    /// Notes that a call was sent to a worker enclave.
+    pub fn sent_elsewhere(&self) {
+        self.elsewhere.inc();
     }
 
     /// Notes that the shared enclave was built anew.
@@ -168,21 +176,25 @@ impl Collector for Live {
             let labels = [("container", container.to_string()), ("role", kind.name().to_owned())];
             ConstGauge::new(i64::try_from(pages).unwrap_or(i64::MAX)).encode(charged.encode_family(&labels)?)?;
         }
-        if let Some(shared) = node.current() {
+        let all = node.all_shared();
+        let mut tcs = encoder.encode_descriptor("tcs", "TCSs of shared enclaves, by state", None, MetricType::Gauge)?;
+        for shared in &all {
             let (_, count) = shared.tcs();
-            let states = [
-                ("free", u64::from(count.free)),
-                ("held", u64::from(count.held)),
-                ("orphaned", u64::from(count.orphaned)),
-                ("stuck", u64::from(count.stuck)),
-            ];
-            family(&mut encoder, "tcs", "TCSs of the shared enclave, by state", MetricType::Gauge, "state", &states)?;
-            let [idle, call, inside] = shared.adopted();
+            for (state, number) in [("free", count.free), ("held", count.held), ("orphaned", count.orphaned), ("stuck", count.stuck)] {
+                let labels = [("enclave", shared.id.to_string()), ("role", shared.role().to_owned()), ("state", state.to_owned())];
+                ConstGauge::new(i64::from(number)).encode(tcs.encode_family(&labels)?)?;
+            }
+        }
+        let workers = all.iter().filter(|shared| shared.post.is_worker()).count() as u64;
+        plain(&mut encoder, "workers", "Worker enclaves", MetricType::Gauge, workers)?;
+        if let Some(shared) = node.current() {
+            let ([idle, call, inside], takeovers) = node.threads();
             let found = [("idle", idle), ("in_call", call), ("inside", inside)];
             family(&mut encoder, "threads_adopted", "Orphaned threads brought to their end", MetricType::Counter, "found", &found)?;
             let help = "Processes that took the service over from a killed one";
-            plain(&mut encoder, "service_takeovers", help, MetricType::Counter, shared.taken_over())?;
-            plain(&mut encoder, "containers_queued", "Containers that wait for a TCS", MetricType::Gauge, shared.queued() as u64)?;
+            plain(&mut encoder, "service_takeovers", help, MetricType::Counter, takeovers)?;
+            let queued = all.iter().map(|shared| shared.queued() as u64).sum();
+            plain(&mut encoder, "containers_queued", "Containers that wait for a TCS", MetricType::Gauge, queued)?;
             let taken = shared.containers_taken();
             plain(&mut encoder, "containers_taken", "Calls that got a container made ahead of them", MetricType::Counter, taken)?;
             plain(

@@ -68,6 +68,7 @@ pub struct Shop {
     solos: Mutex<HashMap<u64, Arc<dyn Enclave>>>,
     /// Of enclaves that are no more.
     past: Mutex<(Counters, [u64; OCALL_KINDS])>,
+    past_threads: Mutex<([u64; 3], u64)>,
     alarm: (Mutex<bool>, Condvar),
 }
 
@@ -94,18 +95,25 @@ impl Shop {
             precompiled: Mutex::new(HashMap::new()),
             solos: Mutex::new(HashMap::new()),
             past: Mutex::new((Counters::default(), [0; OCALL_KINDS])),
+            past_threads: Mutex::default(),
             alarm: (Mutex::new(false), Condvar::new()),
         })
     }
 
-    /// Builds an enclave from the image.
-    pub fn build(&self) -> Result<Box<dyn Enclave>> {
-        let (device, image) = self
-            .device
-            .as_ref()
-            .ok_or_else(|| Error::Missing("this node was started without --image, so only native calls are possible".to_owned()))?;
-        let image = Arc::clone(&image.locked());
-        Ok(device.build(&image, &BuildOptions { epc_limit_pages: self.config.epc_limit / teemate_abi::layout::PAGE_SIZE })?)
+    fn device(&self) -> Result<&Builder> {
+        let missing = || Error::Missing("this node was started without --image, so only native calls are possible".to_owned());
+        self.device.as_ref().ok_or_else(missing)
+    }
+
+    /// The image of the enclaves to come.
+    pub fn image(&self) -> Result<Arc<Image>> {
+        self.device().map(|(_, image)| Arc::clone(&image.locked()))
+    }
+
+    /// Builds an enclave from an image.
+    pub fn build(&self, image: &Image) -> Result<Box<dyn Enclave>> {
+        let options = BuildOptions { epc_limit_pages: self.config.epc_limit / teemate_abi::layout::PAGE_SIZE };
+        Ok(self.device()?.0.build(image, &options)?)
     }
 
     /// Takes another image for the enclaves to come; gives the one before.
@@ -115,8 +123,7 @@ impl Shop {
 
     /// As [`Shop::replace_image`], with one that was here before.
     pub fn replace_image_shared(&self, image: Arc<Image>) -> Result<Arc<Image>> {
-        let (_, slot) = self.device.as_ref().ok_or_else(|| Error::Missing("this node was started without --image".to_owned()))?;
-        Ok(std::mem::replace(&mut *slot.locked(), image))
+        Ok(std::mem::replace(&mut *self.device()?.1.locked(), image))
     }
 
     /// A number for an enclave.
@@ -156,6 +163,12 @@ impl Shop {
         }
     }
 
+    /// The same of its threads: those that were adopted, and processes that took the service over.
+    pub fn account_threads(&self, shared: &SharedEnclave) {
+        let mut past = self.past_threads.locked();
+        *past = with_threads(*past, shared);
+    }
+
     /// Answers a question about quotes.
     pub fn quote(&self, ask: &Ask) -> Reply {
         let Some(quoting) = &self.quoting else { return Reply::Failed("this node has no enclave device, and so no quotes".to_owned()) };
@@ -190,6 +203,13 @@ pub fn add_phases(marks: &mut Vec<Mark>, more: impl IntoIterator<Item = Mark>) {
             marks.push(mark);
         }
     }
+}
+
+fn with_threads((mut adopted, takeovers): ([u64; 3], u64), shared: &SharedEnclave) -> ([u64; 3], u64) {
+    for (total, count) in adopted.iter_mut().zip(shared.adopted()) {
+        *total += count;
+    }
+    (adopted, takeovers + shared.taken_over())
 }
 
 /// Counters of two enclaves.
@@ -273,6 +293,12 @@ impl Node {
     /// The shared enclave, if it is there.
     pub fn current(&self) -> Option<Arc<SharedEnclave>> {
         self.shared.locked().clone()
+    }
+
+    /// The shared enclave and its workers.
+    pub fn all_shared(&self) -> Vec<Arc<SharedEnclave>> {
+        let serving = self.current();
+        serving.into_iter().flat_map(|serving| std::iter::once(Arc::clone(&serving)).chain(serving.worker_enclaves())).collect()
     }
 
     /// The shared enclave; built if this is the first call that wants it.
@@ -520,12 +546,12 @@ impl Node {
     /// All enclaves.
     pub fn enclave_rows(&self) -> Vec<EnclaveInfo> {
         let mut rows = Vec::new();
-        if let Some(shared) = self.current() {
+        for shared in self.all_shared() {
             let (total, count) = shared.tcs();
-            rows.push(crate::solo::row(shared.id, &*shared.enclave, total - count.free));
+            rows.push(crate::solo::row(shared.id, shared.role(), &*shared.enclave, total - count.free));
         }
         let solos: Vec<_> = self.shop.solos(|rows| rows.iter().map(|(id, enclave)| (*id, Arc::clone(enclave))).collect());
-        rows.extend(solos.iter().map(|(id, enclave)| crate::solo::row(*id, &**enclave, enclave.tcs_count())));
+        rows.extend(solos.iter().map(|(id, enclave)| crate::solo::row(*id, "exclusive", &**enclave, enclave.tcs_count())));
         rows.sort_by_key(|row| row.id);
         rows
     }
@@ -533,19 +559,22 @@ impl Node {
     /// What runs.
     pub fn ps(&self) -> Ps {
         let mut containers: Vec<_> = self.shop.containers.all().iter().map(|process| process.info()).collect();
-        if let Some(shared) = self.current() {
+        for shared in self.all_shared() {
             let of_it = containers.iter_mut().filter(|one| one.enclave == Some(shared.id) && one.role != Kind::Ready.name());
             of_it.for_each(|container| container.charged_pages = container.tcs.map(|tcs| shared.enclave.charged_pages(tcs)));
         }
         Ps { enclaves: self.enclave_rows(), containers }
     }
 
-    /// Containers of the shared enclave that run a function, and the EPC pages that are charged to each.
+    /// Containers of shared enclaves that run a function, and the EPC pages that are charged to each.
     pub fn charged_pages(&self) -> Vec<(u64, Kind, u64)> {
-        let Some(shared) = self.current() else { return Vec::new() };
-        let of_it =
-            self.shop.containers.all().into_iter().filter(|process| process.enclave == Some(shared.id) && process.kind() != Kind::Ready);
-        of_it.filter_map(|process| Some((process.id(), process.kind(), shared.enclave.charged_pages(process.lease?.tcs)))).collect()
+        let all = self.shop.containers.all();
+        let mut rows = Vec::new();
+        for shared in self.all_shared() {
+            let of_it = all.iter().filter(|process| process.enclave == Some(shared.id) && process.kind() != Kind::Ready);
+            rows.extend(of_it.filter_map(|one| Some((one.id(), one.kind(), shared.enclave.charged_pages(one.lease?.tcs)))));
+        }
+        rows
     }
 
     /// Prometheus text.
@@ -556,7 +585,7 @@ impl Node {
     /// Counters of all enclaves, and OCALLs by kind, since the node's start.
     pub fn counters(&self) -> (Counters, [u64; OCALL_KINDS]) {
         let (mut counters, mut ocalls) = *self.shop.past.locked();
-        if let Some(shared) = self.current() {
+        for shared in self.all_shared() {
             counters = sum(counters, shared.enclave.counters());
             for (total, count) in ocalls.iter_mut().zip(shared.board.ocalls()) {
                 *total += count;
@@ -566,6 +595,12 @@ impl Node {
             counters = sum(counters, enclave.counters());
         }
         (counters, ocalls)
+    }
+
+    /// Threads of shared enclaves since the node's start: adopted, by where they were found, and taken over with a service.
+    pub fn threads(&self) -> ([u64; 3], u64) {
+        let past = *self.shop.past_threads.locked();
+        self.all_shared().iter().fold(past, |sum, shared| with_threads(sum, shared))
     }
 
     /// Kills a container.

@@ -19,6 +19,7 @@ use teemate_container::cgroup::Limits;
 use teemate_container::command::EXIT_NOT_EXECUTED;
 use teemate_control::function::{Failure, FailureKind, Mark, Outcome, Phase};
 use teemate_control::service::ToService;
+use teemate_image::Image;
 use teemate_runner::board::{Board, Guest, now_ns};
 use teemate_runner::body::SYNC;
 use teemate_runner::reaper::{Command, Report, decode, encode};
@@ -36,6 +37,7 @@ use crate::lease::{Count, Lease, Leases};
 use crate::locks::{Lock, wait};
 use crate::node::{Shop, add_phases};
 use crate::takeover::Lives;
+use crate::workers::Post;
 
 /// How long the payload has to boot.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
@@ -102,10 +104,10 @@ pub struct SharedEnclave {
     pub enclave: Box<dyn Enclave>,
     /// Shared with its processes.
     pub board: Arc<Board>,
-    channel: Arc<Channel>,
+    pub(crate) channel: Arc<Channel>,
     answers: Answers,
     nursery: Nursery,
-    shop: Arc<Shop>,
+    pub(crate) shop: Arc<Shop>,
     leases: Mutex<Leases<u64>>,
     service_tcs: u32,
     queue: (Mutex<VecDeque<Waiting>>, Condvar),
@@ -117,7 +119,7 @@ pub struct SharedEnclave {
     reaper: OwnedFd,
     /// With the reaper, and until when.
     adoptions: Mutex<HashMap<u32, Instant>>,
-    stopping: AtomicBool,
+    pub(crate) stopping: AtomicBool,
     /// Why it can't go on, once it can't.
     broken: Mutex<Option<String>>,
     adopted: [AtomicU64; 3],
@@ -127,13 +129,23 @@ pub struct SharedEnclave {
     keeping: Mutex<Keeping>,
     /// Containers of tasks whose function was called and did not ask for its container yet, by the function's name.
     expected: Mutex<HashMap<String, Ready>>,
+    /// Whether it serves, or works for one that does.
+    pub(crate) post: Post,
 }
 
 impl SharedEnclave {
     /// Builds the enclave, and starts its zygote, reaper and service. Returns when the service is ready.
     pub fn start(shop: &Arc<Shop>) -> Result<Arc<SharedEnclave>> {
+        let image = shop.image()?;
+        let this = SharedEnclave::start_at(shop, &image, Post::serving(shop, &image))?;
+        crate::workers::tend(&this).inspect_err(|_| this.down())?;
+        Ok(this)
+    }
+
+    /// The same, at this post.
+    pub(crate) fn start_at(shop: &Arc<Shop>, image: &Image, post: Post) -> Result<Arc<SharedEnclave>> {
         let begun = Instant::now();
-        let enclave = shop.build()?;
+        let enclave = shop.build(image)?;
         let built = begun.elapsed();
         let board = Arc::new(Board::create().map_err(Error::system("make the memory shared with containers"))?);
         let mut descriptors =
@@ -162,7 +174,10 @@ impl SharedEnclave {
             service_tcs,
             queue: (Mutex::new(VecDeque::new()), Condvar::new()),
             starting: Mutex::new(()),
-            ahead: Ahead::new(shop.config.ready_containers, limits(teemate_control::function::Limits::default().memory, 0)),
+            ahead: Ahead::new(
+                if post.is_worker() { 0 } else { shop.config.ready_containers },
+                limits(teemate_control::function::Limits::default().memory, 0),
+            ),
             calls: Mutex::new(Calls::default()),
             trouble: Mutex::new(sender),
             reaper,
@@ -174,6 +189,7 @@ impl SharedEnclave {
             invoking: AtomicU64::new(0),
             keeping: Mutex::new(Keeping::Nothing),
             expected: Mutex::new(HashMap::new()),
+            post,
         });
         match this.bring_up(&service_end, &reapers_end, troubles) {
             Ok(()) => {
@@ -214,10 +230,11 @@ impl SharedEnclave {
                 Demand::Unneeded(container) => on.unneeded(container),
                 Demand::Keep(container, time) => on.keep(container, time),
                 Demand::Question(question, ask) => on.answers.leave(&on.channel, question, ask),
+                Demand::Link(peer, news) => on.on_link(peer, news),
             });
             this.fail("the function service closed its channel");
         })?;
-        if self.shop.config.ready_containers > 0 {
+        if self.shop.config.ready_containers > 0 && !self.post.is_worker() {
             self.thread("ahead", |this| this.ahead_loop())?;
         }
         Ok(())
@@ -262,7 +279,7 @@ impl SharedEnclave {
 
     /// Starts the process of the payload's own threads, in its nth life.
     fn service(self: &Arc<Self>, end: &OwnedFd, life: u32) -> Result<Arc<Process>> {
-        let listener = self.shop.listener.as_ref().map(Listener::fd);
+        let listener = self.shop.listener.as_ref().filter(|_| !self.post.is_worker()).map(Listener::fd);
         let tcs = (0..self.service_tcs).collect();
         let data = self.shop.data.clone();
         let broker = data.map(|data| crate::broker::serve(Allowed { egress: Vec::new(), data: Some(data) }, None, true)).transpose()?;
@@ -344,6 +361,7 @@ impl SharedEnclave {
             drop(broken);
             self.lives.close();
             self.channel.close();
+            self.tell_failed(why);
             self.shop.wake();
         }
     }
@@ -363,8 +381,9 @@ impl SharedEnclave {
         self.invoking.fetch_sub(1, Ordering::AcqRel);
         let (mut outcome, returned_ns) = invoked?;
         let (process, refused) = {
-            let mut calls = self.calls.locked();
-            (calls.by_container.get(&outcome.container).cloned(), calls.refused.remove(&outcome.container))
+            let known = self.known_of(outcome.container);
+            let elsewhere = || self.worker_enclaves().iter().map(|worker| worker.known_of(outcome.container)).find(Option::is_some);
+            known.or_else(|| elsewhere().flatten()).unwrap_or_default()
         };
         if let (Some(reason), Err(failure)) = (refused, &mut outcome.result) {
             *failure = Failure::new(FailureKind::Busy, reason);
@@ -378,9 +397,17 @@ impl SharedEnclave {
         Ok(outcome)
     }
 
+    /// What this enclave's part of the node knows of a container: its process, and why it was refused.
+    fn known_of(&self, container: u64) -> Option<(Option<Arc<Process>>, Option<String>)> {
+        let mut calls = self.calls.locked();
+        let (process, refused) = (calls.by_container.get(&container).cloned(), calls.refused.remove(&container));
+        (process.is_some() || refused.is_some()).then_some((process, refused))
+    }
+
     // ---- starting containers ----
 
     fn on_wish(self: &Arc<Self>, wish: Wish) {
+        self.post.arrived();
         let expected = self.expected.locked().remove(&wish.function);
         if let Some(ready) = expected {
             self.give_to_task(ready, &wish);
@@ -388,15 +415,23 @@ impl SharedEnclave {
         }
         // The short ways: nobody waits, and a container is ready, or the zygote and a TCS are free. No other thread has to be woken.
         let nobody_waits = self.queue.0.locked().is_empty();
+        if nobody_waits && self.is_short_of_memory() && self.send_elsewhere(&wish) {
+            return;
+        }
         if nobody_waits && self.take_ahead(&wish) {
             return;
         }
         if nobody_waits && let Ok(starting) = self.starting.try_lock() {
             if let Some(lease) = self.lease(wish.container) {
                 self.start_container(wish, lease);
+                drop(starting);
+                self.foresee();
                 return;
             }
             drop(starting);
+            if self.send_elsewhere(&wish) {
+                return;
+            }
         }
         let mut queue = self.queue.0.locked();
         if queue.len() >= self.shop.config.queue {
@@ -412,6 +447,11 @@ impl SharedEnclave {
 
     /// Containers are short: those that only wait for further calls shall go. Said now and then, for as long as it is so.
     fn reclaim(&self) {
+        self.reclaim_for(self.queued());
+    }
+
+    /// The same, for so many that wait, here or elsewhere.
+    pub(crate) fn reclaim_for(&self, waiting: usize) {
         {
             let mut asked = self.keeping.locked();
             match *asked {
@@ -420,7 +460,7 @@ impl SharedEnclave {
                 Keeping::Some(_) => *asked = Keeping::Some(Some(Instant::now())),
             }
         }
-        let wanted = u32::try_from(self.queued()).unwrap_or(u32::MAX);
+        let wanted = u32::try_from(waiting).unwrap_or(u32::MAX);
         if wanted > 0 {
             self.want_back(wanted);
         }
@@ -428,11 +468,45 @@ impl SharedEnclave {
 
     /// When EPC is short, containers that only wait shall go, a few at a time.
     fn spare_memory(&self) {
-        let epc = self.enclave.epc();
-        let short = epc.limit > 0 && epc.pages.saturating_mul(10) > epc.limit.saturating_mul(9);
-        if short && !matches!(*self.keeping.locked(), Keeping::Nothing) {
+        if self.is_short_of_memory() && !matches!(*self.keeping.locked(), Keeping::Nothing) {
             self.want_back(RECLAIM_FOR_MEMORY);
         }
+    }
+
+    /// Whether nine tenths of the EPC that it may have are in use.
+    pub(crate) fn is_short_of_memory(&self) -> bool {
+        let epc = self.enclave.epc();
+        epc.limit > 0 && epc.pages.saturating_mul(10) > epc.limit.saturating_mul(9)
+    }
+
+    /// Whether there are containers that may be waiting for further calls.
+    pub(crate) fn keeps(&self) -> bool {
+        !matches!(*self.keeping.locked(), Keeping::Nothing)
+    }
+
+    /// How long the call that has waited longest waits for a container.
+    pub(crate) fn waited(&self) -> Duration {
+        let until = self.queue.0.locked().front().map(|waiting| waiting.until);
+        until.map_or(Duration::ZERO, |until| self.shop.config.queue_timeout.saturating_sub(until.saturating_duration_since(Instant::now())))
+    }
+
+    /// TCSs that a container could have now: free ones, and those of containers that are made ahead. And how many containers may have.
+    pub(crate) fn room(&self) -> (usize, usize) {
+        let free = self.leases.locked().count().free as usize;
+        (free + self.ahead.waiting(), (self.enclave.tcs_count() - self.service_tcs) as usize)
+    }
+
+    /// A TCS is free: whoever waits here may have it, or whoever waits in the enclave that this one works for.
+    fn freed(&self) {
+        if !self.queue.0.locked().is_empty() {
+            self.queue.1.notify_one();
+        }
+        self.tell_freed();
+    }
+
+    /// Has the starter look at what waits.
+    pub(crate) fn nudge_starter(&self) {
+        self.queue.1.notify_one();
     }
 
     fn want_back(&self, wanted: u32) {
@@ -507,12 +581,31 @@ impl SharedEnclave {
                         self.queue.0.locked().push_front(waiting);
                         self.dismiss_one();
                         drop(starting);
+                        self.send_queued_elsewhere();
                         self.reclaim();
                         break;
                     }
                 }
             }
         }
+    }
+
+    /// Calls that wait go where there is room, the one that has waited longest first.
+    fn send_queued_elsewhere(&self) {
+        let (mut going, mut lacking) = (Vec::new(), None);
+        self.queue.0.locked().retain(|waiting| {
+            if lacking.is_some() || waiting.wish.here {
+                return true;
+            }
+            let peer = self.pick_worker(&waiting.wish);
+            match peer {
+                Some(peer) => going.push((waiting.wish.container, peer)),
+                None => lacking = Some(waiting.wish.clone()),
+            }
+            peer.is_none()
+        });
+        going.into_iter().for_each(|(container, peer)| self.send_there(container, peer));
+        lacking.iter().for_each(|wish| self.lack_room(wish));
     }
 
     fn start_container(self: &Arc<Self>, wish: Wish, lease: Lease) {
@@ -824,9 +917,7 @@ impl SharedEnclave {
                 self.trouble(Trouble::Lost { container: process.id(), pid: process.pid, reason: reason(process, ended), orphan });
             }
         }
-        if !self.queue.0.locked().is_empty() {
-            self.queue.1.notify_one();
-        }
+        self.freed();
     }
 
     /// The end of a container that had no call.
@@ -955,7 +1046,7 @@ impl SharedEnclave {
                     if !self.leases.locked().adopted(tcs) {
                         tracing::error!(tcs, "the reaper reports a thread that it was not given");
                     }
-                    self.queue.1.notify_one();
+                    self.freed();
                 }
                 Some(Report::Stuck { tcs, status }) => {
                     self.adoptions.locked().remove(&tcs);
@@ -978,6 +1069,7 @@ impl SharedEnclave {
         if self.stopping.swap(true, Ordering::AcqRel) {
             return;
         }
+        self.post.down();
         self.lives.close();
         self.channel.close();
         self.queue.1.notify_all();
@@ -992,6 +1084,7 @@ impl SharedEnclave {
             tracing::error!(enclave = id, "processes of the enclave did not end within 10 s");
         }
         self.shop.account(&*self.enclave, &self.board);
+        self.shop.account_threads(self);
     }
 }
 

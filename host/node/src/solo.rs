@@ -46,7 +46,8 @@ impl Solo {
     /// An enclave of its own for the container.
     pub fn exclusive(shop: &Arc<Shop>, nursery: &Nursery, function: &Function, marks: Vec<Mark>) -> Result<Solo> {
         let requested = Mark { phase: Phase::ContainerRequested, at_ns: now_ns() };
-        let enclave: Arc<dyn Enclave> = Arc::from(shop.build()?);
+        let image = shop.image()?;
+        let enclave: Arc<dyn Enclave> = Arc::from(shop.build(&image)?);
         let board = Board::create().map_err(Error::system("make the memory shared with the container"))?;
         let descriptors = enclave.share()?;
         let role = Role::Service {
@@ -139,7 +140,7 @@ impl Solo {
                     tracing::warn!(container = wish.container, "a payload of its own asked for a container; it gets none");
                 }
                 // It was told to call in its own process, where nothing waits.
-                Demand::Unneeded(_) | Demand::Keep(..) => {}
+                Demand::Unneeded(_) | Demand::Keep(..) | Demand::Link(..) => {}
                 Demand::Question(question, _) => {
                     let reply = Reply::Failed("a payload of its own has no sealed store and no quotes".to_owned());
                     let _ = channel.send(&ToService::Reply { question, reply });
@@ -234,10 +235,11 @@ fn has_egress(function: &Function) -> bool {
 }
 
 /// A row of `ps`.
-pub fn row(id: u64, enclave: &dyn Enclave, tcs_leased: u32) -> EnclaveInfo {
+pub fn row(id: u64, role: &str, enclave: &dyn Enclave, tcs_leased: u32) -> EnclaveInfo {
     let epc = enclave.epc();
     EnclaveInfo {
         id,
+        role: role.to_owned(),
         mrenclave: hex(&enclave.mrenclave()),
         device: crate::device::name(enclave.kind()).to_owned(),
         tcs_total: enclave.tcs_count(),

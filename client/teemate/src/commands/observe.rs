@@ -49,6 +49,7 @@ fn describe(ps: &Ps) -> String {
         let limit = if enclave.epc_limit == 0 { "no limit".to_owned() } else { bytes(enclave.epc_limit.saturating_mul(4096)) };
         vec![
             enclave.id.to_string(),
+            enclave.role.clone(),
             enclave.device.clone(),
             enclave.mrenclave.chars().take(16).collect(),
             format!("{}/{}", enclave.tcs_leased, enclave.tcs_total),
@@ -57,7 +58,7 @@ fn describe(ps: &Ps) -> String {
             limit,
         ]
     });
-    let enclaves = table(&["enclave", "device", "mrenclave", "tcs", "pages", "epc", "limit"], enclaves.collect(), &[0, 3, 4, 5]);
+    let enclaves = table(&["enclave", "role", "device", "mrenclave", "tcs", "pages", "epc", "limit"], enclaves.collect(), &[0, 4, 5, 6]);
     let optional = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     let containers = ps.containers.iter().map(|container| {
         vec![

@@ -107,6 +107,8 @@ impl Runner for Arc<Containers> {
             function: "snapshot".to_owned(),
             timeout_ms: TIMEOUT_MS,
             keep_ms: 0,
+            // What is in memory is in this enclave.
+            here: true,
         });
         Ok(())
     }

@@ -108,8 +108,8 @@ fn read(channel: Channel, node: &Node, containers: &Containers, orders: &Sender<
                     node.outbox.post_here(FromService::Failed { request, failure });
                 }
             }
-            // There are no calls, and no containers that wait for another.
-            ToService::Cancel { .. } | ToService::Reclaim { .. } => {}
+            // There are no calls, no containers that wait for another, and no other enclaves to send anything to.
+            ToService::Cancel { .. } | ToService::Reclaim { .. } | ToService::Link { .. } | ToService::Elsewhere { .. } => {}
             ToService::Shutdown => return Ok(()),
         }
     }
