@@ -17,7 +17,7 @@
 //! waits for an answer over it is told that it is lost.
 //!
 //! * [`handshake`]: from nothing to a session;
-//! * [`session`]: records;
+//! * [`session`][]: records;
 //! * [`platform`]: what the processor does for it.
 #![forbid(unsafe_code)]
 
