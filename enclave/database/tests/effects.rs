@@ -5,6 +5,7 @@ mod common;
 
 use common::machine::Machine;
 use proptest::prelude::*;
+use teemate_database::persistence;
 use teemate_sealed::simulated::Disk;
 
 /// Numbers that look random, and are the same for the same seed.
@@ -212,18 +213,16 @@ fn run(seed: u64, steps: usize) {
         lines.push(machine.session.last);
         match dice.roll(60) {
             0..20 => assert!(machine.commit()),
-            20 => {
-                // A rewrite, while more happens.
-                if teemate_database::persistence::rewrite(&mut machine.store, &mut machine.shared).is_ok() {
-                    for _ in 0..dice.roll(30) {
-                        step(&mut machine, &mut dice);
-                        machine.store.walk();
-                        assert!(machine.commit());
-                        teemate_database::persistence::upkeep(&mut machine.store, &mut machine.shared);
-                    }
-                    teemate_database::persistence::finish(&mut machine.store, &mut machine.shared);
-                    assert_eq!(machine.shared.log.rewrite_failed(), None);
+            // A rewrite, while more happens.
+            20 if persistence::rewrite(&mut machine.store, &mut machine.shared).is_ok() => {
+                for _ in 0..dice.roll(30) {
+                    step(&mut machine, &mut dice);
+                    machine.store.walk();
+                    assert!(machine.commit());
+                    persistence::upkeep(&mut machine.store, &mut machine.shared);
                 }
+                persistence::finish(&mut machine.store, &mut machine.shared);
+                assert_eq!(machine.shared.log.rewrite_failed(), None);
             }
             21 => {
                 assert!(machine.commit());
