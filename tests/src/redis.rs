@@ -126,7 +126,17 @@ impl Proxy {
         let mrenclave = node.status().map_err(|error| error.to_string())?.mrenclave;
         let policy = owner.policy("policy.toml", &format!("mrenclave = \"{mrenclave}\""))?;
         let mut command = Command::new(artifacts.program("teemate"));
-        command.args(["--json", "proxy", "--endpoint", &format!("https://{endpoint}"), "--protocol", "redis", "--listen", "127.0.0.1:0", "--policy"]);
+        command.args([
+            "--json",
+            "proxy",
+            "--endpoint",
+            &format!("https://{endpoint}"),
+            "--protocol",
+            "redis",
+            "--listen",
+            "127.0.0.1:0",
+            "--policy",
+        ]);
         command.arg(&policy).env("HOME", owner.home()).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(|error| error.to_string())?;
         let mut line = String::new();

@@ -93,7 +93,10 @@ fn memory_is_as_before(node: &Node, work: impl Fn()) {
         let (after, kib_after, processes_after) = &rest;
         assert_eq!(after.tcs_leased, before.tcs_leased, "a TCS leaks");
         assert_eq!(*processes_after, processes_before, "processes are left");
-        println!("EPC pages: {} before, {} after; memory: {kib_before} KiB before, {kib_after} KiB after", before.epc_pages, after.epc_pages);
+        println!(
+            "EPC pages: {} before, {} after; memory: {kib_before} KiB before, {kib_after} KiB after",
+            before.epc_pages, after.epc_pages
+        );
         if after.epc_pages <= before.epc_pages + SLACK_KIB / 4 && *kib_after <= kib_before + SLACK_KIB {
             break;
         }

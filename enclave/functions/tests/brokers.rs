@@ -23,6 +23,7 @@ use teemate_gateway::KeyBrokers;
 use teemate_gateway::testing::SimulatedAttester;
 use teemate_kbs::testing::{Authority, Broker as Server};
 use teemate_kbs::{Broker, KbsError, ResourceId};
+use teemate_link::EnclavePlatform;
 
 /// Long and like nothing else, so that it is found wherever it is.
 const SECRET: &[u8] = b"a secret that no host may ever see, whatever it does to the bytes";
@@ -114,7 +115,7 @@ impl World {
         let (ours, theirs) = pair();
         let (give, given) = channel();
         std::thread::spawn(move || {
-            serve(Channel(theirs.into_raw_fd()), Box::new(Closed), true, |handle| {
+            serve(Channel(theirs.into_raw_fd()), Box::new(Closed), true, Box::new(EnclavePlatform), |handle| {
                 give.send(handle).unwrap();
                 Ok(None)
             })

@@ -279,7 +279,8 @@ mod tests {
     fn a_lying_status_is_an_error() {
         assert_eq!(believe((libc::S_IFREG | 0o4600, 7)), Ok((libc::S_IFREG | 0o600, 7)));
         assert_eq!(believe((libc::S_IFDIR | 0o700, MAX_SIZE)), Ok((libc::S_IFDIR | 0o700, MAX_SIZE)));
-        for lie in [(libc::S_IFREG, MAX_SIZE + 1), (libc::S_IFREG, u64::MAX), (libc::S_IFCHR, 0), (libc::S_IFLNK, 1), (0, 0), (u32::MAX, 0)] {
+        for lie in [(libc::S_IFREG, MAX_SIZE + 1), (libc::S_IFREG, u64::MAX), (libc::S_IFCHR, 0), (libc::S_IFLNK, 1), (0, 0), (u32::MAX, 0)]
+        {
             assert_eq!(believe(lie), Err(libc::EIO), "{lie:?}");
         }
     }

@@ -63,22 +63,19 @@ fn closes(request: &[u8], connections: &BTreeSet<i32>) -> Result<alloc::vec::Vec
 }
 
 /// Checks what the host says to `request`.
-fn check(
-    request: &[u8],
-    reply: &[u8],
-    connections: &mut BTreeSet<i32>,
-    mut claim: impl FnMut(i32) -> Result<(), i32>,
-) -> Result<(), i32> {
+fn check(request: &[u8], reply: &[u8], connections: &mut BTreeSet<i32>, mut claim: impl FnMut(i32) -> Result<(), i32>) -> Result<(), i32> {
     let mut sends = Records::new(request).filter(|record| record.kind == SEND);
     let mut records = Records::new(reply);
     for record in records.by_ref() {
         let fits = match record.kind {
             SENT => sends.next().is_some_and(|send| send.fd == record.fd && record.length <= send.length),
-            OPENED => record.bytes.len() == ADDRESS && !connections.contains(&record.fd) && {
-                // A number that is in use, or that the host may not give, is a lie; what came before it stands.
-                claim(record.fd)?;
-                connections.insert(record.fd)
-            },
+            OPENED => {
+                record.bytes.len() == ADDRESS && !connections.contains(&record.fd) && {
+                    // A number that is in use, or that the host may not give, is a lie; what came before it stands.
+                    claim(record.fd)?;
+                    connections.insert(record.fd)
+                }
+            }
             DATA => !record.bytes.is_empty() && connections.contains(&record.fd),
             HUNG_UP | WRITABLE => record.bytes.is_empty() && connections.contains(&record.fd),
             _ => false,

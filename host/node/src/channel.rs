@@ -179,7 +179,18 @@ impl Channel {
         match message {
             FromService::NeedContainer { container, memory, cpu_milli, egress, data, function, timeout_ms, keep_ms, here } => {
                 let (timeout_ms, keep_ms) = (timeout_ms.min(TIMEOUT_MAX_MS), keep_ms.min(KEEP_LIMIT_MS));
-                on_demand(Demand::Container(Wish { container, memory, cpu_milli, egress, data, function, timeout_ms, keep_ms, here, at_ns }));
+                on_demand(Demand::Container(Wish {
+                    container,
+                    memory,
+                    cpu_milli,
+                    egress,
+                    data,
+                    function,
+                    timeout_ms,
+                    keep_ms,
+                    here,
+                    at_ns,
+                }));
             }
             FromService::Unneeded { container } => on_demand(Demand::Unneeded(container)),
             FromService::KeepContainer { container, for_ms } => {

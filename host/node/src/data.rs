@@ -147,11 +147,15 @@ mod tests {
         std::os::unix::fs::symlink(directory.path(), data.path().join("up")).unwrap();
         rustix::fs::mknodat(rustix::fs::CWD, data.path().join("pipe"), rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
         let long = "x".repeat(300);
-        for path in ["../secret", "/etc/passwd", "link", "up/secret", "a/../../secret", "a/b/c", "./mine", "mine/", "a//b", "\0", &long, "pipe"] {
+        for path in
+            ["../secret", "/etc/passwd", "link", "up/secret", "a/../../secret", "a/b/c", "./mine", "mine/", "a//b", "\0", &long, "pipe"]
+        {
             for flags in [libc::O_RDONLY, CREATE as i32, libc::O_RDWR | libc::O_TRUNC, libc::O_DIRECTORY | libc::O_CREAT] {
                 assert!(open(&data, path, flags).is_err(), "{path:?} {flags:o}");
             }
-            assert!(data.answer(&FileQuestion::Rename { from: b"mine".to_vec(), to: path.into() }).is_err() || path == "link" || path == "pipe");
+            assert!(
+                data.answer(&FileQuestion::Rename { from: b"mine".to_vec(), to: path.into() }).is_err() || path == "link" || path == "pipe"
+            );
             std::fs::write(data.path().join("mine"), "y").unwrap();
         }
         assert_eq!(std::fs::read(directory.path().join("secret")).unwrap(), b"x");

@@ -101,7 +101,9 @@ impl Solo {
         body.extend(descriptors.iter().map(AsFd::as_fd));
         let spec = &function.spec;
         let lifetime = BOOT_LIMIT + DEPLOY_LIMIT + Duration::from_millis(spec.limits.timeout_ms) + LIFETIME_MARGIN;
-        let broker = has_egress(function).then(|| crate::broker::serve(Allowed { egress: spec.egress.clone(), data: None }, Some(lifetime), false)).transpose()?;
+        let broker = has_egress(function)
+            .then(|| crate::broker::serve(Allowed { egress: spec.egress.clone(), data: None }, Some(lifetime), false))
+            .transpose()?;
         body.extend(broker.iter().map(AsFd::as_fd));
         let order = Order {
             id: shop.next_id(),

@@ -99,13 +99,7 @@ fn endpoint(arguments: &Attest, all: &Arguments, profile: Option<&Profile>) -> R
 }
 
 /// Compares the store with what was seen before; gives that.
-fn remember(
-    mut memory: Memory,
-    endpoint: &Endpoint,
-    owner: Option<&str>,
-    info: &Info,
-    accept: bool,
-) -> Result<Option<Seen>, Failure> {
+fn remember(mut memory: Memory, endpoint: &Endpoint, owner: Option<&str>, info: &Info, accept: bool) -> Result<Option<Seen>, Failure> {
     let node = endpoint.to_string();
     let whose = Whose { node: &node, mrsigner: info.mrsigner, owner };
     let before = memory.last(&whose).cloned();

@@ -231,10 +231,10 @@ mod tests {
         address[..8].copy_from_slice(&[2, 0, 0x1f, 0x90, 127, 0, 0, 1]);
         let opened = [record(OPENED, 70, &address), record(OPENED, 71, &address), record(DATA, 71, b"ping")].concat();
         let turn = take_turn(&mut network, &mut buffers, &[], opened);
-        assert_eq!(turn.opened.iter().map(|(slot, peer, _)| (*slot, peer.as_str())).collect::<Vec<_>>(), [
-            (0, "127.0.0.1:8080"),
-            (1, "127.0.0.1:8080")
-        ]);
+        assert_eq!(
+            turn.opened.iter().map(|(slot, peer, _)| (*slot, peer.as_str())).collect::<Vec<_>>(),
+            [(0, "127.0.0.1:8080"), (1, "127.0.0.1:8080")]
+        );
         assert_eq!((turn.ready, buffers[1].input.as_slice()), (vec![1], &b"ping"[..]));
         asked();
         // The first takes a part of a large reply, and then nothing.

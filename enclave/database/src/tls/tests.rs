@@ -138,11 +138,13 @@ fn a_host_that_changes_something_ends_the_connection() {
     for noise in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 100], &[22, 3, 1, 0xff, 0xff]] {
         let mut pair = Pair::new();
         pair.wire.lock().unwrap().to_server = noise.to_vec();
-        let turns: Vec<usize> = (0..3).map(|_| {
-            let mut turn = Turn::default();
-            pair.server.turn(&mut pair.buffers, &[], Duration::ZERO, &mut turn).unwrap();
-            turn.closed.len()
-        }).collect();
+        let turns: Vec<usize> = (0..3)
+            .map(|_| {
+                let mut turn = Turn::default();
+                pair.server.turn(&mut pair.buffers, &[], Duration::ZERO, &mut turn).unwrap();
+                turn.closed.len()
+            })
+            .collect();
         assert!(turns.iter().sum::<usize>() > 0 || noise.len() < 10, "{noise:?}");
         assert!(pair.buffers[0].input.is_empty());
     }

@@ -144,7 +144,7 @@ impl Service {
                 match answered {
                     Ok((answerer, answer)) => {
                         self.news(peer, LinkNews::Packet(answer));
-                        (Some(Link::Answering(Box::new(answerer))), Ok(Some(Heard::Replaced(old))))
+                        (Some(Link::Answering(Box::new(answerer))), Ok(Some(Heard::Replaced(Box::new(old)))))
                     }
                     Err(error) => (old, Err(error)),
                 }
@@ -159,7 +159,7 @@ impl Service {
             Some(Link::Working(mut working)) => {
                 let serial = working.serial;
                 let heard = working.hear(packet);
-                (Some(Link::Working(working)), heard.map(|task| task.map(|task| Heard::Task(serial, task))))
+                (Some(Link::Working(working)), heard.map(|task| task.map(|task| Heard::Task(serial, Box::new(task)))))
             }
             None => (None, Err(LinkError::Misplaced)),
         };
@@ -171,8 +171,8 @@ impl Service {
                 drop(table);
                 match heard {
                     Some(Heard::Done(done)) => self.came_back(peer, *done),
-                    Some(Heard::Task(serial, task)) => self.work_for(peer, serial, task),
-                    Some(Heard::Replaced(old)) => self.end_link(old, ""),
+                    Some(Heard::Task(serial, task)) => self.work_for(peer, serial, *task),
+                    Some(Heard::Replaced(old)) => self.end_link(*old, ""),
                     None => {}
                 }
             }
@@ -201,7 +201,7 @@ impl Service {
 /// What a packet came to.
 enum Heard {
     Done(Box<serving::Back>),
-    Task(u64, working::Task),
+    Task(u64, Box<working::Task>),
     /// A link that another has taken the place of.
-    Replaced(Option<Link>),
+    Replaced(Box<Option<Link>>),
 }
