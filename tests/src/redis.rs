@@ -139,15 +139,15 @@ impl Proxy {
         ]);
         command.arg(&policy).env("HOME", owner.home()).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(|error| error.to_string())?;
-        let mut line = String::new();
-        let told = child.stdout.take().map(|out| BufReader::new(out).read_line(&mut line));
-        let address = serde_json::from_str::<serde_json::Value>(&line).ok().and_then(|ready| ready["listen"].as_str()?.parse().ok());
+        let out = child.stdout.take().ok_or("the proxy has no output")?;
+        let told = serde_json::Deserializer::from_reader(out).into_iter::<serde_json::Value>().next();
+        let address = told.as_ref().and_then(|told| told.as_ref().ok()?["listen"].as_str()?.parse().ok());
         match address {
             Some(address) => Ok(Proxy { child, address, policy, owner }),
             None => {
                 let _ = child.kill();
                 let _ = child.wait();
-                Err(format!("the proxy did not start ({told:?}): {line:?}"))
+                Err(format!("the proxy did not start: {told:?}"))
             }
         }
     }

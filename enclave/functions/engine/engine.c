@@ -2,7 +2,22 @@
 //
 // QuickJS is included as one translation unit with this file, because two of its fields have no setter: the stack limit, which QuickJS
 // switches off on WASI, and the state of Math.random, which must differ in every instance although all start from one frozen image.
+#include "instead.h"
 #include "quickjs.c"
+#undef js_for_of_start
+#undef js_for_of_next
+#undef JS_IteratorClose
+#undef JS_ConcatString
+#undef JS_GetPropertyValue
+#undef js_new_string_char
+#undef js_regexp_test
+#undef js_regexp_Symbol_match
+#undef js_regexp_Symbol_replace
+#undef js_array_from
+#include "iteration.c"
+#include "strings.c"
+#include "arrays.c"
+#include "patterns.c"
 
 #define EXPORT(name) __attribute__((export_name(name)))
 #define HOST(name) __attribute__((import_module("teemate"), import_name(name)))
@@ -203,7 +218,7 @@ EXPORT("te_init") int te_init(const char *prelude, size_t length)
     if (!runtime) return 1;
     JS_SetGCThreshold(runtime, (size_t)-1);
     context = JS_NewContext(runtime);
-    if (!context) return 2;
+    if (!context || iteration_begin(context) || patterns_begin(context)) return 2;
     size_t size;
     uint8_t *code = compile(prelude, length, "teemate", &size);
     if (!code) return fail(JS_GetException(context)) + 2;

@@ -21,7 +21,7 @@ use std::process::{Command, ExitCode};
 use teemate_functions::{engine, image};
 use wasmtime::{Engine, Linker, Module, Store};
 
-/// C sources of the engine that include QuickJS-ng's own of nearly the same name, and those of QuickJS-ng that are compiled as they are.
+/// C sources of the engine that include QuickJS-ng's own of nearly the same name, and those of QuickJS-ng that are compiled as they are. The own ones include more files of `engine/`.
 const OWN_SOURCES: [&str; 2] = ["engine.c", "regexp.c"];
 const C_SOURCES: [&str; 2] = ["libunicode.c", "dtoa.c"];
 const INSTALL: &str = "install them with: apt-get install clang-19 lld-19 libclang-rt-19-dev-wasm32 wasi-libc";
@@ -112,7 +112,7 @@ fn compile(clang: &str, own: &Path, sources: &Path, out: &Path) -> Result<()> {
             .args(["--target=wasm32-wasi", "-O2", "-DNDEBUG", "-D_GNU_SOURCE", "-w"])
             // As QuickJS-ng's own build for WASI does it.
             .args(["-DEMSCRIPTEN=1", "-DFE_DOWNWARD=0", "-DFE_UPWARD=0"])
-            .args(["-msign-ext", "-mbulk-memory", "-mnontrapping-fptoint"])
+            .args(["-msign-ext", "-mbulk-memory", "-mnontrapping-fptoint", "-msimd128"])
             .arg(format!("-ffile-prefix-map={}=quickjs", sources.display()))
             .arg("-I")
             .arg(sources)

@@ -1,0 +1,51 @@
+// Array.from({ length }, fill): an array of what a function gives, without defining each element as a property.
+
+// More elements are left to the original, which takes memory as they come.
+#define MOST_ELEMENTS 65536
+
+// Whether reading `name` of `p` finds nothing, and no script runs for it.
+static bool lacks(const JSObject *p, JSAtom name)
+{
+    for (; p; p = p->shape->proto) {
+        if (p->is_exotic || find_own_property1((JSObject *)p, name)) return false;
+    }
+    return true;
+}
+
+static JSValue js_array_from(JSContext *ctx, JSValueConst this_val, int argc, JSValueConst *argv)
+{
+    JSProperty *length;
+    JSShapeProperty *shape;
+    if (argc < 2 || JS_VALUE_GET_TAG(this_val) != JS_TAG_OBJECT || JS_VALUE_GET_OBJ(this_val) != JS_VALUE_GET_OBJ(ctx->array_ctor) ||
+        JS_VALUE_GET_TAG(argv[0]) != JS_TAG_OBJECT || !JS_IsFunction(ctx, argv[1]) ||
+        JS_VALUE_GET_OBJ(argv[0])->class_id != JS_CLASS_OBJECT || !lacks(JS_VALUE_GET_OBJ(argv[0]), JS_ATOM_Symbol_iterator) ||
+        !(shape = find_own_property(&length, JS_VALUE_GET_OBJ(argv[0]), JS_ATOM_length)) || shape->flags & JS_PROP_TMASK ||
+        JS_VALUE_GET_TAG(length->u.value) != JS_TAG_INT || JS_VALUE_GET_INT(length->u.value) <= 0 ||
+        JS_VALUE_GET_INT(length->u.value) > MOST_ELEMENTS) {
+        return original_js_array_from(ctx, this_val, argc, argv);
+    }
+    uint32_t count = JS_VALUE_GET_INT(length->u.value), done = 0;
+    JSValueConst receiver = argc > 2 ? argv[2] : JS_UNDEFINED;
+    // Nobody sees the array before it is full, so its elements need not be in it.
+    JSValue *elements = js_malloc(ctx, count * sizeof *elements), array = JS_NewArray(ctx);
+    if (!elements || JS_IsException(array)) goto fail;
+    for (; done < count; done++) {
+        // The function may have given the object elements.
+        JSValue element = JS_GetPropertyUint32(ctx, argv[0], done);
+        if (JS_IsException(element)) goto fail;
+        JSValueConst arguments[2] = { element, js_int32(done) };
+        elements[done] = JS_Call(ctx, argv[1], receiver, 2, arguments);
+        JS_FreeValue(ctx, element);
+        if (JS_IsException(elements[done])) goto fail;
+    }
+    JSObject *p = JS_VALUE_GET_OBJ(array);
+    p->u.array.u.values = elements;
+    p->u.array.count = p->u.array.u1.size = count;
+    p->prop[0].u.value = js_int32(count);
+    return array;
+fail:
+    while (done > 0) JS_FreeValue(ctx, elements[--done]);
+    js_free(ctx, elements);
+    JS_FreeValue(ctx, array);
+    return JS_EXCEPTION;
+}

@@ -1,0 +1,58 @@
+// Functions of QuickJS-ng that are replaced by own ones.
+//
+// They are static, so their callers cannot be led elsewhere by a name at link time. Between `#include "instead.h"` and the #undefs at the end
+// of engine.c each name is a macro that tells a definition or declaration from a call by the first argument: `JSContext *ctx` becomes
+// a definition of `original_NAME`, `ctx` a call of ours. Where the name stands alone, as in a table of functions, it is ours too.
+#include "quickjs.h"
+
+#define js_for_of_start(context, ...) js_for_of_start_##context, __VA_ARGS__)
+#define js_for_of_start_JSContext original_js_for_of_start(JSContext
+#define js_for_of_start_ctx (js_for_of_start)(ctx
+static int (js_for_of_start)(JSContext *ctx, JSValue *sp, bool is_async);
+
+#define js_for_of_next(context, ...) js_for_of_next_##context, __VA_ARGS__)
+#define js_for_of_next_JSContext original_js_for_of_next(JSContext
+#define js_for_of_next_ctx (js_for_of_next)(ctx
+static int (js_for_of_next)(JSContext *ctx, JSValue *sp, int offset);
+
+#define JS_IteratorClose(context, ...) JS_IteratorClose_##context, __VA_ARGS__)
+#define JS_IteratorClose_JSContext original_JS_IteratorClose(JSContext
+#define JS_IteratorClose_ctx (JS_IteratorClose)(ctx
+static int (JS_IteratorClose)(JSContext *ctx, JSValueConst enum_obj, bool is_exception_pending);
+
+#define JS_ConcatString(context, ...) JS_ConcatString_##context, __VA_ARGS__)
+#define JS_ConcatString_JSContext original_JS_ConcatString(JSContext
+#define JS_ConcatString_ctx (JS_ConcatString)(ctx
+static JSValue (JS_ConcatString)(JSContext *ctx, JSValue op1, JSValue op2);
+
+#define JS_GetPropertyValue(context, ...) JS_GetPropertyValue_##context, __VA_ARGS__)
+#define JS_GetPropertyValue_JSContext original_JS_GetPropertyValue(JSContext
+#define JS_GetPropertyValue_ctx (JS_GetPropertyValue)(ctx
+static JSValue (JS_GetPropertyValue)(JSContext *ctx, JSValueConst this_obj, JSValue prop);
+
+#define js_new_string_char(context, ...) js_new_string_char_##context, __VA_ARGS__)
+#define js_new_string_char_JSContext original_js_new_string_char(JSContext
+#define js_new_string_char_ctx (js_new_string_char)(ctx
+static JSValue (js_new_string_char)(JSContext *ctx, uint16_t c);
+
+// Entries of tables only.
+#define js_regexp_test(context, ...) js_regexp_test_##context, __VA_ARGS__)
+#define js_regexp_test_JSContext original_js_regexp_test(JSContext
+static JSValue (js_regexp_test)(JSContext *ctx, JSValueConst this_val, int argc, JSValueConst *argv);
+
+#define js_regexp_Symbol_match(context, ...) js_regexp_Symbol_match_##context, __VA_ARGS__)
+#define js_regexp_Symbol_match_JSContext original_js_regexp_Symbol_match(JSContext
+static JSValue (js_regexp_Symbol_match)(JSContext *ctx, JSValueConst this_val, int argc, JSValueConst *argv);
+
+#define js_regexp_Symbol_replace(context, ...) js_regexp_Symbol_replace_##context, __VA_ARGS__)
+#define js_regexp_Symbol_replace_JSContext original_js_regexp_Symbol_replace(JSContext
+static JSValue (js_regexp_Symbol_replace)(JSContext *ctx, JSValueConst this_val, int argc, JSValueConst *argv);
+
+#define js_array_from(context, ...) js_array_from_##context, __VA_ARGS__)
+#define js_array_from_JSContext original_js_array_from(JSContext
+static JSValue (js_array_from)(JSContext *ctx, JSValueConst this_val, int argc, JSValueConst *argv);
+
+// Expressions are matched by regexp.c. Both callers have the object in `re`.
+#include "libregexp.h"
+#include "regexp.h"
+#define lre_exec(...) expression_exec(re->bytecode, true, __VA_ARGS__)
