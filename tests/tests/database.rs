@@ -204,7 +204,12 @@ fn a_killed_server_loses_no_key() {
         kill(&node, container);
         let mut redis = connected(&proxy);
         for number in 0..written {
-            assert_eq!(text(&mut redis, &["get", &format!("key:{number}")]), format!("value {number}"), "round {round}: {}", node.last_words());
+            assert_eq!(
+                text(&mut redis, &["get", &format!("key:{number}")]),
+                format!("value {number}"),
+                "round {round}: {}",
+                node.last_words()
+            );
         }
         // And a snapshot works in the new process.
         assert_eq!(text(&mut redis, &["bgsave"]), "Background saving started");
@@ -225,6 +230,47 @@ fn connected(proxy: &Proxy) -> Redis {
         assert!(begin.elapsed() < Duration::from_secs(30), "nobody answers");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+#[test]
+fn what_was_acknowledged_outlives_a_crash_of_the_node() {
+    let Some((artifacts, mut node, proxy)) = start() else { return };
+    let mut redis = connected(&proxy);
+    ok(&mut redis, &["config", "set", "appendonly", "yes", "appendfsync", "always"]);
+    let begin = Instant::now();
+    // What is written before its first base is on disk is not in it.
+    while info(&mut redis, "aof_last_rewrite_time_sec") == "-1" || info(&mut redis, "aof_rewrite_in_progress") != "0" {
+        assert!(begin.elapsed() < Duration::from_secs(60), "the log does not begin");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let mut written = 0;
+    for round in 0..3 {
+        let mut redis = connected(&proxy);
+        for _ in 0..200 {
+            ok(&mut redis, &["set", &format!("key:{written}"), &format!("value {written}")]);
+            written += 1;
+        }
+        if round == 1 {
+            assert_eq!(text(&mut redis, &["bgrewriteaof"]), "Background append only file rewriting started");
+        }
+        node.crash().unwrap();
+        node.restart_here().unwrap();
+        let mut redis = connected(&proxy);
+        for number in 0..written {
+            assert_eq!(text(&mut redis, &["get", &format!("key:{number}")]), format!("value {number}"), "round {round}");
+        }
+    }
+    node.stop().unwrap();
+    // One changed byte in what is kept, and nothing is served.
+    let logs = std::fs::read_dir(node.data()).unwrap().map(|entry| entry.unwrap().path());
+    let largest = logs.filter(|path| path.is_file()).max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let mut bytes = std::fs::read(&largest).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&largest, bytes).unwrap();
+    let why = node.restart_here().unwrap_err();
+    assert!(why.contains("the database can't be opened"), "{why}");
+    drop(artifacts);
 }
 
 #[test]
