@@ -66,6 +66,8 @@ impl Needs {
         if variables.is_empty() {
             return Ok(None);
         }
+        // Whatever order the map has, the same needs are the same.
+        variables.sort_by(|(one, _), (other, _)| one.cmp(other));
         let broker = broker.ok_or_else(|| format!("the annotation '{SECRETS}' needs '{BROKER}': who has them"))?;
         Ok(Some(Needs { broker, variables }))
     }
