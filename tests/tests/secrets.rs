@@ -62,13 +62,14 @@ impl World {
         let policy = owner.policy("policy.toml", &format!("mrenclave = \"{}\"", self.node.status().unwrap().mrenclave)).unwrap();
         owner.claim(self.node.socket(), namespace, self.node.endpoint(), &policy).unwrap();
         std::fs::write(owner.home().join("ca.pem"), self.authority.pem()).unwrap();
-        std::fs::write(owner.home().join("prove.js"), PROVE).unwrap();
         owner
     }
 
     fn deploy(&self, owner: &Owner, name: &str, resource: &str, more: &[&str]) -> Value {
         let home = |name: &str| owner.home().join(name).display().to_string();
-        let (file, roots, broker) = (home("prove.js"), home("ca.pem"), format!("https://{}", self.tap.address()));
+        // Not a name that `Owner::deploy` gives to its own files.
+        std::fs::write(home("proof.source.js"), PROVE).unwrap();
+        let (file, roots, broker) = (home("proof.source.js"), home("ca.pem"), format!("https://{}", self.tap.address()));
         let secret = format!("TOKEN={resource}");
         let secret = ["--secret", &secret, "--broker", &broker, "--broker-ca", &roots];
         owner.json(&[&["--profile", "default", "function", "deploy", name, &file], &secret[..], more].concat()).unwrap()
