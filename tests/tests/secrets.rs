@@ -19,6 +19,8 @@ use teemate_tests::{memory, skip};
 const TOKEN: &str = "default/token/7d1fb1a6c1a44d0ea2a5";
 const DENIED: &str = "default/token/denied";
 
+/// Its file: not a name that `Owner::deploy` gives to its own.
+const SOURCE: &str = "proof.source.js";
 /// Proves that it has the secret, without returning it; sleeps, so that the host has time to look.
 const PROVE: &str = "const crypto = require('crypto');
 function main(p) {
@@ -62,14 +64,13 @@ impl World {
         let policy = owner.policy("policy.toml", &format!("mrenclave = \"{}\"", self.node.status().unwrap().mrenclave)).unwrap();
         owner.claim(self.node.socket(), namespace, self.node.endpoint(), &policy).unwrap();
         std::fs::write(owner.home().join("ca.pem"), self.authority.pem()).unwrap();
+        std::fs::write(owner.home().join(SOURCE), PROVE).unwrap();
         owner
     }
 
     fn deploy(&self, owner: &Owner, name: &str, resource: &str, more: &[&str]) -> Value {
         let home = |name: &str| owner.home().join(name).display().to_string();
-        // Not a name that `Owner::deploy` gives to its own files.
-        std::fs::write(home("proof.source.js"), PROVE).unwrap();
-        let (file, roots, broker) = (home("proof.source.js"), home("ca.pem"), format!("https://{}", self.tap.address()));
+        let (file, roots, broker) = (home(SOURCE), home("ca.pem"), format!("https://{}", self.tap.address()));
         let secret = format!("TOKEN={resource}");
         let secret = ["--secret", &secret, "--broker", &broker, "--broker-ca", &roots];
         owner.json(&[&["--profile", "default", "function", "deploy", name, &file], &secret[..], more].concat()).unwrap()
@@ -163,7 +164,7 @@ fn a_broker_that_refuses_is_named_with_its_reason() {
     assert_eq!(ada.call("prove", &json!({})).unwrap()["response"]["result"]["proof"], world.proof());
     // What cannot be is refused when it is deployed.
     let pem = ada.home().join("ca.pem").display().to_string();
-    let file = ada.home().join("prove.js").display().to_string();
+    let file = ada.home().join(SOURCE).display().to_string();
     let deploy = |broker: &str, secret: &str, roots: &str| {
         let arguments = ["--profile", "default", "function", "deploy", "bad", &file, "--secret", secret, "--broker", broker];
         ada.run(&[&arguments[..], &["--broker-ca", roots]].concat()).unwrap()
