@@ -20,7 +20,7 @@ pub enum Database {
 /// `teemate db start`.
 #[derive(Debug, Args)]
 pub struct Start {
-    /// Where the database keeps its files, sealed.
+    /// Where the database keeps its files, sealed: in `files` of this directory.
     #[arg(long, env = "TEEMATE_DATA", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub data: PathBuf,
     /// Where the enclave answers its clients by attested TLS.

@@ -42,7 +42,8 @@ fn start(arguments: &Start, socket: &Path, output: &Output) -> Result<ExitCode, 
         sharing: SharingName::Shared,
         listen: Some(arguments.listen.clone()),
         timeout: arguments.timeout,
-        arguments: [vec!["--data".into(), data.into_os_string()], arguments.arguments.clone()].concat(),
+        // Apart from the node's own: what the enclave can reach is below this.
+        arguments: [vec!["--data".into(), data.join("files").into_os_string()], arguments.arguments.clone()].concat(),
     };
     node::start(&start, socket, output)
 }
