@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use teemate_control::node::{Request, Response};
 use teemate_tests::artifacts::Artifacts;
 use teemate_tests::memory;
-use teemate_tests::owner::Run;
+use teemate_tests::owner::{Owner, Run};
 use teemate_tests::redis::{Proxy, Redis, Reply, cli};
 use teemate_tests::running::Node;
 use teemate_tests::skip;
@@ -113,6 +113,36 @@ fn clients_work_unchanged() {
         }
     });
     node.stop().unwrap();
+}
+
+/// As a new user would, by the command line alone.
+#[test]
+fn one_command_starts_it_and_one_owns_it() {
+    let artifacts = match Artifacts::find() {
+        Ok(artifacts) => artifacts,
+        Err(reason) => return skip(reason),
+    };
+    let ada = Owner::new(&artifacts).unwrap();
+    let at = |name: &str| ada.home().join(name).display().to_string();
+    let (socket, data, policy, password) = (at("db.sock"), at("db"), at("policy.toml"), at("password"));
+    let started = ada.json(&["--socket", &socket, "db", "start", "--data", &data, "--listen", "127.0.0.1:0"]).unwrap();
+    let endpoint = format!("https://{}", started["status"]["endpoint"].as_str().unwrap());
+    let image = artifacts.database_image().display().to_string();
+    ada.json(&["policy", "init", "--image", &image, "--insecure-simulation", "--policy", &policy]).unwrap();
+    std::fs::write(ada.home().join("password"), "\n").unwrap();
+    let claim = |policy: &str| ada.run(&["db", "claim", &endpoint, "--password-file", &password, "--policy", policy]).unwrap();
+    assert_eq!(claim(&policy).code, 2, "an empty password");
+    std::fs::write(ada.home().join("password"), format!("{PASSWORD}\n")).unwrap();
+    // Whoever expects another enclave says nothing to this one.
+    let other = ada.policy("other.toml", &format!("mrenclave = \"{}\"", "00".repeat(32))).unwrap().display().to_string();
+    let refused = claim(&other);
+    assert!(refused.code == 1 && refused.err.to_lowercase().contains("mrenclave"), "{refused:?}");
+    let claimed = claim(&policy);
+    assert_eq!(claimed.code, 0, "{claimed:?}");
+    assert!(claim(&policy).err.contains("has an owner already"));
+    ada.json(&["--socket", &socket, "node", "stop"]).unwrap();
+    let files: Vec<_> = std::fs::read_dir(ada.home().join("db/files")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(files.iter().any(|name| name == "settings") && files.iter().any(|name| name == "dump.rdb"), "{files:?}");
 }
 
 #[test]
