@@ -22,7 +22,7 @@ fuzz_target!(|bytes: &[u8]| {
     let token = owners.invite("ada", OwnerLimits::default(), Duration::from_secs(60)).expect("an invitation");
     let uuid = owners.claim(&token).expect("credentials").uuid;
     let store = Arc::new(VaultStore::new(vault, owners));
-    let whisk = Whisk::new(Config::default(), Arc::new(EchoFunctions::default()), store, Arc::new(()));
+    let whisk = Whisk::new(Config::default(), Arc::new(EchoFunctions::default()), store, Arc::new(()), Arc::new(()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
     let mut lines = bytes.split(|byte| *byte == b'\n');
     for _ in 0..12 {
