@@ -321,6 +321,22 @@ impl Reply {
     }
 }
 
+/// A request as clients send it.
+pub fn write_request<A: AsRef<[u8]>>(into: &mut Vec<u8>, words: &[A]) {
+    let mut digits = [0; 20];
+    let mut head = |into: &mut Vec<u8>, kind: u8, number: usize| {
+        into.push(kind);
+        into.extend_from_slice(decimal(number as i64, &mut digits));
+        into.extend_from_slice(b"\r\n");
+    };
+    head(into, b'*', words.len());
+    for word in words.iter().map(AsRef::as_ref) {
+        head(into, b'$', word.len());
+        into.extend_from_slice(word);
+        into.extend_from_slice(b"\r\n");
+    }
+}
+
 /// Digits of a number, without an allocation.
 pub fn decimal(number: i64, digits: &mut [u8; 20]) -> &[u8] {
     let (mut left, mut at) = (number.unsigned_abs(), digits.len());

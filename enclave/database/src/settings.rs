@@ -34,23 +34,16 @@ pub fn encode(config: &Config, acl: &Acl) -> Vec<u8> {
     let default = Config::default();
     let mut bytes = Vec::new();
     for (name, value) in config.matching(b"*").filter(|(name, value)| default.get(name) != *value && !OF_THE_RUN.contains(name)) {
-        request(&mut bytes, &["config", "set", name, value]);
+        resp::write_request(&mut bytes, &["config", "set", name, value]);
     }
     for (name, user) in &acl.users {
         let shown = user.show(name);
         let mut words = vec!["acl", "setuser", name.as_str(), "reset"];
         // Behind `user NAME`.
         words.extend(shown.split(' ').skip(2));
-        request(&mut bytes, &words);
+        resp::write_request(&mut bytes, &words);
     }
     bytes
-}
-
-fn request(bytes: &mut Vec<u8>, words: &[&str]) {
-    bytes.extend(format!("*{}\r\n", words.len()).into_bytes());
-    for word in words {
-        bytes.extend(format!("${}\r\n{word}\r\n", word.len()).into_bytes());
-    }
 }
 
 /// Carries such requests out.

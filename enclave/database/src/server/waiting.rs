@@ -5,7 +5,7 @@ use crate::commands::{self, Context};
 use crate::dispatch;
 use crate::error::Error;
 use crate::network::Network;
-use crate::resp::Reply;
+use crate::resp::{self, Reply};
 use crate::session::{Session, Waiting};
 use crate::shared::{Push, Shared};
 use crate::store::Store;
@@ -96,12 +96,7 @@ impl<N: Network> Server<N> {
             if waiting.paused {
                 // It comes again, before what came behind it.
                 let mut input = Vec::new();
-                input.extend_from_slice(format!("*{}\r\n", waiting.request.len()).as_bytes());
-                for arg in &waiting.request {
-                    input.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
-                    input.extend_from_slice(arg);
-                    input.extend_from_slice(b"\r\n");
-                }
+                resp::write_request(&mut input, &waiting.request);
                 input.append(&mut buffers.input);
                 buffers.input = input;
             } else {

@@ -17,6 +17,7 @@ use teemate_sealed::{Content, Log};
 use super::Error;
 use super::disk::Storage;
 use crate::config::Config;
+use crate::resp::write_request;
 
 /// Bytes of a unit that one record has.
 const PIECE: usize = 64 << 20;
@@ -187,9 +188,9 @@ impl AppendLog {
         self.owed = true;
         if self.database != Some(database) {
             self.database = Some(database);
-            encode(&mut self.unit, &[b"SELECT", database.to_string().as_bytes()]);
+            write_request(&mut self.unit, &[&b"SELECT"[..], database.to_string().as_bytes()]);
         }
-        encode(&mut self.unit, command);
+        write_request(&mut self.unit, command);
     }
 
     /// Adds keys that went by themselves, before what goes with them.
@@ -314,21 +315,5 @@ impl AppendLog {
     /// Why the witness could not be told, if so.
     pub fn witness_failed(&self) -> Option<&str> {
         self.keeping.as_ref().and_then(|keeping| keeping.untold.as_deref())
-    }
-}
-
-/// A command as clients send them.
-fn encode(into: &mut Vec<u8>, command: &[&[u8]]) {
-    let mut digits = [0; 20];
-    let mut head = |into: &mut Vec<u8>, kind: u8, number: usize| {
-        into.push(kind);
-        into.extend_from_slice(crate::resp::decimal(number as i64, &mut digits));
-        into.extend_from_slice(b"\r\n");
-    };
-    head(into, b'*', command.len());
-    for part in command {
-        head(into, b'$', part.len());
-        into.extend_from_slice(part);
-        into.extend_from_slice(b"\r\n");
     }
 }
