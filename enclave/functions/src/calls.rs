@@ -16,8 +16,8 @@ use crate::engine::THREAD_STACK;
 use crate::function::Function;
 use crate::jobs::{Caller, Done, Input, Job, Jobs, Lost};
 use crate::registry::Name;
-use crate::service::{Service, thread};
-use crate::{lock, spec};
+use crate::service::Service;
+use crate::{lock, spec, thread};
 
 /// Calls at one time, of each sort.
 const MAX_WORKERS: usize = 256;

@@ -9,9 +9,9 @@ use teemate_control::service::FromService;
 
 use crate::calls::Invocation;
 use crate::function::Function;
-use crate::lock;
 use crate::registry::{Name, Space};
-use crate::service::{Service, thread};
+use crate::service::Service;
+use crate::{lock, thread};
 
 /// Deployments that wait for the compiler, and calls that wait for a deployment.
 const MAX_QUEUED: usize = 1024;

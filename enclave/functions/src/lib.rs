@@ -39,5 +39,5 @@ pub mod spec;
 pub mod ticker;
 pub mod wasi;
 
-use teemate_service::lock;
 pub use teemate_service::{asks, channel, clock};
+use teemate_service::{lock, thread};

@@ -10,13 +10,13 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use teemate_control::PROTOCOL;
 use teemate_control::function::{Failure, FailureKind};
-use teemate_control::packet::{Joiner, MAX_PACKET};
-use teemate_control::service::{FromService, Order, OrderDone, Reply, ToService};
+use teemate_control::service::{FromService, Order, OrderDone, ToService};
 use teemate_link::Platform;
 
-use crate::asks::Asks;
+use crate::asks::{self, Asks};
 use crate::calls::Inline;
-use crate::channel::{Channel, Outbox};
+use crate::channel::{Channel, Inbox, Outbox};
+use crate::clock::first_container;
 use crate::deploy::{Client, Compiler, Deployment};
 use crate::function::Engines;
 use crate::handle::Handle;
@@ -25,7 +25,7 @@ use crate::links::Links;
 use crate::registry::{Name, Registry, Space};
 use crate::source::Sources;
 use crate::ticker::Ticker;
-use crate::{lock, spec};
+use crate::{lock, spec, thread};
 
 /// Memories kept ready for the next calls, of each sort. A process that serves one call keeps none.
 const SPARE: usize = 4;
@@ -107,7 +107,7 @@ pub fn serve(
         idle: AtomicUsize::new(0),
         finishing: AtomicBool::new(false),
         containers,
-        ids: first_id(),
+        ids: AtomicU64::new(first_container()),
         numbers: AtomicU64::new(1),
         links: Links::new(platform),
         sources: Sources::default(),
@@ -129,38 +129,13 @@ pub fn serve(
     service.outbox.post_here(FromService::Ready { protocol: PROTOCOL });
     let gateway = start(Handle(service.clone()))?;
 
-    let mut joiner = Joiner::default();
-    let mut buffer = Box::new([0u8; MAX_PACKET]);
-    let mut greeted = false;
-    while let Some(packet) = channel.receive(&mut buffer)? {
-        match joiner.take::<ToService>(packet) {
-            Ok(None) => {}
-            Ok(Some(ToService::Hello { protocol })) => {
-                joiner = Joiner::default();
-                if protocol != PROTOCOL {
-                    return Err(io::Error::other(format!(
-                        "the node speaks protocol {protocol}, this service {PROTOCOL}: both must be of the same version"
-                    )));
-                }
-                if std::mem::replace(&mut greeted, true) {
-                    service.fail_asks("the node was replaced before it replied");
-                }
-            }
-            Ok(Some(message)) => {
-                if service.handle(message, gateway.as_ref()) {
-                    break;
-                }
-            }
-            Err(error) => {
-                eprintln!("teemate-functions: from the node: {error}");
-                joiner = Joiner::default();
-            }
-        }
-        if service.finished() {
+    let mut inbox = Inbox::new(channel);
+    while let Some(message) = inbox.receive()? {
+        if service.handle(message, gateway.as_ref()) || service.finished() {
             break;
         }
     }
-    service.fail_asks("the node has hung up");
+    asks::fail_all(&service.asks, "the node has hung up");
     if service.finishing.load(SeqCst) {
         service.outbox.close();
         let _ = sender.join();
@@ -168,24 +143,11 @@ pub fn serve(
     Ok(())
 }
 
-/// Container ids go from a random start upwards, and are never 0. They stay below 2^53: receipts carry them as JSON numbers.
-fn first_id() -> AtomicU64 {
-    let mut start = [0u8; 8];
-    crate::clock::random(&mut start);
-    // Half of the range is left: more than any enclave can use.
-    AtomicU64::new((u64::from_le_bytes(start) >> 12) + 1)
-}
-
-/// Starts a thread.
-pub(crate) fn thread(name: &str, stack: usize, body: impl FnOnce() + Send + 'static) -> io::Result<std::thread::JoinHandle<()>> {
-    std::thread::Builder::new().name(name.to_owned()).stack_size(stack).spawn(body)
-}
-
 impl Service {
     /// One message. True when the service shall end now.
     fn handle(self: &Arc<Self>, message: ToService, gateway: Option<&Gateway>) -> bool {
         match message {
-            ToService::Hello { .. } => {}
+            ToService::Hello { .. } => asks::fail_all(&self.asks, "the node was replaced before it replied"),
             ToService::Deploy { request, spec, code, precompiled } => {
                 self.deploy(Deployment { client: Client::Node(request), spec, code, precompiled });
             }
@@ -253,11 +215,6 @@ impl Service {
 
     pub(crate) fn finished(&self) -> bool {
         self.finishing.load(SeqCst) && lock(&self.jobs).under_way() == 0
-    }
-
-    fn fail_asks(&self, why: &str) {
-        let open = lock(&self.asks).take_all();
-        open.into_iter().for_each(|answered| answered(Reply::Failed(why.to_owned())));
     }
 }
 

@@ -110,7 +110,7 @@ impl Gateway {
         let authenticator = Arc::new(Authenticator::new(accounts.clone()).ok_or(GatewayError::Random)?);
         let api = Api::new(identity.clone(), attester.clone(), accounts, receipts.clone(), about, epoch);
         let certificates = Certificates::new(identity, attester, receipts, settings.names, metrics.clone())?;
-        let config = tls::config(certificates.clone())?;
+        let config = tls::config(&certificates)?;
         let service = Service::new(settings.limits, metrics.clone(), authenticator.clone(), api.clone(), routes, settings.padding);
         let server = Server::new(service, config);
         listener.set_nonblocking(true).map_err(GatewayError::io("listener"))?;

@@ -4,16 +4,13 @@
 //! at when they begin.
 
 use std::io;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use rustls::crypto::ring as provider;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache};
-use rustls::sign::{CertifiedKey, SigningKey};
-use teemate_evidence::certificate;
+use rustls::server::ServerSessionMemoryCache;
 use teemate_service::certificate::attested;
+use teemate_service::tls::{self, Shown};
 use tokio::time::sleep;
 
 use crate::error::GatewayError;
@@ -30,25 +27,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The certificate in use.
 pub struct Certificates {
-    key: Arc<dyn SigningKey>,
+    shown: Arc<Shown>,
     identity: Arc<Identity>,
     attester: Arc<dyn Attester>,
     receipts: Arc<Receipts>,
     names: Vec<String>,
     metrics: Arc<Metrics>,
-    current: RwLock<Option<Arc<CertifiedKey>>>,
-}
-
-impl std::fmt::Debug for Certificates {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Certificates")
-    }
-}
-
-impl ResolvesServerCert for Certificates {
-    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.current.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
-    }
 }
 
 impl Certificates {
@@ -63,9 +47,8 @@ impl Certificates {
         names: Vec<String>,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, GatewayError> {
-        let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(certificate::pkcs8(identity.tls())));
-        let key = provider::sign::any_ecdsa_type(&der)?;
-        Ok(Arc::new(Certificates { key, identity, attester, receipts, names, metrics, current: RwLock::new(None) }))
+        let shown = Arc::new(Shown::new(identity.tls())?);
+        Ok(Arc::new(Certificates { shown, identity, attester, receipts, names, metrics }))
     }
 
     /// Makes a certificate with a fresh quote, and has another vouch for receipts. Blocks.
@@ -77,8 +60,7 @@ impl Certificates {
         let vouching = self.attester.quote(voucher.report_data())?;
         let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
         let der = attested(self.identity.tls(), &names, |report_data| self.attester.quote(report_data))?;
-        let certified = CertifiedKey::new(vec![CertificateDer::from(der)], self.key.clone());
-        *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::new(certified));
+        self.shown.replace(der);
         self.receipts.vouch(vouching, voucher);
         self.metrics.certificates.add();
         Ok(())
@@ -115,11 +97,8 @@ impl Certificates {
 ///
 /// # Errors
 /// Those of rustls.
-pub fn config(certificates: Arc<Certificates>) -> Result<Arc<ServerConfig>, GatewayError> {
-    let mut config = ServerConfig::builder_with_provider(Arc::new(provider::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_no_client_auth()
-        .with_cert_resolver(certificates);
+pub fn config(certificates: &Certificates) -> Result<Arc<ServerConfig>, GatewayError> {
+    let mut config = tls::config(certificates.shown.clone())?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
     Ok(Arc::new(config))

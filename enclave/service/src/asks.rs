@@ -127,6 +127,12 @@ pub fn wait(asks: &Mutex<Asks>, outbox: &Outbox, ask: Ask, limit: Duration) -> i
     }
 }
 
+/// Answers all that are open: nobody else will.
+pub fn fail_all(asks: &Mutex<Asks>, why: &str) {
+    let open = lock(asks).take_all();
+    open.into_iter().for_each(|answered| answered(Reply::Failed(why.to_owned())));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

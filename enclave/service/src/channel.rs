@@ -10,9 +10,10 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::{Condvar, Mutex};
 
+use teemate_control::PROTOCOL;
 use teemate_control::function::{Outcome, Phase};
-use teemate_control::packet::{self, MAX_PACKET};
-use teemate_control::service::FromService;
+use teemate_control::packet::{self, Joiner, MAX_PACKET};
+use teemate_control::service::{FromService, ToService};
 
 use crate::clock::mark;
 use crate::lock;
@@ -55,6 +56,51 @@ impl Channel {
                 return Err(error);
             }
         }
+    }
+}
+
+/// Messages from the node, put together from packets.
+pub struct Inbox {
+    channel: Channel,
+    joiner: Joiner,
+    buffer: Box<[u8; MAX_PACKET]>,
+    greeted: bool,
+}
+
+impl Inbox {
+    /// Of this channel.
+    pub fn new(channel: Channel) -> Inbox {
+        Inbox { channel, joiner: Joiner::default(), buffer: Box::new([0; MAX_PACKET]), greeted: false }
+    }
+
+    /// Waits for the next message; `None` at the end. A greeting comes out of here only if it is not the first: then the node is another
+    /// one, and what the one before was asked will not be answered.
+    ///
+    /// # Errors
+    /// Those of the channel, and that the node speaks another version.
+    pub fn receive(&mut self) -> io::Result<Option<ToService>> {
+        while let Some(packet) = self.channel.receive(&mut self.buffer)? {
+            match self.joiner.take::<ToService>(packet) {
+                Ok(None) => {}
+                Ok(Some(ToService::Hello { protocol })) => {
+                    self.joiner = Joiner::default();
+                    if protocol != PROTOCOL {
+                        return Err(io::Error::other(format!(
+                            "the node speaks protocol {protocol}, this service {PROTOCOL}: both must be of the same version"
+                        )));
+                    }
+                    if std::mem::replace(&mut self.greeted, true) {
+                        return Ok(Some(ToService::Hello { protocol }));
+                    }
+                }
+                Ok(message) => return Ok(message),
+                Err(error) => {
+                    eprintln!("teemate: from the node: {error}");
+                    self.joiner = Joiner::default();
+                }
+            }
+        }
+        Ok(None)
     }
 }
 

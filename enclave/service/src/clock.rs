@@ -16,6 +16,15 @@ pub fn mark(phase: Phase) -> Mark {
     Mark { phase, at_ns: monotonic_ns() }
 }
 
+/// Number of an enclave's first container: ids go from a random start upwards, and are never 0. They stay below 2^53, for receipts carry
+/// them as JSON numbers.
+pub fn first_container() -> u64 {
+    let mut start = [0; 8];
+    random(&mut start);
+    // Half of the range is left: more than any enclave can use.
+    (u64::from_le_bytes(start) >> 12) + 1
+}
+
 /// Random bytes of the system: RDRAND in an enclave.
 pub fn random(buffer: &mut [u8]) {
     let mut filled = 0;

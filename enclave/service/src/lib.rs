@@ -1,9 +1,9 @@
 //! What every payload needs that a node runs: its end of the node's channel ([`teemate_control::service`]), and what it shows to clients.
 //!
-//! * [`channel`]: packets, and messages on their way to the node (unsafe);
+//! * [`channel`]: packets and messages, in both directions (unsafe);
 //! * [`asks`]: questions to the host, and what replies fit them;
 //! * [`quotes`]: quotes of this enclave, by such questions;
-//! * [`certificate`]: what shows them to clients;
+//! * [`certificate`], [`tls`]: what shows them to clients;
 //! * [`clock`]: the host's clock, and randomness (unsafe).
 #![deny(unsafe_code)]
 
@@ -12,6 +12,15 @@ pub mod certificate;
 pub mod channel;
 pub mod clock;
 pub mod quotes;
+pub mod tls;
+
+/// Starts a thread.
+///
+/// # Errors
+/// When the system, or the enclave, has none.
+pub fn thread(name: &str, stack: usize, body: impl FnOnce() + Send + 'static) -> std::io::Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).stack_size(stack).spawn(body)
+}
 
 /// Locks, also when another thread panicked while it held the lock: what our locks guard is valid after each statement.
 pub fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {

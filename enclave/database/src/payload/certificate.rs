@@ -1,18 +1,15 @@
 //! The certificate that clients verify: a key of this process, a quote that binds it.
 
 use std::io;
-use std::sync::{Arc, RwLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use rustls::crypto::ring as provider;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::{CertifiedKey, SigningKey};
-use teemate_evidence::{SecretKey, certificate as x509};
-use teemate_service::{certificate, quotes};
+use teemate_evidence::SecretKey;
+use teemate_service::tls::{self, Shown};
+use teemate_service::{certificate, quotes, thread};
 
-use super::{Node, thread};
+use super::Node;
 
 /// How long the host has for each of the two steps to a quote.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -21,23 +18,16 @@ const AGE: Duration = Duration::from_secs(3600);
 /// Names in the certificate. Who verifies looks at the quote.
 const NAMES: &[&str] = &["teemate", "localhost"];
 
-/// The certificate in use.
-pub struct Certificates {
+/// What makes certificates.
+struct Certificates {
     node: Arc<Node>,
     secret: SecretKey,
-    key: Arc<dyn SigningKey>,
-    current: RwLock<Arc<CertifiedKey>>,
 }
 
-impl std::fmt::Debug for Certificates {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Certificates")
-    }
-}
-
-impl ResolvesServerCert for Certificates {
-    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone())
+impl Certificates {
+    fn make(&self) -> io::Result<Vec<u8>> {
+        let quote = |report_data| quotes::quote(|ask| self.node.ask(ask, LIMIT), report_data).map(|(quote, _)| quote);
+        certificate::attested(&self.secret, NAMES, quote)
     }
 }
 
@@ -46,40 +36,27 @@ impl ResolvesServerCert for Certificates {
 /// # Errors
 /// When the host gives no quote.
 pub fn config(node: &Arc<Node>) -> io::Result<Arc<ServerConfig>> {
-    let secret = certificate::fresh_key();
-    let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(x509::pkcs8(&secret)));
-    let key = provider::sign::any_ecdsa_type(&der).map_err(io::Error::other)?;
-    let current = RwLock::new(certified(node, &secret, &key)?);
-    let certificates = Arc::new(Certificates { node: node.clone(), secret, key, current });
-    let renewed = Arc::downgrade(&certificates);
-    thread("certificate", 256 << 10, move || keep_fresh(&renewed))?;
-    let config = ServerConfig::builder_with_provider(Arc::new(provider::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(io::Error::other)?
-        .with_no_client_auth()
-        .with_cert_resolver(certificates);
-    Ok(Arc::new(config))
+    let certificates = Certificates { node: node.clone(), secret: certificate::fresh_key() };
+    let shown = Arc::new(Shown::new(&certificates.secret).map_err(io::Error::other)?);
+    shown.replace(certificates.make()?);
+    let renewed = Arc::downgrade(&shown);
+    thread("certificate", 256 << 10, move || keep_fresh(&certificates, &renewed))?;
+    tls::config(shown).map(Arc::new).map_err(io::Error::other)
 }
 
-fn certified(node: &Node, secret: &SecretKey, key: &Arc<dyn SigningKey>) -> io::Result<Arc<CertifiedKey>> {
-    let quote = |report_data| quotes::quote(|ask| node.ask(ask, LIMIT), report_data).map(|(quote, _)| quote);
-    let der = certificate::attested(secret, NAMES, quote)?;
-    Ok(Arc::new(CertifiedKey::new(vec![CertificateDer::from(der)], key.clone())))
-}
-
-fn keep_fresh(certificates: &Weak<Certificates>) {
+fn keep_fresh(certificates: &Certificates, shown: &Weak<Shown>) {
     const STEP: Duration = Duration::from_secs(5);
     let mut age = Duration::ZERO;
     loop {
         std::thread::sleep(STEP);
         age += STEP;
-        let Some(certificates) = certificates.upgrade() else { return };
+        let Some(shown) = shown.upgrade() else { return };
         if age < AGE {
             continue;
         }
-        match certified(&certificates.node, &certificates.secret, &certificates.key) {
+        match certificates.make() {
             Ok(new) => {
-                *certificates.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = new;
+                shown.replace(new);
                 age = Duration::ZERO;
             }
             // The old one serves on; who wants younger evidence refuses it.

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use teemate_control::service::FromService;
-use teemate_service::{clock, lock};
+use teemate_service::{clock, lock, thread};
 
-use super::{Node, thread};
+use super::Node;
 use crate::runner::{Job, Runner};
 
 /// Threads that wait for a container. There is one snapshot at a time; but the thread of one that was killed may still be on its way back.
@@ -31,13 +31,10 @@ pub struct Containers {
 impl Containers {
     /// Starts the threads.
     pub(super) fn start(node: &Arc<Node>) -> io::Result<Arc<Containers>> {
-        let mut first = [0; 8];
-        clock::random(&mut first);
         let containers = Arc::new(Containers {
             node: node.clone(),
             waiting: Mutex::default(),
-            // Never 0, and never used twice by this enclave.
-            next: AtomicU64::new((u64::from_le_bytes(first) >> 12) + 1),
+            next: AtomicU64::new(clock::first_container()),
             idle: AtomicU64::new(0),
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),

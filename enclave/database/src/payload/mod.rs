@@ -16,11 +16,10 @@ use std::time::Duration;
 
 use teemate_control::PROTOCOL;
 use teemate_control::function::{Failure, FailureKind};
-use teemate_control::packet::{Joiner, MAX_PACKET};
 use teemate_control::service::{Ask, FromService, Order, OrderDone, Reply, ToService};
 use teemate_service::asks::{self, Asks};
-use teemate_service::channel::{Channel, Outbox};
-use teemate_service::lock;
+use teemate_service::channel::{Channel, Inbox, Outbox};
+use teemate_service::{lock, thread};
 
 use self::containers::Containers;
 use self::opening::Open;
@@ -59,7 +58,7 @@ pub fn serve(channel: Channel) -> io::Result<()> {
     })?;
     node.outbox.post_here(FromService::Ready { protocol: PROTOCOL });
     read(channel, &node, &containers, &orders)?;
-    lock(&node.asks).take_all().into_iter().for_each(|answered| answered(Reply::Failed("the node has hung up".to_owned())));
+    asks::fail_all(&node.asks, "the node has hung up");
     // The administrator closes what is open, and ends.
     drop(orders);
     node.outbox.close();
@@ -68,26 +67,11 @@ pub fn serve(channel: Channel) -> io::Result<()> {
 }
 
 fn read(channel: Channel, node: &Node, containers: &Containers, orders: &Sender<(u64, Order)>) -> io::Result<()> {
-    let mut joiner = Joiner::default();
-    let mut buffer = Box::new([0u8; MAX_PACKET]);
-    while let Some(packet) = channel.receive(&mut buffer)? {
-        let message = match joiner.take::<ToService>(packet) {
-            Ok(Some(message)) => message,
-            Ok(None) => continue,
-            Err(error) => {
-                eprintln!("teemate-database: from the node: {error}");
-                joiner = Joiner::default();
-                continue;
-            }
-        };
+    let mut inbox = Inbox::new(channel);
+    while let Some(message) = inbox.receive()? {
         let no_functions = || Failure::new(FailureKind::Invalid, "this enclave is a database: it has no functions");
         match message {
-            ToService::Hello { protocol } if protocol != PROTOCOL => {
-                return Err(io::Error::other(format!(
-                    "the node speaks protocol {protocol}, this service {PROTOCOL}: both must be of the same version"
-                )));
-            }
-            ToService::Hello { .. } => joiner = Joiner::default(),
+            ToService::Hello { .. } => asks::fail_all(&node.asks, "the node was replaced before it replied"),
             ToService::Deploy { request, .. } | ToService::Delete { request, .. } | ToService::Invoke { request, .. } => {
                 node.outbox.post_here(FromService::Failed { request, failure: no_functions() });
             }
@@ -158,10 +142,6 @@ impl Administrator {
             }
         }
     }
-}
-
-fn thread(name: &str, stack: usize, body: impl FnOnce() + Send + 'static) -> io::Result<std::thread::JoinHandle<()>> {
-    std::thread::Builder::new().name(name.to_owned()).stack_size(stack).spawn(body)
 }
 
 /// What the server is told from outside its loop.
