@@ -10,7 +10,7 @@ pub mod keeping;
 mod opening;
 
 use std::io;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -142,27 +142,4 @@ impl Administrator {
             }
         }
     }
-}
-
-/// What the server is told from outside its loop.
-pub struct Stop {
-    done: std::sync::mpsc::SyncSender<Result<(), String>>,
-}
-
-impl Stop {
-    /// An order to stop, and where the outcome comes.
-    pub fn new() -> (Stop, Receiver<Result<(), String>>) {
-        let (done, outcome) = std::sync::mpsc::sync_channel(1);
-        (Stop { done }, outcome)
-    }
-
-    /// The outcome: what is in memory is safe on disk, or why not, and then the server goes on.
-    pub fn done(self, outcome: Result<(), String>) {
-        let _ = self.done.try_send(outcome);
-    }
-}
-
-/// Where orders to stop come from.
-pub fn stops() -> (Sender<Stop>, Receiver<Stop>) {
-    channel()
 }

@@ -4,7 +4,6 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,13 +12,13 @@ use teemate_sealed::EnclaveSealing;
 
 use super::containers::Containers;
 use super::keeping::Settings;
-use super::{Node, Stop, certificate, stops};
+use super::{Node, certificate};
 use crate::acl::Acl;
 use crate::config::Config;
 use crate::network::batched::Batched;
 use crate::persistence;
 use crate::persistence::disk::{Key, Storage};
-use crate::server::Server;
+use crate::server::{Ended, Server, Stop};
 use crate::settings::decode;
 use crate::shared::Shared;
 use crate::store::Store;
@@ -33,8 +32,6 @@ const STACK: usize = 8 << 20;
 /// A database that serves.
 pub struct Open {
     stops: Sender<Stop>,
-    /// It was told to end.
-    closing: Arc<AtomicBool>,
     server: JoinHandle<()>,
 }
 
@@ -45,11 +42,9 @@ impl Open {
     /// When there is no quote, or what is in the directory can't be read.
     pub fn new(node: &Arc<Node>, containers: &Arc<Containers>) -> io::Result<Open> {
         let tls = certificate::config(node)?;
-        let (orders, received) = stops();
+        let (stops, received) = channel();
         let (opened, outcome) = channel();
         let containers = containers.clone();
-        let closing = Arc::new(AtomicBool::new(false));
-        let told = closing.clone();
         // What is in memory belongs to the server's thread from the start.
         let server = std::thread::Builder::new().name("server".to_owned()).stack_size(STACK).spawn(move || {
             let (store, shared) = match read(containers) {
@@ -60,8 +55,8 @@ impl Open {
             let _ = opened.send(Ok(()));
             // After a panic nothing in memory can be relied on: it is as if the server had been killed with its enclave.
             match catch_unwind(AssertUnwindSafe(|| server.run())) {
-                Ok(Ok(())) if told.load(Relaxed) => return,
-                Ok(Ok(())) => eprintln!("teemate-database: the server ends: a client said SHUTDOWN"),
+                Ok(Ok(Ended::Told)) => return,
+                Ok(Ok(Ended::Shutdown)) => eprintln!("teemate-database: the server ends: a client said SHUTDOWN"),
                 Ok(Err(error)) => eprintln!("teemate-database: the server ends: {error}"),
                 Err(_) => eprintln!("teemate-database: the server ends by an error within it"),
             }
@@ -69,7 +64,7 @@ impl Open {
             std::process::exit(0);
         })?;
         outcome.recv().map_err(io::Error::other)??;
-        Ok(Open { stops: orders, closing, server })
+        Ok(Open { stops, server })
     }
 
     /// Whether its server runs.
@@ -86,11 +81,10 @@ impl Open {
             return Ok(());
         }
         let (stop, outcome) = Stop::new();
-        self.closing.store(true, Relaxed);
         self.stops.send(stop).map_err(|_| "the server has ended".to_owned())?;
         // A snapshot of everything takes what it takes; half of it would be nothing.
         match outcome.recv_timeout(within.max(Duration::from_secs(600))) {
-            Ok(outcome) => outcome.inspect_err(|_| self.closing.store(false, Relaxed)),
+            Ok(outcome) => outcome,
             Err(_) => Err("the database was not written in time".to_owned()),
         }
     }

@@ -1,5 +1,6 @@
 //! The loop: input, commands, output, and what is done as time passes.
 
+mod stopping;
 mod upkeep;
 mod waiting;
 
@@ -10,13 +11,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::commands::{self, Context, event};
 use crate::dispatch;
 use crate::network::{Buffers, Network, Turn};
-use crate::payload::Stop;
 use crate::persistence;
 use crate::resp::{self, Reply, Request};
 use crate::session::{Session, Waiting};
 use crate::shared::{Listening, Push, Shared};
 use crate::store::Store;
 
+pub use stopping::{Ended, Stop};
 use waiting::{is_paused, paused};
 
 /// Requests of one connection that a turn carries out before others have their turn.
@@ -65,16 +66,11 @@ impl<N: Network> Server<N> {
         }
     }
 
-    /// The same, which ends when it is told to, with everything on disk.
-    pub fn until(self, stops: Receiver<Stop>) -> Server<N> {
-        Server { stops: Some(stops), ..self }
-    }
-
-    /// Until SHUTDOWN.
+    /// Until SHUTDOWN, or until it is told to end.
     ///
     /// # Errors
     /// What ends the whole server: the network.
-    pub fn run(mut self) -> io::Result<()> {
+    pub fn run(mut self) -> io::Result<Ended> {
         let mut turn = Turn::default();
         loop {
             let busy = !self.again.is_empty() || self.store.is_walking();
@@ -102,12 +98,12 @@ impl<N: Network> Server<N> {
             }
             turn.bytes = (0, 0);
             self.background();
-            if self.shared.shutdown || self.is_told_to_stop() {
+            if let Some(ended) = self.ends() {
                 self.commit();
                 let dirty = std::mem::take(&mut self.dirty);
                 self.network.turn(&mut self.buffers, &dirty, Duration::ZERO, &mut turn)?;
                 self.shared.log.close();
-                return Ok(());
+                return Ok(ended);
             }
         }
     }
@@ -120,15 +116,6 @@ impl<N: Network> Server<N> {
                 self.close(slot);
             }
         }
-    }
-
-    /// Whether it is to end, and what is in memory is on disk. When it can't be written the server goes on: somebody may find the room.
-    fn is_told_to_stop(&mut self) -> bool {
-        let Some(stop) = self.stops.as_ref().and_then(|stops| stops.try_recv().ok()) else { return false };
-        let closed = persistence::close(&mut self.store, &mut self.shared);
-        let ends = closed.is_ok();
-        stop.done(closed);
-        ends
     }
 
     fn set_time(&mut self) {
