@@ -619,6 +619,47 @@ fn turned_on_while_it_runs_the_log_has_what_was_there_before() {
 }
 
 #[test]
+fn an_orderly_stop_leaves_all_there_is_however_far_the_first_base_is() {
+    for begun in [false, true] {
+        let disk = Disk::default();
+        let mut machine = Machine::start(&disk, ALWAYS, None).unwrap();
+        machine.ask("SET old 1");
+        machine.commit();
+        // Off, and on again: a log of an earlier time is there until the base of the new one counts.
+        assert_eq!(machine.ask("CONFIG SET appendonly no"), "+OK|");
+        machine.ask("DEBUG POPULATE 3000");
+        assert_eq!(machine.ask("CONFIG SET appendonly yes"), "+OK|");
+        if begun {
+            persistence::upkeep(&mut machine.store, &mut machine.shared);
+            assert!(machine.shared.saving.is_under_way());
+        }
+        machine.ask("SET last 1");
+        machine.commit();
+        assert_eq!(persistence::close(&mut machine.store, &mut machine.shared), Ok(()));
+        let was = machine.content();
+        machine.kill();
+        disk.cut_power(0, false);
+        assert_eq!(Machine::start(&disk, ALWAYS, None).unwrap().content(), was, "begun: {begun}");
+    }
+}
+
+#[test]
+fn an_orderly_stop_that_finds_no_room_is_refused_and_works_when_there_is_some() {
+    let disk = Disk::default();
+    let mut machine = Machine::start(&disk, &[], None).unwrap();
+    machine.ask("DEBUG POPULATE 3000");
+    assert_eq!(machine.ask("CONFIG SET appendonly yes"), "+OK|");
+    disk.refuse(Some((Kind::Write, std::io::ErrorKind::StorageFull)));
+    assert!(persistence::close(&mut machine.store, &mut machine.shared).is_err());
+    disk.refuse(None);
+    assert_eq!(persistence::close(&mut machine.store, &mut machine.shared), Ok(()));
+    let was = machine.content();
+    machine.kill();
+    disk.cut_power(0, false);
+    assert_eq!(Machine::start(&disk, ALWAYS, None).unwrap().content(), was);
+}
+
+#[test]
 fn long_units_are_there_whole_or_not_at_all() {
     let disk = Disk::default();
     let mut machine = Machine::start(&disk, NO, None).unwrap();

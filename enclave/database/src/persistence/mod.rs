@@ -27,7 +27,6 @@ use std::time::Duration;
 use crate::runner::Thread;
 use crate::shared::Shared;
 use crate::store::{Store, Walked};
-use log::Policy;
 use replay::{Replay, Skim};
 use saving::{Ended, Target};
 
@@ -272,20 +271,33 @@ pub fn save(store: &mut Store, shared: &mut Shared) -> Result<(), String> {
     }
 }
 
-/// Puts everything on disk, by a thread of this process, whatever runs the writers of other snapshots: in the log if there is one, else in a file.
+/// Puts everything on disk, by a thread of this process, whatever runs the writers of other snapshots: in the log if it is on and whole, else
+/// in a file.
 ///
 /// # Errors
 /// A sentence.
 pub fn close(store: &mut Store, shared: &mut Shared) -> Result<(), String> {
-    if shared.log.takes() && shared.log.failed().is_none() {
-        let committed = shared.log.commit(Policy::Always);
-        let synced = shared.log.sync().map_err(|error| error.to_string());
-        return if committed { synced } else { Err("the log takes nothing more".to_owned()) };
-    }
+    finish(store, shared);
     let runner = std::mem::replace(&mut shared.saving.runner, Box::new(Thread));
-    let saved = save(store, shared);
+    let closed = match shared.log.is_wanted() && shared.log.failed().is_none() {
+        true => close_log(store, shared),
+        false => save(store, shared),
+    };
     shared.saving.runner = runner;
-    saved
+    closed
+}
+
+fn close_log(store: &mut Store, shared: &mut Shared) -> Result<(), String> {
+    if !shared.log.takes() {
+        // Its first base has not begun, or came to nothing: the next start would find none, or one of an earlier time.
+        rewrite(store, shared).map_err(|error| error.to_string())?;
+        finish(store, shared);
+        if let Some(why) = shared.log.rewrite_failed() {
+            return Err(why.to_owned());
+        }
+    }
+    shared.log.end_unit();
+    shared.log.sync().map_err(|error| error.to_string())
 }
 
 /// CONFIG SET appendonly. Turned on, the log counts when its first rewrite has ended: until then it is as if it were off.
