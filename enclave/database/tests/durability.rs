@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::machine::{Content, Machine, counter, read, storage};
 use teemate_database::persistence::{self, Error, transfer};
+use teemate_database::settings::Keep;
 use teemate_sealed::simulated::{Disk, Kind};
 use teemate_sealed::{Counter, Head};
 
@@ -657,6 +658,27 @@ fn an_orderly_stop_that_finds_no_room_is_refused_and_works_when_there_is_some() 
     machine.kill();
     disk.cut_power(0, false);
     assert_eq!(Machine::start(&disk, ALWAYS, None).unwrap().content(), was);
+}
+
+/// Keeps settings nowhere.
+struct Nowhere;
+
+impl Keep for Nowhere {
+    fn keep(&self, _: &[u8]) -> Result<(), String> {
+        Err("no room".to_owned())
+    }
+}
+
+#[test]
+fn settings_that_cannot_be_kept_turn_no_log_on() {
+    let disk = Disk::default();
+    let mut machine = Machine::start(&disk, &[], None).unwrap();
+    machine.shared.settings = Some(Box::new(Nowhere));
+    assert!(machine.ask("CONFIG SET appendonly yes maxclients 7").contains("no room"));
+    assert_eq!(machine.ask("CONFIG GET appendonly"), "*2|$10|appendonly|$2|no|");
+    assert!(machine.ask("INFO persistence").contains("aof_enabled:0"));
+    persistence::upkeep(&mut machine.store, &mut machine.shared);
+    assert!(disk.names().is_empty());
 }
 
 #[test]

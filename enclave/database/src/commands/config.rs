@@ -78,12 +78,6 @@ fn set(context: &mut Context<'_>) -> Done {
         new.set(&name, &value).map_err(failed)?;
         seen.push(name);
     }
-    if seen.iter().any(|name| name == "appendonly") {
-        let on = new.is_on("appendonly");
-        let failed =
-            |why: persistence::Error| Error::new(format_args!("CONFIG SET failed (possibly related to argument 'appendonly') - {why}"));
-        persistence::set_append_only(context.shared, on).map_err(failed)?;
-    }
     let before = (std::mem::replace(&mut context.shared.config, new), context.shared.acl.users.clone());
     if seen.iter().any(|name| name == "requirepass") {
         let password = context.shared.config.get("requirepass").to_owned();
@@ -92,6 +86,15 @@ fn set(context: &mut Context<'_>) -> Done {
     if let Err(error) = settings::keep(context.shared) {
         (context.shared.config, context.shared.acl.users) = before;
         return Err(error);
+    }
+    // After the settings: a log that was turned on, or off, by settings that were then refused would stay so.
+    if seen.iter().any(|name| name == "appendonly") {
+        let on = context.shared.config.is_on("appendonly");
+        if let Err(why) = persistence::set_append_only(context.shared, on) {
+            (context.shared.config, context.shared.acl.users) = before;
+            let why = Error::new(format_args!("CONFIG SET failed (possibly related to argument 'appendonly') - {why}"));
+            return Err(settings::keep(context.shared).err().unwrap_or(why));
+        }
     }
     context.shared.forget_anybody(context.session);
     let hot = &context.shared.config.hot;
