@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{Command, Context, Done, Kind, command, flag};
 use crate::acl::{CATEGORIES, Logged, User, commands_of};
 use crate::error::Error;
+use crate::session::Session;
 use crate::settings;
 
 pub const COMMANDS: &[Command] = &[command("acl", -2, Kind::Server, (0, 0, 0), acl).with(flag::ADMIN | flag::DANGEROUS | flag::NO_SCRIPT)];
@@ -109,24 +110,18 @@ fn acl(context: &mut Context<'_>) -> Done {
         }
         "deluser" => {
             context.count(3..)?;
-            let mut count = 0;
-            let before = context.shared.acl.users.clone();
-            for name in &context.args[2..] {
-                let name = String::from_utf8_lossy(name).into_owned();
-                if name == "default" {
-                    return Err(Error::new("The 'default' user cannot be removed"));
-                }
-                if context.shared.acl.users.remove(&name).is_some() {
-                    count += 1;
-                    let sessions = context.shared.sessions.iter_mut().flatten();
-                    sessions.filter(|session| session.user.as_ref() == Some(&name)).for_each(|session| session.killed = true);
-                    if context.session.user.as_ref() == Some(&name) {
-                        context.session.closing = true;
-                    }
-                }
+            let mut names: Vec<String> = context.args[2..].iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+            if names.iter().any(|name| name == "default") {
+                return Err(Error::new("The 'default' user cannot be removed"));
             }
+            let before = context.shared.acl.users.clone();
+            names.retain(|name| context.shared.acl.users.remove(name).is_some());
             keep(context, before)?;
-            context.reply.integer(count);
+            let is_removed = |session: &Session| session.user.as_ref().is_some_and(|user| names.contains(user));
+            let sessions = context.shared.sessions.iter_mut().flatten();
+            sessions.filter(|session| is_removed(session)).for_each(|session| session.killed = true);
+            context.session.closing |= is_removed(context.session);
+            context.reply.integer(names.len() as i64);
         }
         "genpass" => {
             context.count(2..=3)?;
