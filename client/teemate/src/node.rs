@@ -97,8 +97,13 @@ pub fn find_image() -> Option<PathBuf> {
     if let Some(image) = std::env::var_os("TEEMATE_IMAGE").filter(|image| !image.is_empty()) {
         return Some(image.into());
     }
+    image_beside("functions.teemate")
+}
+
+/// The image of this name beside this executable or one directory up.
+pub fn image_beside(name: &str) -> Option<PathBuf> {
     let own = std::env::current_exe().ok()?;
-    own.ancestors().skip(1).take(2).map(|directory| directory.join("functions.teemate")).find(|image| image.is_file())
+    own.ancestors().skip(1).take(2).map(|directory| directory.join(name)).find(|image| image.is_file())
 }
 
 /// The command that runs a node in the foreground.

@@ -1,12 +1,13 @@
 //! `teemate db`.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use teemate_attestation::Endpoint;
+use teemate_client::node::image_beside;
 
 use super::{node, policy};
 use crate::arguments::database::{Claim, Database, Start};
@@ -30,7 +31,7 @@ pub fn run(command: &Database, socket: &Path, output: &Output) -> Result<ExitCod
 }
 
 fn start(arguments: &Start, socket: &Path, output: &Output) -> Result<ExitCode, Failure> {
-    let image = arguments.image.clone().or_else(find_image);
+    let image = arguments.image.clone().or_else(|| image_beside(IMAGE));
     let image = image.ok_or_else(|| {
         Failure::new(format!("there is no {IMAGE} beside this program: build one with `cargo xtask build`, and name it with --image"))
     })?;
@@ -46,11 +47,6 @@ fn start(arguments: &Start, socket: &Path, output: &Output) -> Result<ExitCode, 
         arguments: [vec!["--data".into(), data.join("files").into_os_string()], arguments.arguments.clone()].concat(),
     };
     node::start(&start, socket, output)
-}
-
-fn find_image() -> Option<PathBuf> {
-    let own = std::env::current_exe().ok()?;
-    own.ancestors().skip(1).take(2).map(|directory| directory.join(IMAGE)).find(|image| image.is_file())
 }
 
 fn claim(arguments: &Claim, output: &Output) -> Result<ExitCode, Failure> {
