@@ -194,7 +194,8 @@ fn secrets_come_through_a_host_that_sees_neither_them_nor_their_names() {
     let (host, sent, received) = looks();
     assert_eq!(world.ask(host).unwrap(), [SECRET]);
     let mut seen: Vec<u8> = received.lock().unwrap().concat();
-    let sent = sent.lock().unwrap();
+    // Not held: a host that comes late with the last wish still notes it.
+    let sent = sent.lock().unwrap().clone();
     assert!(matches!(&sent[0], Ask::Connect { address, .. } if *address == world.broker.endpoint()));
     assert!(matches!(sent.last(), Some(Ask::HangUp { .. } | Ask::Receive { .. })));
     seen.extend(sent.iter().flat_map(|ask| if let Ask::Send { bytes, .. } = ask { bytes.clone() } else { Vec::new() }));
