@@ -1,4 +1,5 @@
-//! RESP, the protocol of Redis's clients (<https://redis.io/docs/latest/develop/reference/protocol-spec/>): requests as they arrive in pieces, and replies in version 2 or 3.
+//! RESP, the protocol of Redis's clients (<https://redis.io/docs/latest/develop/reference/protocol-spec/>): requests as they arrive in
+//! pieces, and replies in version 2 or 3.
 
 use crate::number;
 

@@ -1,7 +1,8 @@
 //! The gateway in the service: opens the sealed store and answers owners at the listening socket, when the node's administrator says so.
 //!
 //! This is where the parts meet: the store asks the host for bytes, attestation asks it for quotes, the API calls functions and has key
-//! brokers release their secrets; all of it through the [`Handle`]. Orders may wait for the disk, so a thread of its own carries them out, one after the other.
+//! brokers release their secrets; all of it through the [`Handle`]. Orders may wait for the disk, so a thread of its own carries them out,
+//! one after the other.
 
 pub mod brokers;
 mod disk;

@@ -11,7 +11,8 @@
 //!
 //! From the outside in: [`channel`] (packets), [`service`] (who does what), [`handle`] (the service as the gateway in this process sees
 //! it), [`deploy`], [`calls`], [`jobs`] (which call is where), [`links`] (calls that run in another enclave), [`registry`] and [`function`]
-//! (what is deployed), [`asks`] (questions to the host), [`call`] (one call), [`wasi`] and [`javascript`] (what the code sees), [`memory`] (where it lives).
+//! (what is deployed), [`asks`] (questions to the host), [`call`] (one call), [`wasi`] and [`javascript`] (what the code sees), [`memory`]
+//! (where it lives).
 #![deny(unsafe_code)]
 
 pub mod call;

@@ -79,8 +79,8 @@ pub struct Service {
     pub(crate) sources: Sources,
 }
 
-/// Serves the node until it hangs up or says so. `platform` vouches for this enclave to others. `start` is called when functions can be deployed: it may start a gateway, which then
-/// answers the node's administrator.
+/// Serves the node until it hangs up or says so. `platform` vouches for this enclave to others. `start` is called when functions can be
+/// deployed: it may start a gateway, which then answers the node's administrator.
 ///
 /// # Errors
 /// When the engine or the gateway cannot start, or the channel fails.

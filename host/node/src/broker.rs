@@ -1,7 +1,8 @@
 //! Answers containers that may have connections or data files: resolves and connects, or opens, and passes the descriptor.
 //!
-//! A container has no network and no directory. Its allow-list came from the enclave with the wish for the container; what it asks for is compared with
-//! the list as text, so that a name that resolves to something else gains nothing beyond what the owner of the function allowed.
+//! A container has no network and no directory. Its allow-list came from the enclave with the wish for the container; what it asks for is
+//! compared with the list as text, so that a name that resolves to something else gains nothing beyond what the owner of the function
+//! allowed.
 
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};

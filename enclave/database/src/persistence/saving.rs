@@ -1,7 +1,7 @@
 //! The snapshot under way: there is one at a time, for a file of its own or as the base of the log.
 //!
-//! The writer is a thread, or a container ([`crate::runner`]), that takes entries from the snapshot's queue. It writes beside what there is, which stays until the new one is complete
-//! and on disk, whatever ends it early.
+//! The writer is a thread, or a container ([`crate::runner`]), that takes entries from the snapshot's queue. It writes beside what there is,
+//! which stays until the new one is complete and on disk, whatever ends it early.
 
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::Instant;

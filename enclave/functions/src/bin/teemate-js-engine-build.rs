@@ -21,7 +21,8 @@ use std::process::{Command, ExitCode};
 use teemate_functions::{engine, image};
 use wasmtime::{Engine, Linker, Module, Store};
 
-/// C sources of the engine that include QuickJS-ng's own of nearly the same name, and those of QuickJS-ng that are compiled as they are. The own ones include more files of `engine/`.
+/// C sources of the engine that include QuickJS-ng's own of nearly the same name, and those of QuickJS-ng that are compiled as they are.
+/// The own ones include more files of `engine/`.
 const OWN_SOURCES: [&str; 2] = ["engine.c", "regexp.c"];
 const C_SOURCES: [&str; 2] = ["libunicode.c", "dtoa.c"];
 const INSTALL: &str = "install them with: apt-get install clang-19 lld-19 libclang-rt-19-dev-wasm32 wasi-libc";
