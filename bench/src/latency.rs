@@ -10,7 +10,7 @@ use teemate_tests::running::{Node, invoke, result};
 use crate::attested::Attested;
 use crate::mode::Mode;
 use crate::nodejs::{Action, Nodejs};
-use crate::workload::Workload;
+use crate::workload::{self, Workload};
 
 /// One call.
 #[derive(Clone, Debug, Serialize)]
@@ -60,7 +60,7 @@ impl Nodes {
 pub fn wanted(mode: Mode, samples: usize, slow: usize) -> usize {
     match mode {
         Mode::Exclusive | Mode::Node => slow.min(samples),
-        Mode::Native | Mode::Unpooled | Mode::Shared | Mode::Attested => samples,
+        Mode::Native | Mode::Unpooled | Mode::Shared | Mode::Rewound | Mode::Attested => samples,
     }
 }
 
@@ -92,7 +92,7 @@ pub fn can(workload: &Workload, mode: Mode, others: Others<'_>) -> Option<()> {
     match mode {
         Mode::Node => others.nodejs?.fits(&action(workload)?).ok(),
         Mode::Attested => others.attested.map(drop),
-        Mode::Native | Mode::Exclusive | Mode::Unpooled | Mode::Shared => Some(()),
+        Mode::Native | Mode::Exclusive | Mode::Unpooled | Mode::Shared | Mode::Rewound => Some(()),
     }
 }
 
@@ -136,7 +136,14 @@ pub fn connect(node: &Node) -> Result<Connection, Error> {
 /// One call on an open connection.
 pub fn call(connection: &mut Connection, workload: &Workload, mode: Mode) -> Sample {
     let begin = Instant::now();
-    let outcome = invoke(connection, &workload.name, workload.params.clone(), mode.sharing());
+    let rewound;
+    let name = if mode == Mode::Rewound {
+        rewound = workload::rewound(&workload.name);
+        &rewound
+    } else {
+        &workload.name
+    };
+    let outcome = invoke(connection, name, workload.params.clone(), mode.sharing());
     let latency_us = begin.elapsed().as_secs_f64() * 1e6;
     match outcome {
         Ok(outcome) => {

@@ -20,6 +20,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
+use teemate_client::deployment::Deployment;
+use teemate_control::function::Reuse;
 use teemate_control::node::Sharing;
 use teemate_tests::artifacts::Artifacts;
 use teemate_tests::manifest::Manifest;
@@ -46,7 +48,7 @@ struct Options {
     #[arg(long, value_delimiter = ',', default_value = "7,8,9,10", value_parser = clap::value_parser!(u8).range(7..=10))]
     figures: Vec<u8>,
     /// Ways to compare.
-    #[arg(long, value_delimiter = ',', value_enum, default_value = "node,native,exclusive,unpooled,shared,attested")]
+    #[arg(long, value_delimiter = ',', value_enum, default_value = "node,native,exclusive,unpooled,shared,rewound,attested")]
     modes: Vec<Mode>,
     /// Functions of the manifest [default: all]; the small one always belongs to it.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
@@ -125,8 +127,11 @@ fn run(mut options: Options) -> Result<()> {
         let unpooled = unpooled.then(|| Node::start_with(&artifacts, Sharing::Shared, &["--ready-containers", "0"])).transpose();
         let mut nodes = Nodes { pooled: start_pooled(&artifacts, &options)?, unpooled: unpooled.map_err(|error| anyhow!(error))? };
         run.node = Some(nodes.pooled.status()?);
-        deploy(&nodes.pooled, &workloads)?;
-        nodes.unpooled.iter().try_for_each(|node| deploy(node, &workloads))?;
+        deploy(&nodes.pooled, &workloads, Reuse::Fresh)?;
+        nodes.unpooled.iter().try_for_each(|node| deploy(node, &workloads, Reuse::Fresh))?;
+        if options.modes.contains(&Mode::Rewound) {
+            deploy(&nodes.pooled, &workloads, Reuse::Rewind)?;
+        }
         let attested = attested(&mut run, &options, &workloads, &artifacts, &nodes.pooled)?;
         let others = Others { nodejs: nodejs.as_ref(), attested: attested.as_ref() };
         if options.figures.contains(&7) {
@@ -135,7 +140,7 @@ fn run(mut options: Options) -> Result<()> {
         if modules::MODES.iter().all(|mode| options.modes.contains(mode)) {
             match modules::workloads(&manifest, directory.path()) {
                 Ok(workloads) => {
-                    deploy(&nodes.pooled, &workloads)?;
+                    deploy(&nodes.pooled, &workloads, Reuse::Fresh)?;
                     run.modules = modules::measure(&workloads, options.samples, &nodes);
                 }
                 Err(reason) => run.notes.push(format!("WebAssembly modules: {reason:#}")),
@@ -197,9 +202,11 @@ fn attested(run: &mut Run, options: &Options, workloads: &[Workload], artifacts:
     Ok(Some(attested))
 }
 
-fn deploy(node: &Node, workloads: &[Workload]) -> Result<()> {
+fn deploy(node: &Node, workloads: &[Workload], reuse: Reuse) -> Result<()> {
     for workload in workloads {
-        node.deploy(&workload.deployment).map_err(|error| anyhow!("{}: {error}", workload.name)).context("a function can't be deployed")?;
+        let name = if reuse == Reuse::Rewind { workload::rewound(&workload.name) } else { workload.name.clone() };
+        let deployment = Deployment { name, reuse, ..workload.deployment.clone() };
+        node.deploy(&deployment).map_err(|error| anyhow!("{}: {error}", workload.name)).context("a function can't be deployed")?;
     }
     Ok(())
 }
@@ -215,7 +222,8 @@ fn figures8and9(run: &mut Run, options: &Options, calls: usize, workloads: &[Wor
     for workload in workloads {
         eprintln!("{calls} calls at once: {}", workload.name);
         for round in 1..=options.rounds {
-            for mode in &options.modes {
+            // Containers that wait for their function's next call would be taken down for those of others.
+            for mode in options.modes.iter().filter(|mode| **mode != Mode::Rewound) {
                 let rounds = if matches!(mode, Mode::Exclusive | Mode::Node) { 1 } else { options.rounds };
                 if round > rounds {
                     continue;
@@ -237,7 +245,7 @@ fn too_little_memory(mode: Mode, calls: usize, node: &Node) -> Option<String> {
         Mode::Node => 80 << 10,
         // What the shared enclave has is the least that each of its own would have.
         Mode::Exclusive => node.ps().ok()?.enclaves.iter().map(|enclave| enclave.epc_pages * 4).max()?,
-        Mode::Native | Mode::Unpooled | Mode::Shared | Mode::Attested => return None,
+        Mode::Native | Mode::Unpooled | Mode::Shared | Mode::Rewound | Mode::Attested => return None,
     };
     let (needed, available) = (each_kib * calls as u64, machine::available_kib());
     (needed > available * 9 / 10).then(|| format!("needs about {} MiB, and {} are available", needed / 1024, available / 1024))
@@ -249,8 +257,8 @@ fn figure10(run: &mut Run, options: &Options, workloads: &[Workload], artifacts:
         // The pool is part of the node at rest: it is in shared's figure.
         for mode in options.modes.iter().filter(|mode| **mode != Mode::Unpooled) {
             eprintln!("figure 10: {}, {}", workload.name, mode.title());
-            if *mode == Mode::Attested {
-                // The memory is the shared enclave's, whoever calls.
+            if matches!(mode, Mode::Rewound | Mode::Attested) {
+                // The memory is the shared enclave's, whoever calls, and for calls at once there is a container each.
                 continue;
             }
             let Some(sharing) = mode.sharing() else {
@@ -259,7 +267,7 @@ fn figure10(run: &mut Run, options: &Options, workloads: &[Workload], artifacts:
             };
             let mut node = start(artifacts, sharing)?;
             run.node.get_or_insert(node.status()?);
-            deploy(&node, std::slice::from_ref(workload))?;
+            deploy(&node, std::slice::from_ref(workload), Reuse::Fresh)?;
             match too_little_memory(*mode, CALLS, &node) {
                 Some(short) => run.notes.push(format!("{}, {}, memory: {short}", workload.name, mode.title())),
                 None => run.memory.push(footprint::of_node(workload, *mode, CALLS, &node)),

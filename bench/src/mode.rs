@@ -17,13 +17,15 @@ pub enum Mode {
     Unpooled,
     /// One enclave, many containers, some of them made ahead of their calls.
     Shared,
-    /// The same, end to end: an owner's call over a new TLS connection whose quote is verified.
+    /// The same enclave, in a container that served this function before and was rewound.
+    Rewound,
+    /// As shared, end to end: an owner's call over a new TLS connection whose quote is verified.
     Attested,
 }
 
 impl Mode {
     /// All, in the order of the figures.
-    pub const ALL: [Mode; 6] = [Mode::Node, Mode::Native, Mode::Exclusive, Mode::Unpooled, Mode::Shared, Mode::Attested];
+    pub const ALL: [Mode; 7] = [Mode::Node, Mode::Native, Mode::Exclusive, Mode::Unpooled, Mode::Shared, Mode::Rewound, Mode::Attested];
 
     /// For tables and figures.
     pub const fn title(self) -> &'static str {
@@ -33,6 +35,7 @@ impl Mode {
             Mode::Exclusive => "exclusive",
             Mode::Unpooled => "shared, no pool",
             Mode::Shared => "shared",
+            Mode::Rewound => "shared, rewound",
             Mode::Attested => "shared, end to end",
         }
     }
@@ -43,7 +46,7 @@ impl Mode {
             Mode::Node => None,
             Mode::Native => Some(Sharing::Native),
             Mode::Exclusive => Some(Sharing::Exclusive),
-            Mode::Unpooled | Mode::Shared | Mode::Attested => Some(Sharing::Shared),
+            Mode::Unpooled | Mode::Shared | Mode::Rewound | Mode::Attested => Some(Sharing::Shared),
         }
     }
 }

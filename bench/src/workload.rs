@@ -11,6 +11,11 @@ use teemate_tests::manifest::{Entry, Manifest, Source};
 /// Name of the small function.
 pub const SMALL: &str = "small";
 
+/// Name of a function's second deployment, whose containers are used again.
+pub fn rewound(name: &str) -> String {
+    format!("{name}-rewound")
+}
+
 /// One function, ready for each way to run it.
 pub struct Workload {
     /// Name.

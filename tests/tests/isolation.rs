@@ -80,6 +80,27 @@ fn scripts_that_pass_a_limit() {
     node.stop().unwrap();
 }
 
+/// Each may have more memory than the enclave has EPC: who finds none left fails, and the enclave goes on.
+#[test]
+fn a_call_that_finds_no_epc_left_fails_alone() {
+    let artifacts = match Artifacts::find() {
+        Ok(artifacts) => artifacts,
+        Err(reason) => return skip(reason),
+    };
+    let mut node = Node::start_with(&artifacts, Sharing::Shared, &["--epc-limit", "160M"]).unwrap();
+    good(&node);
+    // In one piece, and bit by bit: most of what is held at the end was mapped by small steps within a region.
+    const EATER: &str = "function main({ step }) { const all = []; for (;;) all.push(new Uint8Array(step).fill(1)); }";
+    node.deploy_script("eater", EATER, Limits { memory: 1 << 30, ..limits(10_000) }).unwrap();
+    for step in [64 << 20, 1 << 20, 5000] {
+        let failure = stopped(&node, "eater", json!({ "step": step }));
+        assert!(failure.message.to_lowercase().contains("memory"), "{step}: {}", failure.message);
+    }
+    let metrics = node.metrics().unwrap();
+    assert!(metrics.contains("teemate_rebuilds_total 0"), "the enclave ended\n{}", node.last_words());
+    node.stop().unwrap();
+}
+
 #[test]
 fn scripts_that_reach_for_what_is_not_theirs() {
     let Some(mut node) = start() else { return };

@@ -24,6 +24,9 @@ const TCS: u32 = 32;
 const PLACES: usize = 16;
 const NAP: &str = "function main(p) { console.log('n=' + p.n); \
                    return new Promise((done) => setTimeout(() => done({ n: p.n }), p.ms)); }";
+/// Holds memory for a while, so that the EPC is used up before the TCSs are.
+const HOLD: &str = "function main(p) { const held = new Uint8Array(p.mib << 20).fill(1); \
+                    return new Promise((done) => setTimeout(() => done({ n: p.n, held: held.length }), p.ms)); }";
 /// Longest that anything may take on a machine that does other things as well.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -210,6 +213,52 @@ fn an_owners_calls_overflow_and_the_host_finds_nothing() {
     });
     assert!(found.is_empty(), "the host found {found:#?}");
     assert!(canaries.in_files(&node.state()).is_empty());
+    node.stop().unwrap();
+}
+
+#[test]
+fn calls_overflow_when_the_epc_is_short_and_threads_are_not() {
+    const MIB: u64 = 40;
+    let Some((_, _, mut node)) = start(&["--enclaves", "2", "--epc-limit", "512M"]) else { return };
+    node.deploy_script("hold", HOLD, Limits::default()).unwrap();
+    let serving = |ps: &Ps| ps.enclaves.iter().find(|one| one.role == "serving").cloned().unwrap();
+    let short = |ps: &Ps| serving(ps).epc_pages * 10 > serving(ps).epc_limit * 9;
+    thread::scope(|scope| {
+        let hold = |n: usize| {
+            let node = &node;
+            scope.spawn(move || node.call("hold", json!({ "n": n, "mib": MIB, "ms": 12_000 })))
+        };
+        let mut calls = Vec::new();
+        // One after the other: what a call will need is not known before it runs.
+        while !short(&node.ps().unwrap()) {
+            let before = serving(&node.ps().unwrap()).epc_pages;
+            calls.push(hold(calls.len()));
+            assert!(calls.len() < PLACES, "{} calls of {MIB} MiB are not nine tenths of 512 MiB\n{}", calls.len(), node.last_words());
+            until(&node, "a call that holds its memory", |ps| serving(ps).epc_pages > before + (MIB << 8));
+        }
+        let here = calls.len();
+        let ps = node.ps().unwrap();
+        assert!(serving(&ps).tcs_leased + 2 < serving(&ps).tcs_total, "the threads ran out first: {:?}", ps.enclaves);
+        // What still fits asks for a worker, and then goes there, and so does what would not fit any more.
+        let mut went = false;
+        for _ in 0..100 {
+            let nap = scope.spawn(|| node.call("nap", json!({ "n": 0, "ms": 100 })));
+            while !nap.is_finished() {
+                went = went || in_worker(&node.ps().unwrap());
+                thread::sleep(Duration::from_millis(10));
+            }
+            assert_eq!(nap.join().unwrap(), Ok(json!({ "n": 0 })));
+            if went {
+                break;
+            }
+        }
+        assert!(went, "no call went to a worker\n{}", node.last_words());
+        let more: Vec<_> = (here..here + 3).map(&hold).collect();
+        println!("{here} calls of {MIB} MiB in the enclave that serves, then {:?}", node.ps().unwrap().enclaves);
+        for (n, call) in calls.into_iter().chain(more).enumerate() {
+            assert_eq!(call.join().unwrap(), Ok(json!({ "n": n, "held": MIB << 20 })), "{}", node.last_words());
+        }
+    });
     node.stop().unwrap();
 }
 

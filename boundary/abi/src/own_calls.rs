@@ -14,7 +14,8 @@ pub const CONNECT: i64 = 0x7EE_0003;
 pub const REPORT: i64 = 0x7EE_0004;
 /// `(key_request, *mut [u8; 16]) -> 0`: EGETKEY.
 pub const KEY: i64 = 0x7EE_0005;
-/// `(start, len) -> 0`: a range that the caller is about to touch; the host may map it in one go.
+/// `(start, len) -> 0`: a range that the caller is about to touch. Its pages are accepted, ENOMEM if there is no EPC for them, and the host
+/// may map them in one go.
 pub const PREFAULT: i64 = 0x7EE_0006;
 /// `() -> pages`: EPC pages charged to the caller's container.
 pub const CHARGED_PAGES: i64 = 0x7EE_0007;

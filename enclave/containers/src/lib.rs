@@ -119,9 +119,16 @@ pub fn key(request: &[u8; 512]) -> io::Result<[u8; 16]> {
     Ok(key)
 }
 
-/// Tells that `range` is about to be touched. Only a hint.
-pub fn prefault(start: *const u8, length: usize) {
-    let _ = call(number::PREFAULT, start as u64, length as u64, 0, 0);
+/// Makes writable memory part of the enclave before it is touched, and has the host map it in one go: at the first touch it would be too late
+/// to learn that there is no EPC left. Does nothing without an enclave.
+///
+/// # Errors
+/// `ENOMEM` when no EPC page is left, `EFAULT` when the range is not mapped for writing.
+pub fn prefault(start: *const u8, length: usize) -> io::Result<()> {
+    match call(number::PREFAULT, start as u64, length as u64, 0, 0) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        done => done.map(drop),
+    }
 }
 
 /// What one [`turn`] brings at most.

@@ -211,19 +211,20 @@ static int fail(JSValue error)
     return FAILED;
 }
 
-// Makes the runtime and evaluates the prelude. Runs once, when the image is built.
-EXPORT("te_init") int te_init(const char *prelude, size_t length)
+// Makes the runtime. Runs once, when the image is built; so does `te_init`.
+EXPORT("te_begin") int te_begin(void)
 {
     runtime = JS_NewRuntime();
     if (!runtime) return 1;
     JS_SetGCThreshold(runtime, (size_t)-1);
     context = JS_NewContext(runtime);
-    if (!context || iteration_begin(context) || patterns_begin(context)) return 2;
-    size_t size;
-    uint8_t *code = compile(prelude, length, "teemate", &size);
-    if (!code) return fail(JS_GetException(context)) + 2;
-    JSValue install = evaluate(code, size);
-    js_free(context, code);
+    return !context || iteration_begin(context) || patterns_begin(context) ? 2 : OK;
+}
+
+// Evaluates the prelude. Its bytecode was made by another instance, so that what a compilation leaves behind is in no image.
+EXPORT("te_init") int te_init(const uint8_t *code, size_t length)
+{
+    JSValue install = evaluate(code, length);
     if (JS_IsException(install)) return 4;
     JSValue host = JS_NewObject(context);
     JS_SetPropertyFunctionList(context, host, natives, sizeof natives / sizeof *natives);

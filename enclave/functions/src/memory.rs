@@ -188,6 +188,9 @@ unsafe impl LinearMemory for Linear {
                 self.pool.give_back(old, self.size);
             }
         }
+        if let Some(region) = &self.region {
+            commit(region, self.size..new_size).map_err(wasmtime::Error::msg)?;
+        }
         self.size = new_size;
         Ok(())
     }
@@ -203,6 +206,12 @@ impl Drop for Linear {
             self.pool.give_back(region, self.size);
         }
     }
+}
+
+/// Has the EPC for a part of a region, so that a call that finds none left fails alone. What the guest has not grown to costs none.
+fn commit(region: &Region, part: std::ops::Range<usize>) -> Result<(), String> {
+    let start = region.start.as_ptr().wrapping_add(part.start);
+    teemate_containers::prefault(start, part.len()).map_err(|error| format!("no memory for an instance: {error}"))
 }
 
 /// Gives wasmtime memories of a pool.
@@ -228,9 +237,7 @@ unsafe impl MemoryCreator for Creator {
             return Err("the image is larger than the memory".to_owned());
         }
         let region = self.0.take(minimum)?;
-        if let Some(image) = self.0.image() {
-            teemate_containers::prefault(region.start.as_ptr(), image.size());
-        }
+        commit(&region, 0..minimum)?;
         Ok(Box::new(Linear { pool: self.0.clone(), region: Some(region), size: minimum }))
     }
 }

@@ -6,19 +6,15 @@ mod harness;
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::os::fd::IntoRawFd;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use harness::{Node, pair};
+use harness::in_process;
 use teemate_control::service::{Ask, FromService, Reply, ToService};
-use teemate_functions::channel::Channel;
 use teemate_functions::gateway::brokers::Brokers;
 use teemate_functions::handle::Handle;
-use teemate_functions::service::{Entrance, serve};
 use teemate_gateway::KeyBrokers;
 use teemate_gateway::testing::SimulatedAttester;
 use teemate_kbs::testing::{Authority, Broker as Server};
@@ -30,15 +26,6 @@ const SECRET: &[u8] = b"a secret that no host may ever see, whatever it does to 
 const NAME: &str = "default/key/which-nobody-guesses";
 const SOON: Duration = Duration::from_secs(1);
 const PATIENT: Duration = Duration::from_secs(60);
-
-/// Nobody comes.
-struct Closed;
-
-impl Entrance for Closed {
-    fn next(&self) -> io::Result<u64> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-}
 
 type Asked = Box<dyn FnMut(&mut Ask) -> Option<Reply> + Send>;
 type Replied = Box<dyn FnMut(&Ask, Reply) -> Option<Reply> + Send>;
@@ -112,19 +99,8 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let (ours, theirs) = pair();
-        let (give, given) = channel();
-        std::thread::spawn(move || {
-            serve(Channel(theirs.into_raw_fd()), Box::new(Closed), true, Box::new(EnclavePlatform), |handle| {
-                give.send(handle).unwrap();
-                Ok(None)
-            })
-            .unwrap();
-        });
+        let (mut node, _, handle) = in_process(true, EnclavePlatform, None);
         let host = Arc::new(Mutex::new(Host::honest()));
-        let mut node = Node::over(ours);
-        assert!(matches!(node.receive(), FromService::Ready { .. }));
-        node.send(&ToService::Hello { protocol: teemate_control::PROTOCOL });
         std::thread::spawn({
             let host = host.clone();
             move || {
@@ -144,7 +120,7 @@ impl World {
         let server = Arc::new(Server::new(&[(NAME, SECRET)], "default/key/denied"));
         let address = server.serve(Some(authority.server("127.0.0.1")));
         let broker = Broker::new(&format!("https://{address}"), &authority.pem()).unwrap();
-        World { handle: given.recv().unwrap(), host, authority, server, broker }
+        World { handle, host, authority, server, broker }
     }
 
     fn ask_within(&self, limit: Duration, host: Host) -> Result<Vec<Vec<u8>>, KbsError> {

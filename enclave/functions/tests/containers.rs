@@ -3,36 +3,16 @@
 
 mod harness;
 
-use std::io;
-use std::os::fd::IntoRawFd;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use harness::{Node, failure, pair, spec, text};
+use harness::{Node, failure, in_process, spec, text};
 use teemate_control::function::{FailureKind, Kind, Phase};
 use teemate_control::service::{FromService, ToService};
-use teemate_functions::channel::Channel;
-use teemate_functions::service::{Entrance, serve};
 use teemate_link::EnclavePlatform;
 
-/// Containers come in by a channel.
-struct Door(Arc<Mutex<Receiver<u64>>>);
-
-impl Entrance for Door {
-    fn next(&self) -> io::Result<u64> {
-        self.0.lock().unwrap().recv().map_err(|_| io::ErrorKind::BrokenPipe.into())
-    }
-}
-
 fn start() -> (Node, Sender<u64>) {
-    let (ours, theirs) = pair();
-    let (enter, entered) = channel();
-    let door = Box::new(Door(Arc::new(Mutex::new(entered))));
-    std::thread::spawn(move || serve(Channel(theirs.into_raw_fd()), door, true, Box::new(EnclavePlatform), |_| Ok(None)).unwrap());
-    let mut node = Node::over(ours);
-    assert!(matches!(node.receive(), FromService::Ready { .. }));
-    node.send(&ToService::Hello { protocol: teemate_control::PROTOCOL });
+    let (mut node, enter, _) = in_process(true, EnclavePlatform, None);
     node.deploy_wat("echo", include_str!("../../../examples/functions/hello/echo.wat")).unwrap();
     node.deploy_wat("loop", include_str!("../../../examples/functions/misbehaving/loop.wat")).unwrap();
     (node, enter)

@@ -4,49 +4,20 @@
 mod harness;
 
 use std::io;
-use std::os::fd::IntoRawFd;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use harness::{Node, failure, pair, spec, text};
+use harness::{Node, failure, in_process, spec, text};
 use teemate_control::function::{Failure, FailureKind, Kind, Outcome, Phase};
 use teemate_control::service::{Ask, FromService, Order, OrderDone, Reply, ToService};
-use teemate_functions::channel::Channel;
 use teemate_functions::handle::Handle;
 use teemate_functions::jobs::Input;
-use teemate_functions::service::{Entrance, Gateway, serve};
+use teemate_functions::service::Gateway;
 use teemate_link::EnclavePlatform;
 
 const ECHO: &str = include_str!("../../../examples/functions/hello/echo.wat");
 const LOOP: &str = include_str!("../../../examples/functions/misbehaving/loop.wat");
 const PATIENCE: Duration = Duration::from_secs(20);
-
-struct Door(Arc<Mutex<Receiver<u64>>>);
-
-impl Entrance for Door {
-    fn next(&self) -> io::Result<u64> {
-        self.0.lock().unwrap().recv().map_err(|_| io::ErrorKind::BrokenPipe.into())
-    }
-}
-
-fn start(containers: bool, gateway: Option<Gateway>) -> (Node, Sender<u64>, Handle) {
-    let (ours, theirs) = pair();
-    let (enter, entered) = channel();
-    let (give, given) = channel();
-    let door = Box::new(Door(Arc::new(Mutex::new(entered))));
-    std::thread::spawn(move || {
-        serve(Channel(theirs.into_raw_fd()), door, containers, Box::new(EnclavePlatform), |handle| {
-            give.send(handle).unwrap();
-            Ok(gateway)
-        })
-        .unwrap();
-    });
-    let mut node = Node::over(ours);
-    assert!(matches!(node.receive(), FromService::Ready { .. }));
-    node.send(&ToService::Hello { protocol: teemate_control::PROTOCOL });
-    (node, enter, given.recv().unwrap())
-}
 
 fn deploy(handle: &Handle, name: &str, wat: &str) -> Result<[u8; 32], Failure> {
     let (sender, receiver) = channel();
@@ -69,7 +40,7 @@ fn need(node: &mut Node) -> (u64, String, u64) {
 
 #[test]
 fn calls_from_within() {
-    let (mut node, enter, handle) = start(true, None);
+    let (mut node, enter, handle) = in_process(true, EnclavePlatform, None);
     deploy(&handle, "f-1", ECHO).unwrap();
     for n in 0..50 {
         let params = format!("{{\"n\":{n}}}");
@@ -91,7 +62,7 @@ fn calls_from_within() {
 
 #[test]
 fn calls_from_within_are_lost_cancelled_and_refused() {
-    let (mut node, enter, handle) = start(true, None);
+    let (mut node, enter, handle) = in_process(true, EnclavePlatform, None);
     deploy(&handle, "f", LOOP).unwrap();
     let wait = |answer: Receiver<Outcome>| answer.recv_timeout(PATIENCE).unwrap();
     // Lost before it came, and at work.
@@ -131,7 +102,7 @@ fn calls_from_within_are_lost_cancelled_and_refused() {
 
 #[test]
 fn the_node_does_not_reach_functions_of_owners() {
-    let (mut node, enter, handle) = start(true, None);
+    let (mut node, enter, handle) = in_process(true, EnclavePlatform, None);
     deploy(&handle, "f", ECHO).unwrap();
     let request = node.begin("f", "{}", false);
     assert!(failure(&node.answer(request)).1.contains("no function 'f'"));
@@ -153,7 +124,7 @@ fn the_node_does_not_reach_functions_of_owners() {
 
 #[test]
 fn a_calls_environment() {
-    let (_node, _enter, handle) = start(false, None);
+    let (_node, _enter, handle) = in_process(false, EnclavePlatform, None);
     // Gives the number of bytes of its environment.
     let sizes = r#"(module
         (import "wasi_snapshot_preview1" "fd_write" (func $w (param i32 i32 i32 i32) (result i32)))
@@ -181,7 +152,7 @@ fn a_calls_environment() {
 
 #[test]
 fn questions_are_answered_once_and_fittingly() {
-    let (mut node, _enter, handle) = start(true, None);
+    let (mut node, _enter, handle) = in_process(true, EnclavePlatform, None);
     let question = |node: &mut Node| match node.receive_that(|m| matches!(m, FromService::Ask { .. })) {
         FromService::Ask { question, ask } => (question, ask),
         _ => unreachable!(),
@@ -231,19 +202,19 @@ fn orders_reach_the_gateway() {
         Order::Serve => done(Ok(OrderDone::Done)),
         _ => drop(std::thread::spawn(move || done(Err(Failure::new(FailureKind::Busy, "later"))))),
     });
-    let (mut node, _enter, _handle) = start(true, Some(gateway));
+    let (mut node, _enter, _handle) = in_process(true, EnclavePlatform, Some(gateway));
     node.send(&ToService::Administer { request: 5, order: Order::Serve });
     assert_eq!(node.receive(), FromService::Administered { request: 5, done: OrderDone::Done });
     node.send(&ToService::Administer { request: 6, order: Order::Owners });
     assert!(matches!(node.receive(), FromService::Failed { request: 6, failure } if failure.message == "later"));
-    let (mut node, _enter, _handle) = start(true, None);
+    let (mut node, _enter, _handle) = in_process(true, EnclavePlatform, None);
     node.send(&ToService::Administer { request: 7, order: Order::Serve });
     assert!(matches!(node.receive(), FromService::Failed { request: 7, .. }));
 }
 
 #[test]
 fn without_containers_calls_run_in_this_process() {
-    let (mut node, _enter, handle) = start(false, None);
+    let (mut node, _enter, handle) = in_process(false, EnclavePlatform, None);
     deploy(&handle, "f", ECHO).unwrap();
     let answers: Vec<_> = (0..100).map(|n| invoke(&handle, "f", &format!("{{\"n\":{n}}}")).1).collect();
     for (n, answer) in answers.into_iter().enumerate() {

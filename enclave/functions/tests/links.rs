@@ -4,20 +4,15 @@
 mod harness;
 
 use std::collections::VecDeque;
-use std::io;
-use std::os::fd::IntoRawFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use harness::{Node, failure, pair, spec, text};
+use harness::{Node, failure, in_process, spec, text};
 use proptest::prelude::*;
 use teemate_control::function::{FailureKind, Kind, Outcome, Phase, Reuse};
 use teemate_control::service::{FromService, LinkNews, LinkOrder, ToService};
-use teemate_functions::channel::Channel;
 use teemate_functions::handle::Handle;
 use teemate_functions::jobs::Input;
-use teemate_functions::service::{Entrance, serve};
 use teemate_link::testing::FakePlatform;
 
 const ECHO: &str = include_str!("../../../examples/functions/hello/echo.wat");
@@ -29,14 +24,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const SERVING: u64 = 1;
 const WORKER: u64 = 2;
 
-struct Door(Arc<Mutex<Receiver<u64>>>);
-
-impl Entrance for Door {
-    fn next(&self) -> io::Result<u64> {
-        self.0.lock().unwrap().recv().map_err(|_| io::ErrorKind::BrokenPipe.into())
-    }
-}
-
 /// An enclave, as its node has it.
 struct Enclave {
     node: Node,
@@ -45,21 +32,8 @@ struct Enclave {
 }
 
 fn start(platform: FakePlatform) -> Enclave {
-    let (ours, theirs) = pair();
-    let (enter, entered) = channel();
-    let (give, given) = channel();
-    let door = Box::new(Door(Arc::new(Mutex::new(entered))));
-    std::thread::spawn(move || {
-        serve(Channel(theirs.into_raw_fd()), door, true, Box::new(platform), |handle| {
-            give.send(handle).unwrap();
-            Ok(None)
-        })
-        .unwrap();
-    });
-    let mut node = Node::over(ours);
-    assert!(matches!(node.receive(), FromService::Ready { .. }));
-    node.send(&ToService::Hello { protocol: teemate_control::PROTOCOL });
-    Enclave { node, enter, handle: given.recv().unwrap() }
+    let (node, enter, handle) = in_process(true, platform, None);
+    Enclave { node, enter, handle }
 }
 
 impl Enclave {

@@ -3,21 +3,17 @@
 
 mod harness;
 
-use std::io;
-use std::os::fd::IntoRawFd;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use harness::{Node, failure, pair, spec, text};
+use harness::{Node, failure, in_process, spec, text};
 use teemate_control::function::{FailureKind, FunctionSpec, Kind, Outcome, Phase, Reuse};
 use teemate_control::service::{FromService, ToService};
 use teemate_functions::call::{self, Warm};
-use teemate_functions::channel::Channel;
 use teemate_functions::control::Control;
 use teemate_functions::function::{Engines, Function};
 use teemate_functions::jobs::Input;
-use teemate_functions::service::{Entrance, serve};
 use teemate_link::EnclavePlatform;
 
 macro_rules! need_javascript {
@@ -29,14 +25,6 @@ macro_rules! need_javascript {
     };
 }
 
-struct Door(Arc<Mutex<Receiver<u64>>>);
-
-impl Entrance for Door {
-    fn next(&self) -> io::Result<u64> {
-        self.0.lock().unwrap().recv().map_err(|_| io::ErrorKind::BrokenPipe.into())
-    }
-}
-
 /// A service whose containers come when they are let in.
 struct Enclave {
     node: Node,
@@ -44,13 +32,7 @@ struct Enclave {
 }
 
 fn start() -> Enclave {
-    let (ours, theirs) = pair();
-    let (enter, entered) = channel();
-    let door = Box::new(Door(Arc::new(Mutex::new(entered))));
-    std::thread::spawn(move || serve(Channel(theirs.into_raw_fd()), door, true, Box::new(EnclavePlatform), |_| Ok(None)).unwrap());
-    let mut node = Node::over(ours);
-    assert!(matches!(node.receive(), FromService::Ready { .. }));
-    node.send(&ToService::Hello { protocol: teemate_control::PROTOCOL });
+    let (node, enter, _) = in_process(true, EnclavePlatform, None);
     Enclave { node, enter }
 }
 

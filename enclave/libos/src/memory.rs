@@ -140,7 +140,9 @@ pub fn mmap(address: u64, length: u64, protection: u64, mmap_flags: u64, fd: i64
         container::charge(owner, length / PAGE_SIZE)?;
         m.release(range.clone());
         m.space.insert(range.clone(), right, owner);
-        m.commit(range.clone(), right, owner)?;
+        if !has(libc::MAP_NORESERVE) {
+            m.commit(range.clone(), right, owner)?;
+        }
         Ok(range.start)
     })
 }
@@ -353,7 +355,8 @@ pub fn ensure(range: Range<u64>, write: bool) -> Result<(), i32> {
 
 impl Memory {
     /// Accepts what a container maps now, not at the first touch: when no EPC page is left it gets ENOMEM, alone. What the payload maps for
-    /// itself (stacks, arenas) is mostly never touched, and is accepted as it is.
+    /// itself (stacks, arenas) is mostly never touched, and is accepted as it is; so is what is mapped with MAP_NORESERVE, whose user has it
+    /// accepted by PREFAULT before the first touch.
     fn commit(&mut self, range: Range<u64>, right: u8, owner: u64) -> Result<(), i32> {
         if owner == 0 || right & prot::W == 0 {
             return Ok(());

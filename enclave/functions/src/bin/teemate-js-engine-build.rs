@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use teemate_functions::{engine, image};
-use wasmtime::{Engine, Linker, Module, Store};
+use wasmtime::{Engine, Instance, Linker, Memory, Module, Store, WasmParams, WasmResults};
 
 /// C sources of the engine that include QuickJS-ng's own of nearly the same name, and those of QuickJS-ng that are compiled as they are.
 /// The own ones include more files of `engine/`.
@@ -146,32 +146,74 @@ fn run(clang: &str, command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs the initialisation and gives the memory that it leaves. The host's functions do nothing and return 0.
+/// The memory of an engine that has evaluated the prelude, which another instance compiled.
 fn initialise(module: &[u8], prelude: &[u8]) -> Result<Vec<u8>> {
     let engine = Engine::new(&engine::config(engine::Guest::Script))?;
     let module = Module::from_binary(&engine, module).map_err(|e| format!("{e:#}"))?;
-    let mut store = Store::new(&engine, ());
-    store.set_fuel(u64::MAX)?;
-    store.set_epoch_deadline(1 << 60);
-    let mut linker = Linker::new(&engine);
-    linker.define_unknown_imports_as_default_values(&mut store, &module)?;
-    let instance = linker.instantiate(&mut store, &module)?;
-    instance.get_typed_func::<(), ()>(&mut store, "_initialize")?.call(&mut store, ())?;
+    let mut compiler = Start::new(&engine, &module)?;
+    // QuickJS wants a zero after the source, and a name.
+    let source = compiler.leave(&[prelude, b"\0teemate\0"].concat())?;
     let length = u32::try_from(prelude.len())?;
-    // QuickJS wants a zero after the source.
-    let at = instance.get_typed_func::<u32, u32>(&mut store, "te_alloc")?.call(&mut store, length + 1)?;
-    let memory = instance.get_memory(&mut store, "memory").ok_or("the engine has no memory")?;
-    memory.write(&mut store, at as usize, prelude)?;
-    memory.write(&mut store, at as usize + prelude.len(), &[0])?;
-    let status = instance.get_typed_func::<(u32, u32), i32>(&mut store, "te_init")?.call(&mut store, (at, length))?;
+    let status = compiler.call::<(u32, u32, u32), i32>("te_compile", (source, length, source + length + 1))?;
+    let code = compiler.answer()?;
     if status != 0 {
-        let at = instance.get_typed_func::<(), u32>(&mut store, "te_out")?.call(&mut store, ())? as usize;
-        let length = instance.get_typed_func::<(), u32>(&mut store, "te_out_length")?.call(&mut store, ())? as usize;
-        let text = memory.data(&store).get(at..at + length).unwrap_or_default();
-        return Err(format!("prelude.js failed (status {status}): {}", String::from_utf8_lossy(text)).into());
+        return Err(format!("prelude.js does not compile: {}", String::from_utf8_lossy(&code)).into());
     }
-    instance.get_typed_func::<(u32, u32), ()>(&mut store, "te_free")?.call(&mut store, (at, length + 1))?;
-    Ok(memory.data(&store).to_vec())
+    let mut start = Start::new(&engine, &module)?;
+    let (at, length) = (start.leave(&code)?, u32::try_from(code.len())?);
+    let status = start.call::<(u32, u32), i32>("te_init", (at, length))?;
+    if status != 0 {
+        return Err(format!("prelude.js failed (status {status}): {}", String::from_utf8_lossy(&start.answer()?)).into());
+    }
+    start.call::<(u32, u32), ()>("te_free", (at, length))?;
+    Ok(start.memory.data(&start.store).to_vec())
+}
+
+/// An instance whose runtime is made. The host's functions do nothing and return 0.
+struct Start {
+    store: Store<()>,
+    instance: Instance,
+    memory: Memory,
+}
+
+impl Start {
+    fn new(engine: &Engine, module: &Module) -> Result<Start> {
+        let mut store = Store::new(engine, ());
+        store.set_fuel(u64::MAX)?;
+        store.set_epoch_deadline(1 << 60);
+        let mut linker = Linker::new(engine);
+        linker.define_unknown_imports_as_default_values(&mut store, module)?;
+        let instance = linker.instantiate(&mut store, module)?;
+        let memory = instance.get_memory(&mut store, "memory").ok_or("the engine has no memory")?;
+        let mut start = Start { store, instance, memory };
+        start.call::<(), ()>("_initialize", ())?;
+        match start.call::<(), i32>("te_begin", ())? {
+            0 => Ok(start),
+            status => Err(format!("QuickJS makes no runtime (status {status})").into()),
+        }
+    }
+
+    fn call<P: WasmParams, R: WasmResults>(&mut self, name: &str, parameters: P) -> Result<R> {
+        Ok(self.instance.get_typed_func::<P, R>(&mut self.store, name)?.call(&mut self.store, parameters)?)
+    }
+
+    /// Puts bytes into its memory.
+    fn leave(&mut self, bytes: &[u8]) -> Result<u32> {
+        let at = self.call::<u32, u32>("te_alloc", u32::try_from(bytes.len())?)?;
+        self.memory.write(&mut self.store, at as usize, bytes)?;
+        Ok(at)
+    }
+
+    /// What the last call left.
+    fn answer(&mut self) -> Result<Vec<u8>> {
+        let (at, length) = (self.call::<(), u32>("te_out", ())? as usize, self.call::<(), u32>("te_out_length", ())? as usize);
+        Ok(self
+            .memory
+            .data(&self.store)
+            .get(at..at.saturating_add(length))
+            .ok_or("the engine's answer reaches beyond its memory")?
+            .to_vec())
+    }
 }
 
 /// The module without its data, custom sections and so on, with a memory of this many pages from the start, and with the function that

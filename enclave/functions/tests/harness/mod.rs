@@ -1,17 +1,24 @@
-//! Starts the native program with a socket on descriptor 3 and speaks its protocol; reads the manifest of the examples.
+//! Starts the native program with a socket on descriptor 3, or the service in this process, and speaks its protocol; reads the manifest of
+//! the examples.
 #![allow(dead_code)]
 
 use std::collections::BTreeMap;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::io;
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use sha2::{Digest, Sha256};
 use teemate_control::function::{Failure, FailureKind, FunctionSpec, Kind, Limits, Outcome, Reuse, VerifiedFile};
 use teemate_control::packet::{Joiner, MAX_PACKET, cut};
 use teemate_control::service::{FromService, ToService};
+use teemate_functions::channel::Channel;
+use teemate_functions::handle::Handle;
+use teemate_functions::service::{Entrance, Gateway, serve};
+use teemate_link::Platform;
 
 pub struct Node {
     socket: OwnedFd,
@@ -36,6 +43,31 @@ pub fn pair() -> (OwnedFd, OwnedFd) {
     }
 }
 
+/// Containers come in by a channel.
+struct Door(Mutex<Receiver<u64>>);
+
+impl Entrance for Door {
+    fn next(&self) -> io::Result<u64> {
+        self.0.lock().unwrap().recv().map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+/// The service in this process, as an enclave has it: its node, where containers are let in, and what its gateway would use.
+pub fn in_process(containers: bool, platform: impl Platform + 'static, gateway: Option<Gateway>) -> (Node, Sender<u64>, Handle) {
+    let (ours, theirs) = pair();
+    let (enter, entered) = channel();
+    let (give, given) = channel();
+    let door = Box::new(Door(Mutex::new(entered)));
+    std::thread::spawn(move || {
+        serve(Channel(theirs.into_raw_fd()), door, containers, Box::new(platform), |handle| {
+            give.send(handle).unwrap();
+            Ok(gateway)
+        })
+        .unwrap();
+    });
+    (Node::over(ours), enter, given.recv().unwrap())
+}
+
 impl Node {
     pub fn start() -> Node {
         use std::os::fd::AsRawFd;
@@ -54,14 +86,15 @@ impl Node {
         let child = command.spawn().unwrap();
         let mut node = Node::over(ours);
         node.child = Some(child);
-        assert!(matches!(node.receive(), FromService::Ready { .. }));
-        node.send(&ToService::Hello { protocol: teemate_control::PROTOCOL });
         node
     }
 
-    /// A node on this end of a socket.
+    /// The node at this end of a socket, when it has greeted the service at the other.
     pub fn over(socket: OwnedFd) -> Node {
-        Node { socket, joiner: Joiner::default(), child: None, next: 0, early: Vec::new() }
+        let mut node = Node { socket, joiner: Joiner::default(), child: None, next: 0, early: Vec::new() };
+        assert!(matches!(node.receive(), FromService::Ready { .. }));
+        node.send(&ToService::Hello { protocol: teemate_control::PROTOCOL });
+        node
     }
 
     pub fn send_raw(&self, packet: &[u8]) {
