@@ -60,6 +60,8 @@ pub fn load(image: &Image, options: &BuildOptions, simulator: &SimulatorOptions,
     for index in 0..image.tcs_count {
         check_tcs(&memory, index)?;
     }
+    let in_use = memory.shared().epc_pages();
+    memory.header().acceptable_pages.store(options.epc_limit_pages.saturating_sub(in_use), Relaxed);
     Ok(memory)
 }
 

@@ -14,7 +14,8 @@
 //! * EENTER and ERESUME are code at a fixed address ([`transition`]); neither needs a system call, let alone a signal.
 //! * An exception inside is a signal ([`signals`]); its handler writes the SSA frame ([`ssa`]) and returns to the AEP. `syscall` is caught
 //!   by Syscall User Dispatch and becomes the #UD that it is inside an enclave.
-//! * ENCLU raises #UD on a processor without SGX (or outside an enclave), so the handler can carry out any leaf, anywhere ([`leaves`]).
+//! * ENCLU raises #UD on a processor without SGX, and #GP on one where it is switched off, so the handler can carry out any leaf, anywhere
+//!   ([`leaves`]).
 //! * **The gate.** A trapped ENCLU costs 7 us here, and 20 us under the guard. So, after EINIT, the loader overwrites the one ENCLU that
 //!   the image names (`teemate_abi::layout::symbol::ENCLU_GATE`, 16 bytes that it checks first) with a jump to the transition code. What was
 //!   measured is the image as it was; what runs differs in these 16 bytes. The gate takes the TCS from GS, so code that changed GS goes the

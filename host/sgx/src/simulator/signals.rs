@@ -279,7 +279,7 @@ extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut l
     live.rip -= past_instruction(signal, code, trap);
     match transition::locate(record, identity.elrange_size, identity.gate, &live) {
         Place::Inside { context, xstate_in_record, .. } => {
-            if signal == libc::SIGILL && !xstate_in_record && is_enclu(rip) {
+            if raised_by_enclu(signal, code, trap) && !xstate_in_record && is_enclu(rip) {
                 return trapped_leaf(&shared, record, &mut registers, bases);
             }
             let size = identity.xsave_size;
@@ -354,14 +354,20 @@ fn fault_of_transition(record: &Record, registers: &mut Registers<'_>, bases: &m
     bases.gs = record as *const Record as u64;
 }
 
-/// Whether an ENCLU is at this address.
-fn is_enclu(rip: u64) -> bool {
-    // SAFETY: the processor has just fetched from there; an ENCLU's three bytes may cross into a page that can't be read, but then the
-    // fetch would have faulted, not raised #UD.
-    unsafe { *(rip as *const [u8; 3]) == [0x0f, 0x01, 0xd7] }
+/// Whether an ENCLU may have raised this: #UD on a processor without SGX, #GP(0) on one whose SGX the firmware or the hypervisor keeps off
+/// (SDM vol. 3D, 40.4 "ENCLU").
+fn raised_by_enclu(signal: i32, code: i32, trap: u64) -> bool {
+    signal == libc::SIGILL || signal == libc::SIGSEGV && code > 0 && trap == 13
 }
 
-/// ENCLU that raised #UD.
+/// Whether an ENCLU is at this address.
+fn is_enclu(rip: u64) -> bool {
+    // SAFETY: the processor has just decoded an instruction there, so its first byte can be read. 0x0f asks for a second, and 0x0f 0x01 for a
+    // third: had one of them been on a page that can't be read, the fetch would have faulted.
+    (0..).zip([0x0f, 0x01, 0xd7]).all(|(at, byte)| unsafe { *((rip + at) as *const u8) } == byte)
+}
+
+/// ENCLU that trapped.
 fn trapped_leaf(shared: &Shared, record: &Record, registers: &mut Registers<'_>, bases: &mut Bases) {
     let identity = shared.identity();
     let leaf = registers.get(libc::REG_RAX);
