@@ -43,7 +43,8 @@ pub const fn slot(index: u32) -> u64 {
     SLOTS + index as u64 * SLOT_STRIDE
 }
 
-/// At [`BASE`]. The node makes it; the enclave reads the clock from it and nothing else, and writes `accepted_pages`.
+/// At [`BASE`]. The node makes it; the enclave reads the clock and `acceptable_pages` from it and nothing else, and writes
+/// `accepted_pages`.
 #[repr(C)]
 pub struct Header {
     /// [`MAGIC`].
@@ -68,6 +69,9 @@ pub struct Header {
     pub kick: AtomicU32,
     /// Pages that the enclave has accepted since EINIT, for people to look at.
     pub accepted_pages: AtomicU64,
+    /// How many the host means to let it accept; 0: it does not say. The enclave refuses its containers more memory before that, so that
+    /// its own threads find some. A host that lies gets an enclave that serves less, or ends.
+    pub acceptable_pages: AtomicU64,
 }
 
 /// Bytes of data that a mailbox carries.

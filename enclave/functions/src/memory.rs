@@ -53,6 +53,13 @@ impl Region {
         NonNull::new(start.cast()).map(|start| Region { start, capacity }).ok_or_else(|| "mmap gave the address 0".to_owned())
     }
 
+    /// Has the EPC for a part of it, before anything is written there: a call that finds none left fails alone, and what an instance has
+    /// not grown to costs none.
+    fn commit(&self, part: std::ops::Range<usize>) -> Result<(), String> {
+        let start = self.start.as_ptr().wrapping_add(part.start);
+        teemate_containers::prefault(start, part.len()).map_err(|error| format!("no memory for an instance: {error}"))
+    }
+
     fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: the mapping has `capacity` readable and writable bytes, and `&mut self` says that nobody else uses them.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.capacity) }
@@ -142,6 +149,7 @@ impl Pool {
         let minimum = minimum.max(self.image.as_ref().map_or(64 << 10, Image::size));
         let mut region = Region::new(minimum.saturating_add(ROOM).next_multiple_of(64 << 10))?;
         if let Some(image) = &self.image {
+            region.commit(0..image.size())?;
             image.fill(region.bytes_mut());
         }
         Ok(region)
@@ -183,13 +191,14 @@ unsafe impl LinearMemory for Linear {
             // Half as much again: growth in small steps then costs a constant number of copies of each byte.
             let capacity = new_size.saturating_add(new_size / 2).next_multiple_of(64 << 10);
             let mut region = Region::new(capacity).or_else(|_| Region::new(new_size)).map_err(wasmtime::Error::msg)?;
+            region.commit(0..self.size).map_err(wasmtime::Error::msg)?;
             region.bytes_mut()[..self.size].copy_from_slice(&old.bytes_mut()[..self.size]);
             if let Some(old) = self.region.replace(region) {
                 self.pool.give_back(old, self.size);
             }
         }
         if let Some(region) = &self.region {
-            commit(region, self.size..new_size).map_err(wasmtime::Error::msg)?;
+            region.commit(self.size..new_size).map_err(wasmtime::Error::msg)?;
         }
         self.size = new_size;
         Ok(())
@@ -206,12 +215,6 @@ impl Drop for Linear {
             self.pool.give_back(region, self.size);
         }
     }
-}
-
-/// Has the EPC for a part of a region, so that a call that finds none left fails alone. What the guest has not grown to costs none.
-fn commit(region: &Region, part: std::ops::Range<usize>) -> Result<(), String> {
-    let start = region.start.as_ptr().wrapping_add(part.start);
-    teemate_containers::prefault(start, part.len()).map_err(|error| format!("no memory for an instance: {error}"))
 }
 
 /// Gives wasmtime memories of a pool.
@@ -237,7 +240,7 @@ unsafe impl MemoryCreator for Creator {
             return Err("the image is larger than the memory".to_owned());
         }
         let region = self.0.take(minimum)?;
-        commit(&region, 0..minimum)?;
+        region.commit(0..minimum)?;
         Ok(Box::new(Linear { pool: self.0.clone(), region: Some(region), size: minimum }))
     }
 }

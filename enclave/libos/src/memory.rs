@@ -26,6 +26,10 @@ const KERNEL_ZONE: u64 = 1 << 28;
 const BRK_ZONE: u64 = 1 << 28;
 /// Bytes of the brk zone that are accepted from the start.
 const HEAP_RESERVE: u64 = 2 << 20;
+/// Of what the host means to give, one page in so many, and at most so many pages, are not for containers: a thread of the payload that
+/// finds no page for its stack or heap ends the enclave for all.
+const RESERVE_SHARE: u64 = 16;
+const RESERVE_MOST: u64 = 8192;
 /// Pages that are accepted together at a fault.
 const FAULT_AROUND: u64 = 16;
 
@@ -331,6 +335,22 @@ pub fn fault(address: u64, write: bool, execute: bool) -> Result<(), Fault> {
     })
 }
 
+/// Accepts memory of the payload that it is about to write.
+///
+/// # Errors
+/// `ENOMEM` when there is no EPC for it, `EFAULT` when it is not mapped for writing.
+pub fn prefault(range: Range<u64>) -> Result<(), i32> {
+    let pages = range.start & !(PAGE_SIZE - 1)..range.end.checked_next_multiple_of(PAGE_SIZE).ok_or(libc::EFAULT)?;
+    if container::current() != 0 {
+        with(|m| {
+            // What is not a mapping is judged below.
+            let mapped = m.space.contains(&pages) && m.space.covers(pages.clone());
+            if mapped { m.accept_for_container(pages) } else { Ok(()) }
+        })?;
+    }
+    ensure(range, true)
+}
+
 /// Makes sure that the LibOS can touch a range of the payload without a fault: it is mapped with the rights, and accepted.
 pub fn ensure(range: Range<u64>, write: bool) -> Result<(), i32> {
     let (image_start, image_end) = (info().payload_start, info().payload_end);
@@ -361,10 +381,19 @@ impl Memory {
         if owner == 0 || right & prot::W == 0 {
             return Ok(());
         }
-        self.table.accept(range.clone()).map_err(|_| {
-            self.release(range);
-            libc::ENOMEM
-        })
+        self.accept_for_container(range.clone()).inspect_err(|_| self.release(range))
+    }
+
+    /// Accepts all of it, or, when that would leave too little for the payload itself, nothing.
+    fn accept_for_container(&mut self, range: Range<u64>) -> Result<(), i32> {
+        let new = range.clone().step_by(PAGE_SIZE as usize).filter(|page| self.table.get(*page) & ACCEPTED == 0).count() as u64;
+        // SAFETY: the header is at a constant place outside ELRANGE; an atomic load of a number that may be anything.
+        let acceptable = unsafe { &*(BASE as *const Header) }.acceptable_pages.load(Ordering::Relaxed);
+        let reserve = (acceptable / RESERVE_SHARE).min(RESERVE_MOST);
+        if acceptable != 0 && new > (acceptable - reserve).saturating_sub(accepted_pages()) {
+            return Err(libc::ENOMEM);
+        }
+        self.table.accept(range).map_err(|_| libc::ENOMEM)
     }
 
     /// Unmaps, zeroes and uncharges.

@@ -162,7 +162,7 @@ fn serve(frame: &mut Frame) -> SysResult {
         own::PREFAULT => {
             // Only addresses leave, and the host sees those anyway when the pages are touched.
             let end = a.checked_add(b).ok_or(libc::EFAULT)?;
-            memory::ensure(a..end, true)?;
+            memory::prefault(a..end)?;
             ocall::prefault(a & !4095, end.next_multiple_of(4096) - (a & !4095));
             Ok(0)
         }

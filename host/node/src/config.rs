@@ -67,7 +67,8 @@ pub struct Config {
     /// How calls and enclaves relate, unless a call says otherwise.
     #[arg(long, value_parser = sharing, default_value = "shared")]
     pub sharing: Sharing,
-    /// The most EPC that an enclave may have, in bytes or with K, M, G (simulator). 0: no limit.
+    /// The most EPC that an enclave may have, in bytes or with K, M, G. The simulator enforces it; on SGX the enclave keeps its containers to
+    /// it. 0: no limit.
     #[arg(long, value_parser = size, default_value = "0")]
     pub epc_limit: u64,
     /// The most function containers at one time.

@@ -16,7 +16,8 @@ pub enum DeviceKind {
 /// How an enclave is built.
 #[derive(Clone, Debug, Default)]
 pub struct BuildOptions {
-    /// The most EPC pages that it may have (simulator); 0: no limit.
+    /// The most EPC pages that it may have; 0: no limit. The simulator enforces it. Linux's driver does not: there it is what the enclave is
+    /// told, and keeps its containers to.
     pub epc_limit_pages: u64,
 }
 

@@ -70,7 +70,7 @@ impl Device for KernelDevice {
         DeviceKind::Sgx
     }
 
-    fn build(&self, image: &Image, _options: &BuildOptions) -> Result<Box<dyn Enclave>, Error> {
+    fn build(&self, image: &Image, options: &BuildOptions) -> Result<Box<dyn Enclave>, Error> {
         let hint = "run `teemate doctor`; the device belongs to group sgx or sgx_prv on most distributions";
         let fd = Self::open(&self.path, hint)?;
         let share = fd.try_clone().map_err(|source| Error::System { what: "dup", source, hint: "raise `ulimit -n`" })?;
@@ -78,7 +78,9 @@ impl Device for KernelDevice {
             true => Some(Self::open(Path::new(PROVISION_DEVICE), "only members of group sgx_prv may give out the provisioning key")?),
             false => None,
         };
-        Ok(Box::new(KernelEnclave::build(Box::new(Driver(fd)), share, provision.as_ref(), image, probe::supported_xfrm())?))
+        let mut enclave = KernelEnclave::build(Box::new(Driver(fd)), share, provision.as_ref(), image, probe::supported_xfrm())?;
+        enclave.limit(options.epc_limit_pages);
+        Ok(Box::new(enclave))
     }
 }
 
@@ -93,6 +95,8 @@ pub struct KernelEnclave {
     elrange_size: u64,
     /// Pages that were added before EINIT, and the SECS.
     pages: u64,
+    /// The most that it may have; 0: no limit.
+    epc_limit: u64,
     removed: AtomicU64,
 }
 
@@ -148,10 +152,19 @@ impl KernelEnclave {
             tcs_count: image.tcs_count,
             elrange_size: image.elrange_size,
             pages: image.page_count() + 1,
+            epc_limit: 0,
             removed: AtomicU64::new(0),
         };
         enclave.host.write_header(image.tcs_count);
         Ok(enclave)
+    }
+}
+
+impl KernelEnclave {
+    /// Tells the enclave how many pages it may have. Nobody enforces it: the driver knows no such limit, and pages out what is too much.
+    fn limit(&mut self, pages: u64) {
+        self.epc_limit = pages;
+        self.host.header().acceptable_pages.store(pages.saturating_sub(self.pages), Relaxed);
     }
 }
 
@@ -176,7 +189,7 @@ impl Enclave for KernelEnclave {
     /// What was added before EINIT is known; the driver tells nobody how many pages came by EAUG, but the enclave does.
     fn epc(&self) -> EpcUsage {
         let grown = self.host.header().accepted_pages.load(Relaxed);
-        EpcUsage { pages: self.pages.saturating_add(grown), limit: 0 }
+        EpcUsage { pages: self.pages.saturating_add(grown), limit: self.epc_limit }
     }
 
     fn charged_pages(&self, tcs: u32) -> u64 {
