@@ -145,6 +145,35 @@ fn a_container_waits_as_long_as_it_may_and_no_longer() {
     node.stop().unwrap();
 }
 
+/// Looks for what an earlier call left wherever a script can leave something, then leaves it there.
+const CANARY: &str = r#"
+let calls = 0; const list = [1, 2, 3]; const map = new Map();
+function main({ n }) {
+    const found = [calls, list.length, map.size, typeof globalThis.kept, typeof ({}).leak, process.env.LEFT ?? ""];
+    calls += 1; list.push(n); map.set(n, "the secret of call " + n); globalThis.kept = map;
+    Object.prototype.leak = n; process.env.LEFT = "x"; globalThis.big = new Uint8Array(1 << 16).fill(0x53);
+    setInterval(() => { globalThis.ticked = true }, 1);
+    return { found };
+}"#;
+
+#[test]
+fn rewinding_leaves_no_residue() {
+    let Some(mut node) = start() else { return };
+    node.deploy_changed("canary", CANARY, Limits::default(), |spec| spec.reuse = Reuse::Rewind).unwrap();
+    let rounds = if full() { 100_000 } else { 500 };
+    let mut connection = node.connect().unwrap();
+    let (mut first, mut reused) = (None, 0);
+    let began = Instant::now();
+    for n in 0..rounds {
+        let outcome = invoke(&mut connection, "canary", json!({ "n": n }), None).unwrap();
+        assert_eq!(result(&outcome), Ok(json!({ "found": [0, 3, 0, "undefined", "undefined", ""] })), "call {n}\n{}", node.last_words());
+        reused += u64::from(first.replace(outcome.container) == Some(outcome.container));
+    }
+    println!("{rounds} calls in {:?}, {reused} of them in the container of the one before", began.elapsed());
+    assert!(reused * 10 >= rounds * 9, "only {reused} of {rounds} calls were in a container that was used before");
+    node.stop().unwrap();
+}
+
 /// What a call takes by each policy, seen by who calls: medians and percentiles of interleaved calls. `--nocapture` shows them.
 #[test]
 fn what_reuse_gains() {
