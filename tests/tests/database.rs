@@ -346,6 +346,124 @@ fn the_first_to_set_a_password_owns_it() {
     }
 }
 
+/// `teemate db export` or `import`.
+fn transfer(proxy: &Proxy, what: &str, endpoint: SocketAddr, file: &std::path::Path, more: &[&str]) -> Run {
+    let (password, policy) = (proxy.owner().home().join("password"), proxy.policy().display().to_string());
+    let endpoint = format!("https://{endpoint}");
+    let (password, file) = (password.display().to_string(), file.display().to_string());
+    let words = ["--json", "db", what, &endpoint, &file, "--password-file", &password, "--policy", &policy];
+    proxy.owner().run(&[&words, more].concat()).unwrap()
+}
+
+#[test]
+fn an_owner_takes_everything_out_and_puts_it_in() {
+    let Some((artifacts, mut node, proxy)) = start() else { return };
+    let endpoint = node.endpoint();
+    let mut redis = connected(&proxy);
+    for number in 0..2000 {
+        ok(&mut redis, &["set", &format!("key:{number}"), &"v".repeat(500)]);
+    }
+    redis.call(&["zadd", "sorted", "1.5", "a"]).unwrap();
+    let file = proxy.owner().home().join("out.rdb");
+    let exported = transfer(&proxy, "export", endpoint, &file, &[]).json().unwrap();
+    assert_eq!(exported["keys"], 2001);
+    let bytes = std::fs::read(&file).unwrap();
+    assert!(bytes.starts_with(b"REDIS") && exported["bytes"] == bytes.len());
+    assert_eq!(info(&mut redis, "rdb_saves"), "0", "it is no snapshot of the database's own");
+    let home = || std::fs::read_dir(proxy.owner().home()).unwrap().count();
+    let there = home();
+    // Who has no right to it, or means another enclave, gets nothing, and no file changes.
+    std::fs::write(proxy.owner().home().join("password"), "wrong\n").unwrap();
+    let refused = transfer(&proxy, "export", endpoint, &file, &[]);
+    assert!(refused.code == 1 && refused.err.contains("WRONGPASS"), "{refused:?}");
+    ok(&mut redis, &["acl", "setuser", "worker", "on", ">w0rk", "~*", "+@all", "-@dangerous"]);
+    std::fs::write(proxy.owner().home().join("password"), "w0rk\n").unwrap();
+    for what in ["export", "import"] {
+        let refused = transfer(&proxy, what, endpoint, &file, &["--user", "worker"]);
+        assert!(refused.code == 1 && refused.err.contains("NOPERM"), "{refused:?}");
+    }
+    std::fs::write(proxy.owner().home().join("password"), format!("{PASSWORD}\n")).unwrap();
+    let other = proxy.owner().policy("other.toml", &format!("mrenclave = \"{}\"", "00".repeat(32))).unwrap().display().to_string();
+    let (endpoint_text, file_text) = (format!("https://{endpoint}"), file.display().to_string());
+    let password = proxy.owner().home().join("password").display().to_string();
+    for what in ["export", "import"] {
+        let refused =
+            proxy.owner().run(&["db", what, &endpoint_text, &file_text, "--password-file", &password, "--policy", &other]).unwrap();
+        assert!(refused.code == 1 && refused.err.to_lowercase().contains("mrenclave"), "{refused:?}");
+    }
+    assert_eq!((home(), std::fs::read(&file).unwrap()), (there + 1, bytes.clone()), "the policy alone is new");
+    // In: not over what is there, unless it is told so; not what is broken.
+    assert!(transfer(&proxy, "import", endpoint, &file, &[]).err.contains("keys in database 0 already"));
+    let broken = proxy.owner().home().join("broken.rdb");
+    std::fs::write(&broken, &bytes[..bytes.len() - 9]).unwrap();
+    assert_eq!(transfer(&proxy, "import", endpoint, &broken, &["--replace"]).code, 1);
+    ok(&mut redis, &["set", "key:1", "changed"]);
+    let imported = transfer(&proxy, "import", endpoint, &file, &["--replace"]).json().unwrap();
+    assert_eq!((&imported["keys"], &imported["kept"]), (&serde_json::json!(2001), &serde_json::json!("snapshot")));
+    assert_eq!(text(&mut redis, &["get", "key:1"]), "v".repeat(500));
+    // It is kept, though the node ends at once.
+    drop(redis);
+    node.crash().unwrap();
+    node.restart_here().unwrap();
+    let mut redis = connected(&proxy);
+    assert_eq!((redis.call(&["dbsize"]).unwrap(), text(&mut redis, &["zscore", "sorted", "a"])), (Reply::Integer(2001), "1.5".to_owned()));
+    // Redis's own tool, through the proxy; and Redis's own server.
+    let theirs = proxy.owner().home().join("cli.rdb").display().to_string();
+    match cli(proxy.address(), &["-a", PASSWORD, "--no-auth-warning", "--rdb", &theirs]) {
+        Some(said) => {
+            assert!(said.contains("Transfer finished with success"), "{said}");
+            let check = std::process::Command::new("redis-check-rdb").arg(&theirs).output().unwrap();
+            assert!(String::from_utf8_lossy(&check.stdout).contains("2001 keys read"), "{check:?}");
+        }
+        None => println!("redis-cli is not installed: it was not tried"),
+    }
+    let files = std::fs::read_dir(node.data()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(files.filter(|name| name.starts_with("replica")).count() == 0, "nobody gets them any more");
+    node.stop().unwrap();
+    drop(artifacts);
+}
+
+#[test]
+fn a_killed_export_changes_nothing() {
+    let Some((_, mut node, proxy)) = start() else { return };
+    let mut redis = connected(&proxy);
+    let value = "v".repeat(10_000);
+    for number in 0..2000 {
+        ok(&mut redis, &["set", &format!("key:{number}"), &value]);
+    }
+    let file = proxy.owner().home().join("out.rdb");
+    let (mut killed, mut failed) = (0, 0);
+    for round in 0..6 {
+        let _ = std::fs::remove_file(&file);
+        let (node, endpoint) = (&node, node.endpoint());
+        let export = std::thread::scope(|scope| {
+            let export = scope.spawn(|| transfer(&proxy, "export", endpoint, &file, &[]));
+            let begin = Instant::now();
+            while begin.elapsed() < Duration::from_secs(10) && !export.is_finished() {
+                if let Some((_, pid)) = of_role(node, "function").first() {
+                    std::thread::sleep(Duration::from_millis(2 * round));
+                    if let Some(pid) = rustix::process::Pid::from_raw(*pid as i32) {
+                        killed += usize::from(rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok());
+                    }
+                    break;
+                }
+            }
+            export.join().unwrap()
+        });
+        if export.code == 0 {
+            assert_eq!(export.json().unwrap()["keys"], 2000);
+        } else {
+            failed += 1;
+            assert!(export.err.contains("there is no snapshot") && !file.exists(), "{export:?}");
+        }
+        assert_eq!(text(&mut redis, &["ping"]), "PONG");
+    }
+    println!("{killed} of 6 exports were killed, and {failed} failed by it");
+    assert!(failed > 0, "no kill hit an export");
+    assert_eq!(transfer(&proxy, "export", node.endpoint(), &file, &[]).json().unwrap()["keys"], 2000);
+    node.stop().unwrap();
+}
+
 #[test]
 fn shutdown_is_a_restart() {
     let Some((_, mut node, proxy)) = start() else { return };
@@ -383,6 +501,12 @@ fn the_host_finds_nothing() {
     assert_eq!(text(&mut redis, &["bgsave"]), "Background saving started");
     assert_eq!(saved(&mut redis), "ok");
     assert_eq!(text(&mut redis, &["get", &format!("{}:499", canary("key"))]), canary("value").repeat(10));
+    // Out, and in again: plain in the owner's file alone.
+    let file = proxy.owner().home().join("out.rdb");
+    assert_eq!(transfer(&proxy, "export", tap.address(), &file, &[]).code, 0);
+    assert!(!canaries.in_files(proxy.owner().home()).is_empty());
+    let imported = transfer(&proxy, "import", tap.address(), &file, &["--replace"]);
+    assert_eq!(imported.code, 0, "{imported:?}");
     let family = memory::family(node.pid().unwrap());
     let (in_memory, looked) = canaries.in_processes(&family);
     assert!(in_memory.is_empty(), "{in_memory:?}");

@@ -43,6 +43,15 @@ impl Output {
         let _ = writeln!(std::io::stderr(), "{word} {}", failure.message());
     }
 
+    /// A bar for so many bytes that pass; only on a terminal.
+    pub fn bytes(&self, what: impl Into<std::borrow::Cow<'static, str>>, total: u64) -> ProgressBar {
+        if self.json || !std::io::stderr().is_terminal() {
+            return ProgressBar::hidden();
+        }
+        let style = ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes} {msg}, {eta} left");
+        ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_message(what)
+    }
+
     /// A spinner for work that takes a while; only on a terminal.
     pub fn progress(&self, what: impl Into<std::borrow::Cow<'static, str>>) -> ProgressBar {
         if self.json || !std::io::stderr().is_terminal() {

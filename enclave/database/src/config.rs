@@ -88,7 +88,11 @@ const SETTINGS: &[Setting] = &[
     ("proto-max-bulk-len", "536870912", Kind::Memory, false),
     ("rdbchecksum", "yes", Kind::Yes, true),
     ("rdbcompression", "yes", Kind::Yes, false),
+    ("repl-backlog-size", "1048576", Kind::Memory, false),
+    ("repl-backlog-ttl", "3600", Kind::Number(0, MANY), false),
     ("repl-diskless-sync", "yes", Kind::Yes, false),
+    ("repl-ping-replica-period", "10", Kind::Number(1, MANY), false),
+    ("repl-timeout", "60", Kind::Number(1, MANY), false),
     ("replica-announce-ip", "", Kind::Text, false),
     ("replica-read-only", "yes", Kind::Yes, false),
     ("replica-serve-stale-data", "yes", Kind::Yes, false),
@@ -129,8 +133,8 @@ pub struct Hot {
     pub max_bulk: usize,
     /// Bytes of unread requests.
     pub query_limit: usize,
-    /// Hard limit, soft limit, and seconds of it, for normal clients and for those that listen.
-    pub output_limits: [(usize, usize, i64); 2],
+    /// Hard limit, soft limit, and seconds of it, for normal clients, for those that listen, and for replicas.
+    pub output_limits: [(usize, usize, i64); 3],
     /// LFU: how unlikely a count becomes, and minutes of decay.
     pub lfu: (u32, u32),
     /// Whether access counts how often instead of when.
@@ -355,7 +359,7 @@ impl Config {
             save: pairs(self.get("save")).unwrap_or_default(),
             max_bulk: size("proto-max-bulk-len"),
             query_limit: size("client-query-buffer-limit"),
-            output_limits: [limits("normal"), limits("pubsub")],
+            output_limits: [limits("normal"), limits("pubsub"), limits("slave")],
             lfu: (size("lfu-log-factor") as u32, size("lfu-decay-time") as u32),
             counts: self.get("maxmemory-policy").ends_with("lfu"),
             limits: Limits {

@@ -1,7 +1,7 @@
 //! What goes when memory is short: the key that was not asked for longest, or least, or that would go soonest, of some taken at random.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crate::commands::event;
 use crate::shared::Shared;
@@ -19,6 +19,34 @@ pub fn used_memory() -> usize {
 const MOST: usize = 10_000;
 /// What a new key's count begins with, so that it does not go at once.
 const FIRST: u32 = 5;
+
+/// An entry's access, which changes while the entry is looked at. One thread at a time uses it; that it is atomic lets whole databases go from one
+/// thread to another.
+#[derive(Debug, Default)]
+pub struct Access(AtomicU32);
+
+impl Access {
+    /// This one.
+    pub fn new(access: u32) -> Access {
+        Access(AtomicU32::new(access))
+    }
+
+    /// What it is.
+    pub fn get(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// What it is from now on.
+    pub fn set(&self, access: u32) {
+        self.0.store(access, Ordering::Relaxed);
+    }
+}
+
+impl Clone for Access {
+    fn clone(&self) -> Access {
+        Access::new(self.get())
+    }
+}
 
 /// How an entry's access is kept: when it was last asked for (milliseconds, the lower 32 bits), or, where that is what counts, the minute
 /// (the upper 16 bits) and a logarithmic count (the lower 8) as Redis has them ("Using Redis as an LRU cache").
@@ -44,7 +72,7 @@ impl Clock {
     }
 
     /// Notes that an entry was asked for.
-    pub fn touch(&self, access: &Cell<u32>) {
+    pub fn touch(&self, access: &Access) {
         if !self.counts {
             access.set(self.now as u32);
             return;
@@ -80,7 +108,9 @@ impl Clock {
 
 /// Makes keys go until memory is below its limit. Whether it is.
 pub fn make_room(store: &mut Store, shared: &mut Shared) -> bool {
+    // What waits for replicas is no reason for keys to go: each that goes is one more thing for them.
     let limit = shared.config.hot.max_memory;
+    let limit = if limit == 0 { 0 } else { limit.saturating_add(shared.replication.stream.held()) };
     if limit == 0 || used_memory() <= limit {
         return true;
     }
@@ -137,7 +167,7 @@ mod tests {
     #[test]
     fn counts_grow_slowly_and_fade() {
         let mut clock = Clock { counts: true, now: 60_000 * 100, lfu: (10, 1), random: Cell::new(7) };
-        let access = Cell::new(clock.fresh());
+        let access = Access::new(clock.fresh());
         (0..1000).for_each(|_| clock.touch(&access));
         let count = clock.count(access.get());
         assert!((10..=60).contains(&count), "{count}");
@@ -148,7 +178,7 @@ mod tests {
     #[test]
     fn idleness_is_the_time_since() {
         let mut clock = Clock { now: i64::from(u32::MAX) - 5, ..Clock::default() };
-        let access = Cell::new(clock.fresh());
+        let access = Access::new(clock.fresh());
         clock.now += 1000;
         assert_eq!(clock.idle(access.get()), 1000);
         clock.touch(&access);

@@ -7,6 +7,7 @@
 //! | [`store`] | the databases, and the one way in which they change |
 //! | [`snapshot`] | the queue between the server and a snapshot's writer |
 //! | [`persistence`] | snapshots in files, and the append-only log |
+//! | [`replication`] | the stream that replicas follow, and who follows it |
 //! | [`runner`] | what runs a snapshot's writer |
 //! | [`payload`] | the database as a node's payload, in an enclave |
 //! | [`stored`] | values as Redis's snapshot format has them |
@@ -31,6 +32,7 @@ pub mod network;
 pub mod number;
 pub mod payload;
 pub mod persistence;
+pub mod replication;
 pub mod resp;
 pub mod runner;
 pub mod server;

@@ -58,6 +58,10 @@ pub struct Session {
     pub tracking: Option<Tracking>,
     /// CLIENT NO-EVICT.
     pub no_evict: bool,
+    /// REPLCONF.
+    pub announced: Announced,
+    /// Whether it is a replica's: it gets a snapshot, or follows the stream.
+    pub follows: bool,
     /// Milliseconds since 1970 when it was opened.
     pub opened: i64,
     /// And when it last asked for something.
@@ -70,6 +74,17 @@ pub struct Session {
     pub buffers: (usize, usize),
     /// Since when (ms) its output is beyond the soft limit.
     pub soft_limit_since: Option<i64>,
+}
+
+/// What a replica says of itself before it begins.
+#[derive(Clone, Debug, Default)]
+pub struct Announced {
+    /// Its port.
+    pub port: u16,
+    /// Where it can be reached; empty: where it comes from.
+    pub ip: String,
+    /// It wants the snapshot alone.
+    pub only_snapshot: bool,
 }
 
 /// What is done with replies.
@@ -162,6 +177,8 @@ impl Session {
             replies: Replies::On,
             tracking: None,
             no_evict: false,
+            announced: Announced::default(),
+            follows: false,
             opened: now,
             used: now,
             requests: 0,
@@ -183,6 +200,10 @@ impl Session {
 
     /// How INFO and output limits class it.
     pub fn class(&self) -> &'static str {
-        if self.is_subscriber() { "pubsub" } else { "normal" }
+        match self.is_subscriber() {
+            _ if self.follows => "replica",
+            true => "pubsub",
+            false => "normal",
+        }
     }
 }

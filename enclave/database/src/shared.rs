@@ -7,8 +7,10 @@ use crate::acl::Acl;
 use crate::config::Config;
 use crate::glob;
 use crate::persistence::disk::Storage;
+use crate::persistence::import::Import;
 use crate::persistence::log::AppendLog;
 use crate::persistence::saving::Saving;
+use crate::replication::Replication;
 use crate::session::{Session, Waiting};
 use crate::settings::Keep;
 
@@ -143,6 +145,10 @@ pub struct Shared {
     pub saving: Saving,
     /// The append-only log.
     pub log: AppendLog,
+    /// Who follows, and what there is for them.
+    pub replication: Replication,
+    /// What an owner is sending to take the place of what there is.
+    pub import: Option<Import>,
     /// A snapshot that was asked for while one was under way.
     pub save_again: bool,
     /// Who listens to a channel.
@@ -226,6 +232,8 @@ impl Shared {
             storage: Storage::default(),
             saving: Saving::default(),
             log: AppendLog::default(),
+            replication: Replication::default(),
+            import: None,
             save_again: false,
             channels: BTreeMap::new(),
             patterns: BTreeMap::new(),
@@ -258,6 +266,36 @@ impl Shared {
             self.sessions.iter_mut().flatten().filter(anybody).for_each(|session| session.killed = true);
             but.unasked = false;
         }
+    }
+
+    /// Whether effects are to be noted, for the log or for replicas.
+    pub fn takes_effects(&self) -> bool {
+        self.log.takes() || self.replication.takes()
+    }
+
+    /// Notes what a command did: it is a command itself, that does the same whenever it is carried out.
+    pub fn note_effect(&mut self, database: usize, command: &[&[u8]]) {
+        if self.log.takes() {
+            self.log.note(database, command);
+        }
+        if self.replication.takes() {
+            self.replication.note(database, command);
+        }
+    }
+
+    /// Notes keys that went by themselves.
+    pub fn drop_keys(&mut self, keys: &mut Vec<(usize, Box<[u8]>)>) {
+        self.log.drop_keys(keys);
+        if self.replication.takes() {
+            keys.iter().for_each(|(database, key)| self.replication.note(*database, &[b"DEL", key]));
+        }
+        keys.clear();
+    }
+
+    /// What was noted since this was said last is to be there whole, or not at all.
+    pub fn end_unit(&mut self) {
+        self.log.end_unit();
+        self.replication.end_unit();
     }
 
     /// A seed.

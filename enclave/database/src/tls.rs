@@ -19,13 +19,15 @@ pub struct Tls<N> {
     outside: Vec<Buffers>,
     /// Slots with ciphertext that came of itself: handshakes, alerts.
     dirty: Vec<usize>,
+    /// Slots with ciphertext that the other end does not take.
+    behind: Vec<usize>,
     turn: Turn,
 }
 
 impl<N: Network> Tls<N> {
     /// Over this network.
     pub fn new(network: N, config: Arc<ServerConfig>) -> Tls<N> {
-        Tls { network, config, connections: Vec::new(), outside: Vec::new(), dirty: Vec::new(), turn: Turn::default() }
+        Tls { network, config, connections: Vec::new(), outside: Vec::new(), dirty: Vec::new(), behind: Vec::new(), turn: Turn::default() }
     }
 
     /// Encrypts what waits to be sent on a connection.
@@ -86,11 +88,16 @@ impl<N: Network> Network for Tls<N> {
         send.dedup();
         let mut inner = std::mem::take(&mut self.turn);
         let result = self.network.turn(&mut self.outside, &send, wait, &mut inner);
+        // Those that took nothing before may have taken something now, though nothing more was given to them.
+        send.append(&mut self.behind);
         for slot in &send {
             if let (Some(buffers), Some(outside)) = (buffers.get_mut(*slot), self.outside.get(*slot)) {
                 buffers.behind = outside.unsent();
+                self.behind.extend((buffers.behind > 0).then_some(*slot));
             }
         }
+        self.behind.sort_unstable();
+        self.behind.dedup();
         if buffers.len() < self.outside.len() {
             buffers.resize_with(self.outside.len(), Buffers::default);
             self.connections.resize_with(self.outside.len(), || None);
@@ -129,6 +136,7 @@ impl<N: Network> Network for Tls<N> {
             *place = None;
         }
         self.dirty.retain(|dirty| *dirty != slot);
+        self.behind.retain(|behind| *behind != slot);
         self.network.close(slot);
     }
 }

@@ -7,7 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::machine::{Content, Machine, counter, read, storage};
-use teemate_database::persistence::{self, Error, transfer};
+use teemate_database::eviction::USED;
+use teemate_database::persistence::import::{self, Answer, Kept, Report};
+use teemate_database::persistence::{self, Error, rdb};
+use teemate_database::replication::spool::{self, Spool};
 use teemate_database::settings::Keep;
 use teemate_sealed::simulated::{Disk, Kind};
 use teemate_sealed::{Counter, Head};
@@ -302,10 +305,7 @@ fn a_snapshot_of_another_name_or_form_does_not_open() {
     disk.set_bytes("other.rdb", sealed.clone());
     assert!(Machine::start(&disk, &[("dbfilename", "other.rdb")], None).is_err());
     // Anybody can write a plain one.
-    let mut plain = Vec::new();
-    let place = storage(&disk, None).place(".", "dump.rdb").unwrap();
-    transfer::export(&place, &mut plain).unwrap();
-    disk.set_bytes("dump.rdb", plain.clone());
+    disk.set_bytes("dump.rdb", plain(&["SET canary-key canary-value"]));
     assert!(matches!(Machine::start(&disk, &[], None), Err(Error::Plain(_))));
     let mut lax = storage(&disk, None);
     lax.plain = true;
@@ -324,57 +324,216 @@ fn a_snapshot_of_another_name_or_form_does_not_open() {
     assert_eq!(machine.ask("CONFIG GET appendonly"), "*2|$10|appendonly|$2|no|");
 }
 
-#[test]
-fn a_snapshot_goes_out_as_plain_rdb_and_comes_back() {
-    let disk = Disk::default();
-    let mut machine = Machine::start(&disk, &[], None).unwrap();
-    for line in ["SET a 1 EX 1000", "HSET h f v", "XADD x 5-5 f v", "SELECT 2", "ZADD z 1.5 m", "DEBUG POPULATE 3000 key 40"] {
+/// What a plain file of these commands has.
+fn plain(lines: &[&str]) -> Vec<u8> {
+    let mut machine = Machine::start(&Disk::default(), &[], None).unwrap();
+    for line in lines {
         machine.ask(line);
     }
-    machine.ask("SAVE");
+    let mut bytes = Vec::new();
+    rdb::write_store(&mut machine.store, &mut bytes, "memory").unwrap();
+    bytes
+}
+
+const VARIOUS: &[&str] = &["SET a 1 EX 1000", "HSET h f v", "XADD x 5-5 f v", "SELECT 2", "ZADD z 1.5 m", "DEBUG POPULATE 3000 key 40"];
+
+/// One step of the import under way: what its client is told, if anything.
+fn step(machine: &mut Machine) -> Option<Answer> {
+    machine.store.walk();
+    let answer = import::step(&mut machine.store, &mut machine.shared);
+    machine.commit();
+    answer.map(|(session, answer)| {
+        assert_eq!(session, machine.session.id);
+        answer
+    })
+}
+
+/// Sends an import. How it ended.
+fn send(machine: &mut Machine, bytes: &[u8], replace: bool) -> Result<Report, String> {
+    let begin: &[&[u8]] = if replace { &[b"TEEMATE.IMPORT", b"BEGIN", b"REPLACE"] } else { &[b"TEEMATE.IMPORT", b"BEGIN"] };
+    let reply = machine.carry_out(begin);
+    if reply != "+OK|" {
+        return Err(reply);
+    }
+    let mut pieces = bytes.chunks(7000);
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let (last, reply) = match pieces.next() {
+            Some(piece) => (false, machine.carry_out(&[b"TEEMATE.IMPORT", b"DATA", piece])),
+            None => (true, machine.ask("TEEMATE.IMPORT COMMIT")),
+        };
+        assert_eq!(reply, "", "it is answered when there is room");
+        loop {
+            assert!(Instant::now() < end, "the import does not end");
+            match step(machine) {
+                Some(Answer::Taken) => break,
+                Some(Answer::Done(report)) => return Ok(report),
+                Some(Answer::Failed(why)) => return Err(why),
+                // Its thread is at work.
+                None => std::thread::sleep(Duration::from_micros(50)),
+            }
+        }
+        assert!(!last);
+    }
+}
+
+#[test]
+fn an_import_is_all_or_nothing() {
+    let file = plain(VARIOUS);
+    let mut machine = Machine::start(&Disk::default(), &[], None).unwrap();
+    let report = send(&mut machine, &file, false).unwrap();
+    assert_eq!((report.keys, report.expired, report.kept), (3004, 0, Kept::Memory));
+    assert_eq!(machine.content(), read(&file));
+    // It is not empty any more.
+    let other = plain(&["SET other 1", "SET over 1 PX 5"]);
+    assert!(send(&mut machine, &other, false).unwrap_err().contains("only if it is told so"));
+    assert_eq!(machine.content(), read(&file));
+    // What is not whole, or not one, changes nothing.
+    let mut longer = other.clone();
+    longer.push(0);
+    let mut changed = other.clone();
+    changed[other.len() / 2] ^= 1;
+    let beyond = rdb_of(9, b"key");
+    for bad in [&other[..other.len() - 1], &longer, &changed, &beyond, b"REDIS0010", b""] {
+        assert!(send(&mut machine, bad, true).is_err());
+        assert_eq!(machine.content(), read(&file));
+        assert!(machine.shared.import.is_none());
+    }
+    // Who watches a key, or waits for one, sees that it is another.
+    let version = machine.store.watch(0, b"a");
+    machine.store.now += 100;
+    let report = send(&mut machine, &other, true).unwrap();
+    assert_eq!((report.keys, report.expired), (1, 1));
+    assert!(machine.store.unwatch(0, b"a", version));
+    assert_eq!(machine.ask("GET other") + &machine.ask("DBSIZE"), "$1|1|:1|");
+    // There is one at a time, and it goes with who began it.
+    machine.ask("TEEMATE.IMPORT BEGIN REPLACE");
+    assert!(machine.ask("TEEMATE.IMPORT BEGIN REPLACE").starts_with("-BUSY"));
+    machine.session.id += 1;
+    assert!(machine.ask("TEEMATE.IMPORT COMMIT").contains("no import of this connection"));
+    machine.session.id -= 1;
+    assert_eq!(machine.ask("TEEMATE.IMPORT ABORT"), "+OK|");
+    assert!(machine.ask("TEEMATE.IMPORT DATA x").contains("no import of this connection"));
+}
+
+/// One key in a database.
+fn rdb_of(database: usize, key: &[u8]) -> Vec<u8> {
+    let mut writer = teemate_rdb::Writer::new(Vec::new()).unwrap();
+    writer.text(database, key, None, b"value").unwrap();
+    writer.finish().unwrap().1
+}
+
+#[test]
+fn an_import_keeps_within_the_memory_there_is() {
+    let mut machine = Machine::start(&Disk::default(), &[("maxmemory", "1mb"), ("maxmemory-policy", "allkeys-lru")], None).unwrap();
+    machine.ask("SET a 1");
+    // Nobody counts here but who is told to.
+    USED.store(2 << 20, std::sync::atomic::Ordering::Relaxed);
+    let why = send(&mut machine, &plain(VARIOUS), true).unwrap_err();
+    USED.store(0, std::sync::atomic::Ordering::Relaxed);
+    assert!(why.starts_with("OOM"), "{why}");
+    assert_eq!(machine.ask("GET a"), "$1|1|", "nothing went for it");
+}
+
+#[test]
+fn an_import_is_kept_as_the_settings_promise() {
+    let file = plain(VARIOUS);
+    for (settings, kept) in [(ALWAYS, Kept::Log), (NO, Kept::Log), (&[("save", "3600 1")][..], Kept::Snapshot)] {
+        let mut at = 0;
+        loop {
+            // The machine ends at one of the disk's operations, one after the other.
+            let disk = Disk::default();
+            let mut machine = Machine::start(&disk, settings, None).unwrap();
+            for line in ["SET old 1", "RPUSH list a b"] {
+                machine.ask(line);
+            }
+            if kept == Kept::Snapshot {
+                machine.ask("SAVE");
+            }
+            assert!(machine.commit() && machine.shared.log.sync().is_ok());
+            let was = machine.content();
+            disk.crash_at(disk.operations() + at, 100);
+            let answer = send(&mut machine, &file, true);
+            let is_whole = answer.as_ref().is_ok_and(|report| report.kept == kept);
+            if !is_whole && settings == ALWAYS {
+                // What would not be in the log is not done.
+                assert!(machine.ask("SET late 1").starts_with("-MISCONF"), "end at {at}: {answer:?}");
+            }
+            machine.kill();
+            disk.cut_power(100, false);
+            let is = Machine::start(&disk, settings, None).unwrap_or_else(|error| panic!("end at {at}: {error}")).content();
+            if is_whole {
+                assert_eq!(is, read(&file), "{settings:?}: answered at {at}");
+                break;
+            }
+            assert!(is == was || is == read(&file), "{settings:?}: half of it at {at}");
+            at += 1;
+        }
+        println!("{settings:?}: {at} ends");
+        assert!(at > 3);
+    }
+}
+
+#[test]
+fn what_comes_after_an_import_is_in_the_log_behind_it() {
+    let disk = Disk::default();
+    let mut machine = Machine::start(&disk, ALWAYS, None).unwrap();
+    machine.ask("RPUSH list old");
+    machine.commit();
+    send(&mut machine, &plain(&["RPUSH list new"]), true).unwrap();
+    assert_eq!(machine.ask("RPUSH list newer"), ":2|");
+    assert!(machine.commit());
     let was = machine.content();
     machine.kill();
-    let place = storage(&disk, None).place(".", "dump.rdb").unwrap();
-    let mut plain = Vec::new();
-    assert_eq!(transfer::export(&place, &mut plain).unwrap(), Some(plain.len() as u64));
-    assert_eq!(read(&plain), was);
+    disk.cut_power(255, false);
+    assert_eq!(Machine::start(&disk, ALWAYS, None).unwrap().content(), was);
+}
 
-    let other = Disk::default();
-    let place = storage(&other, None).place(".", "dump.rdb").unwrap();
-    assert!(transfer::export(&place, &mut Vec::new()).unwrap().is_none());
-    assert_eq!(transfer::import(&place, &mut &plain[..]).unwrap(), was.len() as u64);
-    assert_eq!(Machine::start(&other, &[], None).unwrap().content(), was);
-    // What is not whole does not take its place.
-    let mut longer = plain.clone();
-    longer.push(0);
-    let mut changed = plain.clone();
-    changed[plain.len() / 2] ^= 1;
-    for bad in [&plain[..plain.len() - 1], &longer, &changed, b"REDIS0010", b""] {
-        assert!(transfer::import(&place, &mut &bad[..]).is_err());
+/// The host has the file that a replica's snapshot lies in.
+#[test]
+fn a_replica_gets_the_snapshot_that_was_written_for_it_or_none() {
+    let disk = Disk::default();
+    let mut machine = Machine::start(&disk, &[], None).unwrap();
+    let mut write = |lines: &[&str]| {
+        lines.iter().for_each(|line| drop(machine.ask(line)));
+        assert!(persistence::begin_for_replicas(&mut machine.store, &mut machine.shared).unwrap());
+        persistence::finish(&mut machine.store, &mut machine.shared);
+        (machine.shared.replication.take_saved().unwrap().unwrap(), machine.content())
+    };
+    let get = |spool: &Arc<Spool>| -> Result<Vec<u8>, String> {
+        let pieces = spool::read(spool.clone()).unwrap();
+        let mut all = Vec::new();
+        for piece in pieces {
+            all.extend(piece?);
+        }
+        Ok(all)
+    };
+    let (first, _) = write(VARIOUS);
+    let old = disk.bytes("replica-0.rdb");
+    assert!(!old.windows(5).any(|window| window == b"REDIS"), "it is not sealed");
+    drop(first);
+    assert!(!disk.names().contains(&"replica-0.rdb".to_owned()), "nobody gets it any more");
+    let (spool, was) = write(&["SET newer 1"]);
+    assert_eq!(read(&get(&spool).unwrap()), was);
+    let (second, _) = write(&["SET newest 1"]);
+    assert!(disk.names().contains(&"replica-1.rdb".to_owned()), "the first is in use");
+    let (new, other) = (disk.bytes("replica-0.rdb"), disk.bytes("replica-1.rdb"));
+    drop(second);
+    let mut changed = new.clone();
+    changed[new.len() / 2] ^= 1;
+    // One of an earlier time, one of another time, a changed one, a part of it.
+    for lie in [&old, &other, &changed, &new[..new.len() - 1].to_vec(), &Vec::new()] {
+        disk.set_bytes("replica-0.rdb", lie.clone());
+        assert!(get(&spool).is_err());
     }
-    assert_eq!(other.names(), ["dump.rdb"]);
-    assert_eq!(Machine::start(&other, &[], None).unwrap().content(), was);
-    // A changed one does not go out whole.
-    let mut bytes = disk.bytes("dump.rdb");
-    let last = bytes.len() - 1;
-    bytes[last] ^= 1;
-    disk.set_bytes("dump.rdb", bytes);
-    let place = storage(&disk, None).place(".", "dump.rdb").unwrap();
-    assert!(transfer::export(&place, &mut Vec::new()).is_err());
-
-    // The log begins with what was imported; and goes out, too.
-    let mut machine = Machine::start(&other, ALWAYS, Some(counter(&other))).unwrap();
-    assert_eq!(machine.content(), was);
-    machine.ask("SET more 1");
-    machine.commit();
-    let is = machine.content();
-    machine.shared.log.close();
+    disk.take("replica-0.rdb");
+    assert!(get(&spool).is_err());
+    disk.set_bytes("replica-0.rdb", new);
+    assert_eq!(read(&get(&spool).unwrap()), was);
+    // What a crash leaves goes with the next start.
     machine.kill();
-    other.take("dump.rdb");
-    let mut plain = Vec::new();
-    transfer::export_log(&storage(&other, Some(counter(&other))), &common::machine::config(ALWAYS), 1, &mut plain).unwrap().unwrap();
-    assert_eq!(read(&plain), is);
-    assert_eq!(Machine::start(&other, ALWAYS, Some(counter(&other))).unwrap().content(), is);
+    drop(Machine::start(&disk, &[], None).unwrap());
+    assert!(!disk.names().contains(&"replica-0.rdb".to_owned()));
 }
 
 #[test]

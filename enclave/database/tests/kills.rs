@@ -7,13 +7,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::process::{Client, Server, installed};
-use teemate_database::persistence::disk::Storage;
-use teemate_database::persistence::transfer;
-use teemate_sealed::FixedSealing;
 
 /// A directory with a key, and what starts a server in it.
 struct Place {
@@ -55,12 +51,6 @@ impl Place {
     fn logged(&self, policy: &str) -> Server {
         let counter = self.counter().display().to_string();
         self.start(&["--appendonly", "--counter", &counter, "--set", "appendfsync", policy])
-    }
-
-    /// As the owner's tool has it.
-    fn storage(&self) -> Storage {
-        let key = 0x0011_2233_4455_6677_8899_aabb_ccdd_eeff_u128.to_be_bytes();
-        Storage { key: Some(Arc::new(FixedSealing::new(key))), database: "database".to_owned(), ..Storage::default() }
     }
 }
 
@@ -238,71 +228,6 @@ fn a_torn_end_is_said_at_the_start() {
     let _ = child.kill();
     let _ = child.wait();
     assert!(torn.is_some());
-}
-
-#[test]
-fn real_redis_loads_what_is_exported_and_what_it_saves_is_imported() {
-    if !installed("redis-server") || !installed("redis-cli") {
-        return;
-    }
-    let place = Place::new();
-    let server = place.start(&[]);
-    let mut client = server.connect();
-    for line in [
-        "SET text hello",
-        "RPUSH list a b c",
-        "SADD set x y",
-        "HSET hash f v",
-        "ZADD sorted 1.5 m",
-        "XADD stream 5-5 f v",
-        "SET soon 1 EX 9000",
-    ] {
-        client.ask(line);
-    }
-    let digest = |client: &mut Client| {
-        ["GET text", "LRANGE list 0 -1", "SCARD set", "HGET hash f", "ZSCORE sorted m", "XRANGE stream - +", "EXPIRETIME soon", "DBSIZE"]
-            .map(|line| client.ask(line))
-    };
-    assert_eq!(client.ask("SAVE"), "OK");
-    let was = digest(&mut client);
-    server.kill();
-    let mut plain = Vec::new();
-    let sealed = place.storage().place(&place.data().display().to_string(), "dump.rdb").unwrap();
-    transfer::export(&sealed, &mut plain).unwrap().unwrap();
-    let theirs = place.directory.path().join("redis");
-    std::fs::create_dir(&theirs).unwrap();
-    std::fs::write(theirs.join("dump.rdb"), &plain).unwrap();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut redis = Command::new("redis-server");
-    redis.args(["--port", &free.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"]).arg(&theirs);
-    let mut redis = redis.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let end = Instant::now() + Duration::from_secs(20);
-    let stream = loop {
-        if let Ok(stream) = TcpStream::connect(("127.0.0.1", free)) {
-            break stream;
-        }
-        assert!(Instant::now() < end, "redis-server does not load the export");
-        std::thread::sleep(Duration::from_millis(20));
-    };
-    let mut client = Client(BufReader::new(stream));
-    let loaded = digest(&mut client);
-    client.ask("SET from redis");
-    let saved = client.ask("SAVE");
-    let _ = redis.kill();
-    let _ = redis.wait();
-    assert_eq!((loaded, saved.as_str()), (was, "OK"));
-
-    let file = std::fs::read(theirs.join("dump.rdb")).unwrap();
-    assert_eq!(transfer::import(&sealed, &mut &file[..]).unwrap(), 8);
-    // The log begins with it.
-    let server = place.logged("always");
-    let mut client = server.connect();
-    assert_eq!(client.ask("GET from"), "redis");
-    assert_eq!(client.ask("XRANGE stream - +"), "5-5 f v");
-    server.kill();
-    std::fs::remove_file(place.data().join("dump.rdb")).unwrap();
-    let server = place.logged("always");
-    assert_eq!(server.connect().ask("GET from"), "redis");
 }
 
 #[test]

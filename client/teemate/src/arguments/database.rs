@@ -15,6 +15,10 @@ pub enum Database {
     Start(Start),
     /// Verify a database that nobody owns, and become its owner by setting its password.
     Claim(Claim),
+    /// Verify a database, and write everything that is in it, as of one moment, into a plain RDB file, which Redis 7.0 loads.
+    Export(Export),
+    /// Verify a database, and put everything that is in an RDB file into it, in the place of what there is: all of it, or nothing.
+    Import(Import),
 }
 
 /// `teemate db start`.
@@ -54,4 +58,45 @@ pub struct Claim {
     /// What the enclave's quote must satisfy.
     #[command(flatten)]
     pub judge: Judge,
+}
+
+/// Which database, and who asks.
+#[derive(Debug, Args)]
+pub struct Access {
+    /// `https://HOST:PORT` of the enclave.
+    pub endpoint: String,
+    /// User of the database: one who may call commands of the category `dangerous`.
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub user: String,
+    /// File with the user's password, up to the first line's end; - for stdin.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub password_file: PathBuf,
+    /// What the enclave's quote must satisfy.
+    #[command(flatten)]
+    pub judge: Judge,
+}
+
+/// `teemate db export`.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// Which database, and who asks.
+    #[command(flatten)]
+    pub access: Access,
+    /// File to write, in the place of what has this name when all of it has come. Not encrypted: whoever can read it reads everything.
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+}
+
+/// `teemate db import`.
+#[derive(Debug, Args)]
+pub struct Import {
+    /// Which database, and who asks.
+    #[command(flatten)]
+    pub access: Access,
+    /// RDB file, of Redis up to 7.2 or of `teemate db export`.
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// Replace what the database has. Without this it must be empty.
+    #[arg(long)]
+    pub replace: bool,
 }

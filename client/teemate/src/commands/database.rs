@@ -1,32 +1,32 @@
 //! `teemate db`.
 
-use std::io::{BufRead, BufReader, Read, Write};
+mod connection;
+mod transfer;
+
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 use serde_json::json;
 use teemate_attestation::Endpoint;
 use teemate_client::node::image_beside;
 
+use self::connection::{Connection, password};
 use super::{node, policy};
 use crate::arguments::database::{Claim, Database, Start};
 use crate::arguments::{NodeStart, SharingName};
 use crate::failure::Failure;
-use crate::output::{Output, harmless};
+use crate::output::Output;
 
 /// Name of the image.
 const IMAGE: &str = "database.teemate";
-/// How long the database may take to answer.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Longest password, and longest line of a reply.
-const LINE: u64 = 4096;
 
 /// Carries out a `db` command.
 pub fn run(command: &Database, socket: &Path, output: &Output) -> Result<ExitCode, Failure> {
     match command {
         Database::Start(arguments) => start(arguments, socket, output),
         Database::Claim(arguments) => claim(arguments, output),
+        Database::Export(arguments) => transfer::export(arguments, output),
+        Database::Import(arguments) => transfer::import(arguments, output),
     }
 }
 
@@ -49,29 +49,21 @@ fn start(arguments: &Start, socket: &Path, output: &Output) -> Result<ExitCode, 
     node::start(&start, socket, output)
 }
 
+fn endpoint(text: &str) -> Result<Endpoint, Failure> {
+    text.parse().map_err(|why| Failure::usage(format!("{text:?} is no endpoint: {why}")))
+}
+
 fn claim(arguments: &Claim, output: &Output) -> Result<ExitCode, Failure> {
-    let endpoint: Endpoint =
-        arguments.endpoint.parse().map_err(|why| Failure::usage(format!("{:?} is no endpoint: {why}", arguments.endpoint)))?;
+    let endpoint = endpoint(&arguments.endpoint)?;
     let password = password(&arguments.password_file)?;
     let connector = policy::connector(&arguments.judge, None)?;
-    let mut stream = connector.connect(&endpoint)?;
-    stream.set_deadline(Some(Instant::now() + PATIENCE));
-    let mut request = Vec::new();
-    for word in ["*4", "$6", "config", "$3", "set", "$11", "requirepass", &format!("${}", password.len()), &password] {
-        request.extend(word.bytes().chain(*b"\r\n"));
-    }
-    stream.write_all(&request)?;
-    stream.flush()?;
-    let mut line = String::new();
-    BufReader::new(stream.take(LINE)).read_line(&mut line)?;
-    let line = line.trim_end();
-    if line != "+OK" {
-        let why = match line.strip_prefix('-') {
-            Some(why) if why.starts_with("NOAUTH") => {
-                "it has an owner already. If that should be you: somebody else was first, or the host shows you another database".to_owned()
+    let mut connection = Connection::open(&connector, &endpoint)?;
+    if let Err(failure) = connection.expect_ok(&["config", "set", "requirepass", &password]) {
+        let why = match failure.message() {
+            why if why.starts_with("NOAUTH") => {
+                "it has an owner already. If that should be you: somebody else was first, or the host shows you another database"
             }
-            Some(why) => harmless(why),
-            None => format!("it does not answer as a database: {:?}", harmless(line)),
+            why => why,
         };
         return Err(Failure::new(format!("{endpoint} was not claimed: {why}")));
     }
@@ -79,20 +71,4 @@ fn claim(arguments: &Claim, output: &Output) -> Result<ExitCode, Failure> {
         format!("{endpoint} is yours: its password is set, and kept sealed\nclients reach it by `teemate proxy --endpoint {endpoint} --protocol redis`")
     })?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The first line of a file.
-fn password(path: &Path) -> Result<String, Failure> {
-    let mut line = String::new();
-    let read = if path == Path::new("-") {
-        std::io::stdin().lock().take(LINE).read_line(&mut line)
-    } else {
-        std::fs::File::open(path).and_then(|file| BufReader::new(file.take(LINE)).read_line(&mut line))
-    };
-    read.map_err(|error| Failure::new(format!("the password can't be read from {}: {error}", path.display())))?;
-    let password = line.trim_end_matches(['\r', '\n']);
-    if password.is_empty() {
-        return Err(Failure::usage(format!("{} begins with an empty line: that is no password", path.display())));
-    }
-    Ok(password.to_owned())
 }

@@ -129,6 +129,7 @@ pub(super) fn set_name(context: &mut Context<'_>, name: &[u8]) -> Done {
 pub(crate) fn describe(store: &Store, session: &Session) -> String {
     let mut flags = String::new();
     let marks = [
+        (session.follows, 'S'),
         (session.monitor, 'O'),
         (session.is_subscriber(), 'P'),
         (session.queue.is_some(), 'x'),
@@ -169,7 +170,8 @@ pub(crate) fn describe(store: &Store, session: &Session) -> String {
 }
 
 fn class(name: &[u8]) -> Option<&'static str> {
-    ["normal", "pubsub", "master", "replica", "slave"].into_iter().find(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+    let known = ["normal", "pubsub", "master", "replica", "slave"].into_iter().find(|known| name.eq_ignore_ascii_case(known.as_bytes()))?;
+    Some(if known == "slave" { "replica" } else { known })
 }
 
 fn list(context: &mut Context<'_>) -> Done {

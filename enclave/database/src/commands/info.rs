@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::{Command, Context, Done, Kind, command, flag};
 use crate::eviction::used_memory;
+use crate::replication::Stage;
 use crate::shared::Shared;
 use crate::store::Store;
 
@@ -144,9 +145,9 @@ fn section(context: &mut Context<'_>, name: &str, text: &mut String) -> std::fmt
             line!("instantaneous_input_kbps:0.00");
             line!("instantaneous_output_kbps:0.00");
             line!("rejected_connections:{}", counters.rejected);
-            line!("sync_full:0");
-            line!("sync_partial_ok:0");
-            line!("sync_partial_err:0");
+            line!("sync_full:{}", shared.replication.counters.full);
+            line!("sync_partial_ok:{}", shared.replication.counters.partial);
+            line!("sync_partial_err:{}", shared.replication.counters.refused);
             line!("expired_keys:{}", store.expired);
             line!("expired_stale_perc:0.00");
             line!("evicted_keys:{}", counters.evicted);
@@ -166,17 +167,7 @@ fn section(context: &mut Context<'_>, name: &str, text: &mut String) -> std::fmt
             line!("total_error_replies:{}", counters.errors);
             line!("client_output_buffer_limit_disconnections:{}", counters.output_limit);
         }
-        "replication" => {
-            line!("# Replication");
-            line!("role:master");
-            line!("connected_slaves:0");
-            line!("master_failover_state:no-failover");
-            line!("master_replid:{}", shared.run_id);
-            line!("master_replid2:{}", "0".repeat(40));
-            line!("master_repl_offset:0");
-            line!("second_repl_offset:-1");
-            line!("repl_backlog_active:0");
-        }
+        "replication" => replication(store, shared, text)?,
         "cpu" => {
             let usage = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
             line!("# CPU");
@@ -218,6 +209,33 @@ fn section(context: &mut Context<'_>, name: &str, text: &mut String) -> std::fmt
         }
     }
     Ok(())
+}
+
+fn replication(store: &Store, shared: &mut Shared, text: &mut String) -> std::fmt::Result {
+    text.push_str("# Replication\r\n");
+    let replication = &mut shared.replication;
+    let mut line = |name: &str, value: &dyn std::fmt::Display| write!(text, "{name}:{value}\r\n");
+    line("role", &"master")?;
+    line("connected_slaves", &replication.following().count())?;
+    for (number, (_, replica)) in replication.following().enumerate() {
+        let state = match replica.stage {
+            Stage::Waits | Stage::Saves => "wait_bgsave",
+            Stage::Loads(..) => "send_bulk",
+            Stage::Follows => "online",
+        };
+        let lag = (store.now - replica.heard) / 1000;
+        let shown = format!("ip={},port={},state={state},offset={},lag={lag}", replica.ip, replica.port, replica.acknowledged);
+        line(&format!("slave{number}"), &shown)?;
+    }
+    line("master_failover_state", &"no-failover")?;
+    line("master_replid", &replication.stream.id().to_owned())?;
+    line("master_replid2", &"0".repeat(40))?;
+    line("master_repl_offset", &replication.stream.end())?;
+    line("second_repl_offset", &-1)?;
+    line("repl_backlog_active", &u8::from(replication.kept))?;
+    line("repl_backlog_size", &shared.config.get("repl-backlog-size"))?;
+    line("repl_backlog_first_byte_offset", &if replication.kept { replication.stream.start() + 1 } else { 0 })?;
+    line("repl_backlog_histlen", &replication.stream.held())
 }
 
 fn persistence(store: &Store, shared: &Shared, text: &mut String) -> std::fmt::Result {

@@ -15,10 +15,12 @@ mod events;
 mod geo;
 mod hashes;
 mod hyperloglog;
+mod import;
 mod info;
 mod keys;
 mod lists;
 mod pubsub;
+mod replication;
 #[cfg(feature = "scripts")]
 pub(crate) mod scripting;
 mod server;
@@ -46,6 +48,7 @@ use crate::value::{Limits, Value};
 
 pub(crate) use acl::log_denied;
 pub(crate) use client::describe;
+pub(crate) use import::answer as answer_import;
 pub(crate) use tracking::{invalidate, remember};
 pub(crate) use transactions::unwatch;
 
@@ -166,7 +169,9 @@ pub const FAMILIES: &[(&str, &[Command])] = &[
     ("server", config::COMMANDS),
     ("server", debug::COMMANDS),
     ("server", docs::COMMANDS),
+    ("server", import::COMMANDS),
     ("server", info::COMMANDS),
+    ("server", replication::COMMANDS),
     ("server", server::COMMANDS),
 ];
 
@@ -369,9 +374,9 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// What the log gets in place of this command, because its words alone do not say what it did. Nothing: it changed nothing.
+    /// What the log and replicas get in place of this command, because its words alone do not say what it did. Nothing: it changed nothing.
     pub fn rewrite(&mut self, commands: &[&[&[u8]]]) {
-        if !self.shared.log.takes() {
+        if !self.shared.takes_effects() {
             return;
         }
         let owned = commands.iter().map(|command| command.iter().map(|part| Box::from(*part)).collect());

@@ -84,6 +84,11 @@ pub(super) fn leave_all(context: &mut Context<'_>) {
 
 fn publish(context: &mut Context<'_>, shard: bool) -> Done {
     let (channel, content) = (context.arg(1), context.arg(2));
+    if context.shared.replication.takes() {
+        // Those who listen at a replica are told, too.
+        let db = context.db();
+        context.shared.replication.note(db, context.args);
+    }
     let count = if shard { context.shared.publish_shard(channel, content) } else { context.shared.publish(channel, content) };
     context.reply.count(count);
     Ok(())

@@ -1,4 +1,4 @@
-//! The server: snapshots, slow log, latency, monitors, memory, time, shutdown, and what clients ask of a server that has no replicas.
+//! The server: snapshots, slow log, latency, monitors, memory, time, shutdown.
 
 use super::{Command, Context, Done, Kind, command, flag};
 use crate::error::Error;
@@ -17,16 +17,12 @@ pub const COMMANDS: &[Command] = &[
     command("latency", -2, Kind::Server, (0, 0, 0), latency).with(ADMIN),
     command("monitor", 1, Kind::Server, (0, 0, 0), monitor).with(ADMIN | flag::HIDDEN | flag::NO_MULTI),
     command("memory", -2, Kind::Read, (2, 2, 1), memory).with(flag::MOVABLE),
-    command("role", 1, Kind::Server, (0, 0, 0), role).with(flag::FAST | flag::ADMIN | flag::DANGEROUS | flag::NO_SCRIPT),
-    command("wait", 3, Kind::Server, (0, 0, 0), wait).with(flag::BLOCKING | flag::NO_SCRIPT),
     command("module", -2, Kind::Server, (0, 0, 0), module).with(ADMIN),
     command("function", -2, Kind::Server, (0, 0, 0), function).with(flag::SCRIPTING | flag::NO_SCRIPT),
     command("lolwut", -1, Kind::Server, (0, 0, 0), lolwut).with(flag::FAST),
     command("readonly", 1, Kind::Server, (0, 0, 0), no_cluster).with(flag::FAST | flag::CONNECTION),
     command("readwrite", 1, Kind::Server, (0, 0, 0), no_cluster).with(flag::FAST | flag::CONNECTION),
     command("cluster", -2, Kind::Server, (0, 0, 0), no_cluster),
-    command("replicaof", 3, Kind::Server, (0, 0, 0), replicaof).with(ADMIN),
-    command("slaveof", 3, Kind::Server, (0, 0, 0), replicaof).with(ADMIN),
 ];
 
 /// Writes a snapshot while the client, and all others, wait.
@@ -282,27 +278,6 @@ fn memory(context: &mut Context<'_>) -> Done {
     Ok(())
 }
 
-fn role(context: &mut Context<'_>) -> Done {
-    context.reply.array(3);
-    context.reply.bulk(b"master");
-    context.reply.integer(0);
-    context.reply.array(0);
-    Ok(())
-}
-
-fn wait(context: &mut Context<'_>) -> Done {
-    let timeout = context.integer(2).map_err(|_| Error::new("timeout is not an integer or out of range"))?;
-    if context.integer(1)? < 0 {
-        return Err(Error::new("value is out of range, must be positive"));
-    }
-    if timeout < 0 {
-        return Err(Error::new("timeout is negative"));
-    }
-    // There are no replicas to wait for, nor will there be.
-    context.reply.integer(0);
-    Ok(())
-}
-
 fn module(context: &mut Context<'_>) -> Done {
     match context.subcommand().as_str() {
         "list" => context.reply.array(0),
@@ -332,12 +307,4 @@ fn lolwut(context: &mut Context<'_>) -> Done {
 
 fn no_cluster(_: &mut Context<'_>) -> Done {
     Err(Error::new("This instance has cluster support disabled"))
-}
-
-fn replicaof(context: &mut Context<'_>) -> Done {
-    if context.is(1, "NO") && context.is(2, "ONE") {
-        context.reply.ok();
-        return Ok(());
-    }
-    Err(Error::new("replication is not supported: this server is a master only"))
 }

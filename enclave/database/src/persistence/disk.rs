@@ -79,6 +79,20 @@ impl Storage {
         self.place(config.get("dir"), config.get("dbfilename"))
     }
 
+    /// A file for a snapshot that replicas get, one of several by its number. What was in it before does not open as this one: a host that
+    /// puts back another time's file gives none.
+    ///
+    /// # Errors
+    /// [`Error::Nowhere`], and that there is no randomness.
+    pub fn spool(&self, config: &Config, number: usize) -> Result<Place, Error> {
+        let mut once = [0; 16];
+        getrandom::fill(&mut once).map_err(|_| Error::Sealed(teemate_sealed::Error::Random))?;
+        let mut place = self.place(config.get("dir"), &format!("replica-{number}.rdb"))?;
+        place.label.kind = "replica";
+        place.label.name = once.iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(place)
+    }
+
     /// A snapshot of this name in this directory.
     ///
     /// # Errors
@@ -104,6 +118,12 @@ pub struct Place {
     key: Option<Key>,
     plain: bool,
     label: Label,
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Place").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// Something that is written beside the file in whose place it is put when it is complete.
@@ -134,6 +154,14 @@ impl Place {
     /// The file's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Deletes the file.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn remove(&self) -> Result<(), Error> {
+        self.directory.remove(&self.name).map_err(super::failed(&self.name, "removed"))
     }
 
     /// Replaces the file by what `write` writes: when that is complete and on disk, at once. Else the old one stays.

@@ -1,4 +1,4 @@
-//! What of a command goes into the log: what it did, so that doing it again gives the same, at another time and with other random numbers.
+//! What of a command goes into the log, and to replicas: what it did, so that doing it again gives the same, at another time and with other random numbers.
 //!
 //! Most commands are their own effect: on the same data they do the same. Those that are not (times that count from now, chance, floating-point
 //! sums, an order that nobody chose) are replaced here, or by their handlers with [`Context::rewrite`]. Commands that waited are carried out
@@ -24,11 +24,11 @@ pub fn before(store: &Store) -> Before {
 /// Puts into the log what a command did.
 pub fn note(context: &mut Context<'_>, command: &Command, before: Before, failed: bool) {
     let rewritten = context.shared.rewritten.take();
-    if context.shared.log.takes() {
+    if context.shared.takes_effects() {
         // Keys that went by themselves are changes, too, and come first: the command no longer found them.
         let dropped = context.store.dropped.len().saturating_sub(before.dropped) as u64;
         let own = context.store.changes.saturating_sub(before.changes).saturating_sub(dropped);
-        context.shared.log.drop_keys(&mut context.store.dropped);
+        context.shared.drop_keys(&mut context.store.dropped);
         if own > 0 && is_logged(command) {
             match rewritten {
                 _ if failed => command.keys(context.args).into_iter().for_each(|key| image(context, key)),
@@ -36,7 +36,7 @@ pub fn note(context: &mut Context<'_>, command: &Command, before: Before, failed
                     let db = context.db();
                     for command in &commands {
                         let parts: Vec<&[u8]> = command.iter().map(|part| &**part).collect();
-                        context.shared.log.note(db, &parts);
+                        context.shared.note_effect(db, &parts);
                     }
                 }
                 None => by_name(context, command.name),
@@ -44,7 +44,7 @@ pub fn note(context: &mut Context<'_>, command: &Command, before: Before, failed
         }
     }
     if context.shared.depth == 0 {
-        context.shared.log.end_unit();
+        context.shared.end_unit();
     }
 }
 
@@ -64,7 +64,7 @@ fn by_name(context: &mut Context<'_>, name: &str) {
         "incrbyfloat" => match context.store.peek(db, key) {
             Some(Value::Text(text)) => {
                 let shown = text.bytes().into_owned();
-                context.shared.log.note(db, &[b"SET", key, &shown, b"KEEPTTL"]);
+                context.shared.note_effect(db, &[b"SET", key, &shown, b"KEEPTTL"]);
             }
             _ => image(context, key),
         },
@@ -75,7 +75,7 @@ fn by_name(context: &mut Context<'_>, name: &str) {
                 _ => None,
             };
             match shown {
-                Some(shown) => context.shared.log.note(db, &[b"HSET", key, field, &shown]),
+                Some(shown) => context.shared.note_effect(db, &[b"HSET", key, field, &shown]),
                 None => image(context, key),
             }
         }
@@ -88,7 +88,7 @@ fn by_name(context: &mut Context<'_>, name: &str) {
                 image(context, context.arg(at + 1));
             }
         }
-        _ => context.shared.log.note(db, args),
+        _ => context.shared.note_effect(db, args),
     }
 }
 
@@ -96,9 +96,9 @@ fn by_name(context: &mut Context<'_>, name: &str) {
 fn time(context: &mut Context<'_>, key: &[u8]) {
     let db = context.db();
     match context.store.expires(db, key) {
-        None => context.shared.log.note(db, &[b"DEL", key]),
-        Some(None) => context.shared.log.note(db, &[b"PERSIST", key]),
-        Some(Some(time)) => context.shared.log.note(db, &[b"PEXPIREAT", key, time.to_string().as_bytes()]),
+        None => context.shared.note_effect(db, &[b"DEL", key]),
+        Some(None) => context.shared.note_effect(db, &[b"PERSIST", key]),
+        Some(Some(time)) => context.shared.note_effect(db, &[b"PEXPIREAT", key, time.to_string().as_bytes()]),
     }
 }
 
@@ -107,9 +107,9 @@ fn set(context: &mut Context<'_>, key: &[u8], value: &[u8]) {
     let db = context.db();
     match context.store.expires(db, key) {
         // Its time had passed already.
-        None => context.shared.log.note(db, &[b"DEL", key]),
-        Some(None) => context.shared.log.note(db, &[b"SET", key, value]),
-        Some(Some(time)) => context.shared.log.note(db, &[b"SET", key, value, b"PXAT", time.to_string().as_bytes()]),
+        None => context.shared.note_effect(db, &[b"DEL", key]),
+        Some(None) => context.shared.note_effect(db, &[b"SET", key, value]),
+        Some(Some(time)) => context.shared.note_effect(db, &[b"SET", key, value, b"PXAT", time.to_string().as_bytes()]),
     }
 }
 
@@ -120,7 +120,7 @@ fn image(context: &mut Context<'_>, key: &[u8]) {
     // Writing into memory does not fail.
     let payload = context.store.peek(db, key).and_then(|value| teemate_rdb::dump(|writer| stored::write(writer, 0, key, value, None)).ok());
     match payload {
-        Some(payload) => context.shared.log.note(db, &[b"RESTORE", key, expires.as_bytes(), &payload, b"REPLACE", b"ABSTTL"]),
-        None => context.shared.log.note(db, &[b"DEL", key]),
+        Some(payload) => context.shared.note_effect(db, &[b"RESTORE", key, expires.as_bytes(), &payload, b"REPLACE", b"ABSTTL"]),
+        None => context.shared.note_effect(db, &[b"DEL", key]),
     }
 }

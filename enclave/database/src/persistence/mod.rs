@@ -8,22 +8,23 @@
 //! | [`log`] | the append-only log |
 //! | [`effects`] | what of a command goes into it |
 //! | [`replay`] | carrying out a log again |
-//! | [`transfer`] | a snapshot as plain RDB, and back |
+//! | [`import`] | plain RDB from an owner, in place of what there is |
 //!
 //! What each promises: `docs/storage.md`.
 
 pub mod disk;
 pub mod effects;
 mod helper;
+pub mod import;
 pub mod log;
 pub mod rdb;
 pub mod replay;
 pub mod saving;
-pub mod transfer;
 
 use std::io;
 use std::time::Duration;
 
+use crate::replication::SPOOLS;
 use crate::runner::Thread;
 use crate::shared::Shared;
 use crate::store::{Store, Walked};
@@ -91,6 +92,17 @@ pub enum Error {
     /// A torn end, where that was not to be accepted.
     #[error("{0}; aof-load-truncated is `no`, so it is not accepted")]
     Torn(String),
+    /// Memory.
+    #[error("OOM the import needs more memory than 'maxmemory' allows, beside what there is")]
+    Memory,
+    /// A value that is none.
+    #[error("{file}: the value of a key in database {database} contradicts itself")]
+    Value {
+        /// Which file.
+        file: String,
+        /// Where.
+        database: usize,
+    },
     /// A log that stands still.
     #[error("the log takes nothing more: {0}")]
     Log(String),
@@ -158,14 +170,22 @@ pub fn start(store: &mut Store, shared: &mut Shared) -> Result<Started, Error> {
     }
     shared.saving.changes = store.changes;
     store.filled();
-    store.logs = shared.log.takes();
+    store.logs = shared.takes_effects();
+    // What a crash left of snapshots for replicas: nobody gets them any more.
+    (0..SPOOLS).filter_map(|number| shared.storage.spool(&shared.config, number).ok()).for_each(|place| drop(place.remove()));
     Ok(started)
+}
+
+/// What commands did, and keys that went by themselves, is put together for the log and for replicas.
+pub fn gather(store: &mut Store, shared: &mut Shared) {
+    shared.drop_keys(&mut store.dropped);
+    shared.end_unit();
+    store.logs = shared.takes_effects();
 }
 
 /// What commands did goes into the log, and as far as the policy says, to the disk. Whether who asked for it may be told.
 pub fn commit(store: &mut Store, shared: &mut Shared) -> bool {
-    store.logs = shared.log.takes();
-    shared.log.drop_keys(&mut store.dropped);
+    gather(store, shared);
     shared.log.commit(shared.config.hot.sync)
 }
 
@@ -178,9 +198,12 @@ pub fn upkeep(store: &mut Store, shared: &mut Shared) {
     shared.log.tick(shared.config.hot.sync);
 }
 
-fn look(store: &mut Store, shared: &mut Shared) {
-    if let Some(Ended::Base(result)) = shared.saving.look(store) {
-        shared.log.end_rewrite(result, store.now);
+/// Looks whether the snapshot under way has ended, and goes on with what waits for it.
+pub fn look(store: &mut Store, shared: &mut Shared) {
+    match shared.saving.look(store) {
+        Some(Ended::Base(result)) => shared.log.end_rewrite(result, store.now),
+        Some(Ended::Replicas(result)) => shared.replication.saved(result),
+        Some(Ended::File) | None => {}
     }
 }
 
@@ -218,6 +241,18 @@ pub fn begin_file(store: &mut Store, shared: &mut Shared) -> Result<bool, Error>
     shared.saving.begin(store, Target::File(place), limit)
 }
 
+/// Begins a snapshot for replicas that wait for one: not within a transaction or a script, for the same reason as a rewrite. False: one is
+/// under way, or all files are in use.
+///
+/// # Errors
+/// That it can't begin.
+pub fn begin_for_replicas(store: &mut Store, shared: &mut Shared) -> Result<bool, Error> {
+    let Some(number) = shared.replication.free_spool().filter(|_| !shared.saving.is_under_way()) else { return Ok(false) };
+    gather(store, shared);
+    let (place, limit) = (shared.storage.spool(&shared.config, number)?, limit(shared));
+    shared.saving.begin(store, Target::Replicas(place), limit)
+}
+
 /// Begins a rewrite of the log: not within a transaction or a script, for what those did so far is in the snapshot, and would come again.
 ///
 /// # Errors
@@ -237,9 +272,9 @@ pub fn rewrite(store: &mut Store, shared: &mut Shared) -> Result<(), Error> {
 }
 
 fn begin_base(store: &mut Store, shared: &mut Shared) -> Result<(), Error> {
-    shared.log.drop_keys(&mut store.dropped);
+    gather(store, shared);
     let base = shared.log.begin_rewrite()?;
-    store.logs = shared.log.takes();
+    store.logs = shared.takes_effects();
     let limit = limit(shared);
     shared.saving.begin(store, Target::Base(Box::new(base)), limit).map(drop)
 }

@@ -80,20 +80,22 @@ pub fn read(store: &mut Store, from: impl Read, name: &str) -> Result<u64, Error
     Ok(keys)
 }
 
-/// Gives each entry of a snapshot, and reads it to its end: a sealed one is known to be whole only then.
+/// Gives each entry of a snapshot, and reads it to its end: a sealed one is known to be whole only then. Libraries of functions that it had
+/// beside them.
 ///
 /// # Errors
 /// Those of `each`, and that it is no snapshot, or was changed.
-pub fn entries(from: impl Read, name: &str, mut each: impl FnMut(teemate_rdb::Entry) -> Result<(), Error>) -> Result<(), Error> {
+pub fn entries(from: impl Read, name: &str, mut each: impl FnMut(teemate_rdb::Entry) -> Result<(), Error>) -> Result<usize, Error> {
     let wrong = |source| Error::Content { file: name.to_owned(), source };
     let mut from = BufReader::with_capacity(1 << 18, from);
     let mut reader = Reader::new(&mut from).map_err(wrong)?;
     while let Some(entry) = reader.next_entry().map_err(wrong)? {
         each(entry)?;
     }
+    let functions = reader.functions().len();
     drop(reader);
     match from.read(&mut [0]).map_err(failed(name, "read"))? {
-        0 => Ok(()),
+        0 => Ok(functions),
         _ => Err(Error::Rest(name.to_owned())),
     }
 }

@@ -1,4 +1,4 @@
-//! The snapshot under way: there is one at a time, for a file of its own or as the base of the log.
+//! The snapshot under way: there is one at a time, for a file of its own, as the base of the log, or for replicas.
 //!
 //! The writer is a thread, or a container ([`crate::runner`]), that takes entries from the snapshot's queue. It writes beside what there is,
 //! which stays until the new one is complete and on disk, whatever ends it early.
@@ -20,12 +20,34 @@ pub enum Target {
     File(Place),
     /// The base of the log.
     Base(Box<Base>),
+    /// A file that replicas get.
+    Replicas(Place),
+}
+
+/// What the snapshot under way is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    File,
+    Base,
+    Replicas,
+}
+
+impl Target {
+    fn purpose(&self) -> Purpose {
+        match self {
+            Target::File(_) => Purpose::File,
+            Target::Base(_) => Purpose::Base,
+            Target::Replicas(_) => Purpose::Replicas,
+        }
+    }
 }
 
 /// How a snapshot ended.
 pub enum Ended {
     /// One in a file. [`Saving`] tells of it.
     File,
+    /// One for replicas: where it is, and its bytes; or why there is none.
+    Replicas(Result<(Place, u64), String>),
     /// The base of the log: it, and its bytes; or why there is none.
     Base(Result<(Finished, u64), String>),
 }
@@ -57,6 +79,8 @@ pub struct Saving {
     pub file: Figures,
     /// Of the last base.
     pub base: Figures,
+    /// Of the last one for replicas.
+    pub replicas: Figures,
     /// Good files since the start.
     pub saves: u64,
 }
@@ -71,6 +95,7 @@ impl Default for Saving {
             changes: 0,
             file: Figures::default(),
             base: Figures::default(),
+            replicas: Figures::default(),
             saves: 0,
         }
     }
@@ -81,12 +106,13 @@ struct UnderWay {
     done: Receiver<Result<Written, Error>>,
     began: Instant,
     changes: u64,
-    is_base: bool,
+    purpose: Purpose,
 }
 
 /// What a writer has written.
 enum Written {
     File,
+    Replicas(Place, u64),
     Base(Finished, u64),
 }
 
@@ -98,16 +124,21 @@ impl Saving {
 
     /// Milliseconds since the one for a file began that is being written.
     pub fn file_under_way(&self) -> Option<u128> {
-        self.elapsed(false)
+        self.elapsed(Purpose::File)
     }
 
     /// The same of the one for the log.
     pub fn base_under_way(&self) -> Option<u128> {
-        self.elapsed(true)
+        self.elapsed(Purpose::Base)
     }
 
-    fn elapsed(&self, is_base: bool) -> Option<u128> {
-        self.under_way.as_ref().filter(|one| one.is_base == is_base).map(|one| one.began.elapsed().as_millis())
+    /// Whether the one under way is for replicas.
+    pub fn is_for_replicas(&self) -> bool {
+        self.elapsed(Purpose::Replicas).is_some()
+    }
+
+    fn elapsed(&self, purpose: Purpose) -> Option<u128> {
+        self.under_way.as_ref().filter(|one| one.purpose == purpose).map(|one| one.began.elapsed().as_millis())
     }
 
     /// Begins a snapshot, which a thread writes. False: one is under way already.
@@ -120,9 +151,9 @@ impl Saving {
         }
         let began = Instant::now();
         let Some(queue) = store.begin_snapshot(limit) else { return Ok(false) };
-        let is_base = matches!(target, Target::Base(_));
+        let purpose = target.purpose();
         let figures = Figures { start_us: began.elapsed().as_micros() as u64, ..Figures::default() };
-        *self.figures(is_base) = figures;
+        *self.figures(purpose) = figures;
         let (tell, done) = channel();
         let (tell_lost, lost, taken) = (tell.clone(), queue.clone(), queue.clone());
         let job = Job {
@@ -139,18 +170,22 @@ impl Saving {
             }),
         };
         // The file of a base is open already, in this process.
-        let started = if is_base { Thread.start(job) } else { self.runner.start(job) };
+        let started = if purpose == Purpose::Base { Thread.start(job) } else { self.runner.start(job) };
         if let Err(error) = started {
             taken.desert();
             store.abort_snapshot("there is no thread for it");
             return Err(Error::Thread(error));
         }
-        self.under_way = Some(UnderWay { done, began, changes: store.changes, is_base });
+        self.under_way = Some(UnderWay { done, began, changes: store.changes, purpose });
         Ok(true)
     }
 
-    fn figures(&mut self, is_base: bool) -> &mut Figures {
-        if is_base { &mut self.base } else { &mut self.file }
+    fn figures(&mut self, purpose: Purpose) -> &mut Figures {
+        match purpose {
+            Purpose::File => &mut self.file,
+            Purpose::Base => &mut self.base,
+            Purpose::Replicas => &mut self.replicas,
+        }
     }
 
     /// Notes that a file could not even be begun.
@@ -161,14 +196,14 @@ impl Saving {
     /// Looks whether the snapshot under way has ended.
     pub fn look(&mut self, store: &mut Store) -> Option<Ended> {
         let under_way = self.under_way.as_ref()?;
-        let (is_base, handed) = (under_way.is_base, store.handed_over());
+        let (purpose, handed) = (under_way.purpose, store.handed_over());
         let ended = match under_way.done.try_recv() {
             Err(TryRecvError::Empty) => None,
             Ok(result) => Some(result.map_err(|error| error.to_string())),
             Err(TryRecvError::Disconnected) => Some(Err("its writer ended without a word".to_owned())),
         };
         let took = under_way.began.elapsed().as_millis() as u64;
-        let figures = self.figures(is_base);
+        let figures = self.figures(purpose);
         figures.handed = figures.handed.max(handed);
         let ended = ended?;
         figures.took_ms = Some(took);
@@ -178,7 +213,9 @@ impl Saving {
         }
         Some(match ended {
             Ok(Written::Base(finished, bytes)) => Ended::Base(Ok((finished, bytes))),
-            Err(why) if is_base => Ended::Base(Err(why)),
+            Ok(Written::Replicas(place, bytes)) => Ended::Replicas(Ok((place, bytes))),
+            Err(why) if purpose == Purpose::Base => Ended::Base(Err(why)),
+            Err(why) if purpose == Purpose::Replicas => Ended::Replicas(Err(why)),
             Ok(Written::File) => {
                 (self.last, self.changes, self.failed) = (store.now / 1000, changes, None);
                 self.saves += 1;
@@ -197,6 +234,10 @@ fn write(queue: &Queue, target: Target) -> Result<Written, Error> {
         Target::File(place) => {
             place.replace(|writer| rdb::write(queue, writer, place.name()))?;
             Ok(Written::File)
+        }
+        Target::Replicas(place) => {
+            let bytes = place.replace(|writer| rdb::write(queue, writer, place.name()))?;
+            Ok(Written::Replicas(place, bytes))
         }
         Target::Base(mut base) => {
             let bytes = rdb::write(queue, &mut base, "the log's base")?;

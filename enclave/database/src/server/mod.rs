@@ -1,5 +1,7 @@
 //! The loop: input, commands, output, and what is done as time passes.
 
+mod importing;
+mod replicas;
 mod stopping;
 mod upkeep;
 mod waiting;
@@ -42,6 +44,8 @@ pub struct Server<N> {
     last_tick: Instant,
     expiry: (usize, u64),
     stops: Option<Receiver<Stop>>,
+    /// Another thread is about to have something for a connection.
+    soon: bool,
 }
 
 fn now() -> i64 {
@@ -63,6 +67,7 @@ impl<N: Network> Server<N> {
             last_tick: Instant::now(),
             expiry: (0, 0),
             stops: None,
+            soon: false,
         }
     }
 
@@ -73,11 +78,11 @@ impl<N: Network> Server<N> {
     pub fn run(mut self) -> io::Result<Ended> {
         let mut turn = Turn::default();
         loop {
+            self.commit();
             let busy = !self.again.is_empty() || self.store.is_walking();
             let wait = if busy { Duration::ZERO } else { self.until_next() };
             self.dirty.sort_unstable();
             self.dirty.dedup();
-            self.commit();
             let dirty = std::mem::take(&mut self.dirty);
             self.network.turn(&mut self.buffers, &dirty, wait, &mut turn)?;
             self.dirty = dirty;
@@ -111,6 +116,9 @@ impl<N: Network> Server<N> {
     /// What this turn's commands did goes into the log, once for all of them, before anybody is told. Who would be told of something that
     /// could not be kept gets no answer: the connection ends.
     fn commit(&mut self) {
+        persistence::gather(&mut self.store, &mut self.shared);
+        self.soon = self.import();
+        self.soon |= self.replicate();
         if !persistence::commit(&mut self.store, &mut self.shared) {
             for slot in std::mem::take(&mut self.dirty) {
                 self.close(slot);
@@ -130,7 +138,7 @@ impl<N: Network> Server<N> {
     }
 
     fn until_next(&self) -> Duration {
-        let tick = TICK.saturating_sub(self.last_tick.elapsed());
+        let tick = if self.soon { replicas::SOON } else { TICK.saturating_sub(self.last_tick.elapsed()) };
         match self.shared.deadlines.first() {
             Some((until, _)) => tick.min(Duration::from_millis(until.saturating_sub(now()).max(0) as u64)),
             None => tick,
@@ -178,6 +186,9 @@ impl<N: Network> Server<N> {
         session.patterns.iter().for_each(|name| self.shared.unsubscribe(id, name, Listening::Pattern));
         session.shards.iter().for_each(|name| self.shared.unsubscribe(id, name, Listening::Shard));
         self.shared.monitors.retain(|monitor| *monitor != id);
+        self.shared.replication.replicas.remove(&id);
+        // Given up, unless it is in place already.
+        drop(self.shared.import.take_if(|import| import.session == id && !import.is_in_place()));
         self.shared.trackers.remove(&id);
         self.shared.slots.remove(&id);
         for other in self.shared.sessions.iter_mut().flatten() {
@@ -198,6 +209,11 @@ impl<N: Network> Server<N> {
     /// Carries out what a connection asks for, as far as it has come.
     fn serve(&mut self, slot: usize) {
         let Some(mut session) = self.shared.sessions.get_mut(slot).and_then(Option::take) else { return };
+        if session.follows
+            && let Some(replica) = self.shared.replication.replicas.get_mut(&session.id)
+        {
+            replica.heard = self.store.now;
+        }
         let buffers = &mut self.buffers[slot];
         let input = std::mem::take(&mut buffers.input);
         let mut reply = Reply { bytes: std::mem::take(&mut buffers.output), version: session.version };

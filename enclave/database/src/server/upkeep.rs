@@ -98,6 +98,10 @@ impl<N: Network> Server<N> {
             let Some(Some(session)) = self.shared.sessions.get_mut(slot) else { continue };
             let unsent = self.buffers[slot].unsent();
             let (hard, soft, seconds) = self.shared.config.hot.output_limits[usize::from(session.is_subscriber())];
+            if session.follows {
+                // What waits for a replica is looked at where it is given.
+                continue;
+            }
             let is_soft = soft > 0 && unsent > soft;
             let since = if is_soft { *session.soft_limit_since.get_or_insert(now) } else { now };
             if !is_soft {
@@ -111,7 +115,8 @@ impl<N: Network> Server<N> {
         self.shared.counters.output_limit += over;
         for (slot, session) in self.shared.sessions.iter().enumerate() {
             let Some(session) = session else { continue };
-            let idle = slow > 0 && now - session.used > slow * 1000 && session.waiting.is_none() && !session.is_subscriber();
+            let idle =
+                slow > 0 && now - session.used > slow * 1000 && session.waiting.is_none() && !session.is_subscriber() && !session.follows;
             // What it is told last is sent first; who does not read it within a minute does not want it.
             if session.killed || session.closing && self.buffers[slot].unsent() == 0 || idle {
                 gone.push(slot);

@@ -6,10 +6,9 @@
 mod walk;
 mod watch;
 
-use std::cell::Cell;
 use std::collections::HashMap;
 
-use crate::eviction::Clock;
+use crate::eviction::{Access, Clock};
 use crate::structures::{Dict, hash};
 use crate::value::Value;
 
@@ -25,7 +24,7 @@ struct Entry {
     /// The snapshot that was under way, or the last one, when this entry was made or handed over.
     epoch: u32,
     /// When it was last asked for, and how often: see [`crate::eviction`].
-    access: Cell<u32>,
+    access: Access,
 }
 
 /// A change: in which database, of which key (`None`: of all), and why.
@@ -202,7 +201,7 @@ impl Store {
         let hash = hash(key);
         self.expire(database, hash, key);
         if self.databases[database].entries.get_hashed(hash, key).is_none() {
-            let entry = Entry { value: make(), expires: 0, epoch: self.epoch, access: Cell::new(self.clock.fresh()) };
+            let entry = Entry { value: make(), expires: 0, epoch: self.epoch, access: Access::new(self.clock.fresh()) };
             self.databases[database].entries.insert_hashed(hash, key, entry);
             if self.remembers {
                 self.made.push(key.into());
@@ -230,7 +229,7 @@ impl Store {
             Expiry::Keep => old,
             Expiry::At(time) => time,
         };
-        let access = Cell::new(self.clock.fresh());
+        let access = Access::new(self.clock.fresh());
         let before = it.entries.insert_hashed(hash, key, Entry { value, expires, epoch: self.epoch, access });
         if self.remembers && before.is_none() {
             self.made.push(key.into());
@@ -373,6 +372,21 @@ impl Store {
             walk.hand_over_all(it.origin, entries, cursor);
         }
         self.changes += 1;
+    }
+
+    /// Puts the keys of other databases, as many as these, in the place of all that there are. What there was.
+    pub fn adopt(&mut self, mut other: Store) -> Store {
+        (0..self.databases.len()).for_each(|database| self.touch_all(database, &[database]));
+        for (mine, theirs) in self.databases.iter_mut().zip(&mut other.databases) {
+            std::mem::swap(&mut mine.entries, &mut theirs.entries);
+            std::mem::swap(&mut mine.expiring, &mut theirs.expiring);
+            if let (Some(walk), Some(cursor)) = (&mut self.walk, mine.cursor.take()) {
+                walk.hand_over_all(mine.origin, std::mem::take(&mut theirs.entries), cursor);
+            }
+            self.changes += 1 + mine.entries.len() as u64;
+        }
+        (0..self.databases.len()).for_each(|database| self.touch_all(database, &[database]));
+        other
     }
 
     /// Exchanges two databases.

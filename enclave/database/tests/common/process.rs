@@ -1,7 +1,8 @@
 //! The program as a process, and a client of it.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -54,25 +55,72 @@ impl Client {
         self.0.get_mut().write_all(format!("{line}\r\n").as_bytes()).unwrap();
     }
 
+    /// The next reply; nothing if the server has ended.
     pub fn read(&mut self) -> String {
+        match self.receive() {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => String::new(),
+            reply => reply.unwrap(),
+        }
+    }
+
+    /// The same, for who is prepared for the server's end.
+    pub fn receive(&mut self) -> io::Result<String> {
         let mut line = String::new();
-        self.0.read_line(&mut line).unwrap();
-        if line.is_empty() {
-            // The server has ended.
-            return line;
+        if self.0.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let (kind, rest) = line.trim_end().split_at(1);
-        match kind {
+        Ok(match kind {
             "$" if rest == "-1" => "nil".to_owned(),
             "$" => {
                 let mut bytes = vec![0; rest.parse::<usize>().unwrap() + 2];
-                self.0.read_exact(&mut bytes).unwrap();
+                self.0.read_exact(&mut bytes)?;
                 String::from_utf8_lossy(&bytes[..bytes.len() - 2]).into_owned()
             }
             "*" if rest == "-1" => "nil".to_owned(),
-            "*" => (0..rest.parse::<usize>().unwrap()).map(|_| self.read()).collect::<Vec<_>>().join(" "),
+            "*" => (0..rest.parse::<usize>().unwrap()).map(|_| self.receive()).collect::<Result<Vec<_>, _>>()?.join(" "),
             _ => rest.to_owned(),
+        })
+    }
+
+    /// A command of any bytes.
+    pub fn call(&mut self, words: &[&[u8]]) -> String {
+        let mut request = Vec::new();
+        teemate_database::resp::write_request(&mut request, words);
+        self.0.get_mut().write_all(&request).unwrap();
+        self.read()
+    }
+
+    /// The next reply, which is a list of strings.
+    pub fn list(&mut self) -> Vec<Vec<u8>> {
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        let count = line.trim().strip_prefix('*').unwrap_or_else(|| panic!("no list: {line}")).parse().unwrap();
+        let one = |_| {
+            let mut line = String::new();
+            self.0.read_line(&mut line).unwrap();
+            let mut bytes = vec![0; line.trim().strip_prefix('$').unwrap().parse::<usize>().unwrap() + 2];
+            self.0.read_exact(&mut bytes).unwrap();
+            bytes.truncate(bytes.len() - 2);
+            bytes
+        };
+        (0..count).map(one).collect()
+    }
+
+    /// Asks for a snapshot, by SYNC: all of it. An error is what the server says instead.
+    pub fn sync(&mut self) -> Result<Vec<u8>, String> {
+        self.send("SYNC");
+        let mut line = String::new();
+        while line.trim().is_empty() {
+            line.clear();
+            if self.0.read_line(&mut line).unwrap() == 0 {
+                return Err("the end".to_owned());
+            }
         }
+        let length = line.trim().strip_prefix('$').ok_or_else(|| line.clone())?;
+        let mut bytes = vec![0; length.parse().unwrap()];
+        self.0.read_exact(&mut bytes).map_err(|error| error.to_string())?;
+        Ok(bytes)
     }
 
     pub fn ask(&mut self, line: &str) -> String {
@@ -101,4 +149,107 @@ pub fn installed(program: &str) -> bool {
         println!("SKIPPED: {program} is not installed");
     }
     there
+}
+
+/// Redis itself.
+pub struct Real {
+    child: Child,
+    pub port: u16,
+    directory: tempfile::TempDir,
+}
+
+impl Real {
+    /// `None`: it is not installed.
+    pub fn start(arguments: &[&str]) -> Option<Real> {
+        installed("redis-server").then(|| {
+            let directory = tempfile::tempdir().unwrap();
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let mut command = Command::new("redis-server");
+            command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--enable-debug-command", "yes", "--dir"]);
+            command.arg(directory.path()).arg("--logfile").arg(directory.path().join("log")).args(arguments);
+            command.stdout(Stdio::null()).stderr(Stdio::null());
+            let real = Real { child: command.spawn().unwrap(), port, directory };
+            real.client();
+            real
+        })
+    }
+
+    /// One that is answered: it may still load.
+    pub fn client(&self) -> Client {
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Ok(stream) = TcpStream::connect(("127.0.0.1", self.port)) {
+                stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+                stream.set_nodelay(true).unwrap();
+                let mut client = Client(BufReader::new(stream));
+                if client.ask("PING") == "PONG" {
+                    return client;
+                }
+            }
+            assert!(Instant::now() < end, "redis-server does not answer");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// The last of what it says of itself.
+    pub fn said(&self) -> String {
+        let text = std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(15)..].join("\n")
+    }
+
+    /// Loads this file, in the place of what there is.
+    pub fn load(&self, rdb: &[u8]) {
+        std::fs::write(self.directory.path().join("dump.rdb"), rdb).unwrap();
+        assert_eq!(self.client().ask("DEBUG RELOAD NOSAVE"), "OK", "Redis does not load it");
+    }
+
+    /// What it saves.
+    pub fn save(&self) -> Vec<u8> {
+        assert_eq!(self.client().ask("SAVE"), "OK");
+        std::fs::read(self.directory.path().join("dump.rdb")).unwrap()
+    }
+
+    /// What it says of its keys, in these databases: database and key; type, digest, time, and of streams everything else but times.
+    pub fn content(&self, databases: usize) -> BTreeMap<(usize, String), String> {
+        let (mut client, mut all) = (self.client(), BTreeMap::new());
+        for database in 0..databases {
+            client.ask(&format!("SELECT {database}"));
+            client.send("KEYS *");
+            let keys = client.list();
+            for key in &keys {
+                let commands = [
+                    &[&b"TYPE"[..], key][..],
+                    &[b"DEBUG", b"DIGEST-VALUE", key],
+                    &[b"PEXPIRETIME", key],
+                    &[b"XINFO", b"STREAM", key, b"FULL"],
+                ];
+                let mut request = Vec::new();
+                commands.iter().for_each(|words| teemate_database::resp::write_request(&mut request, words));
+                client.0.get_mut().write_all(&request).unwrap();
+            }
+            for key in keys {
+                let (kind, digest, expires, stream) = (client.read(), client.read(), client.read(), client.read());
+                let stream = if kind == "stream" { without_times(&stream) } else { String::new() };
+                all.insert((database, String::from_utf8_lossy(&key).into_owned()), format!("{kind} {digest} {expires} {stream}"));
+            }
+        }
+        all
+    }
+}
+
+/// Without what depends on when something was, and on how it is kept.
+fn without_times(text: &str) -> String {
+    let words: Vec<&str> = text.split(' ').collect();
+    let is_own = |at: usize| at > 0 && ["radix-tree-keys", "radix-tree-nodes", "seen-time"].contains(&words[at - 1]);
+    let is_time = |word: &str| word.parse::<u64>().is_ok_and(|number| number > 1_000_000_000_000);
+    let shown = words.iter().enumerate().filter(|(at, word)| !is_own(*at) && !is_time(word));
+    shown.map(|(_, word)| *word).collect::<Vec<_>>().join(" ")
+}
+
+impl Drop for Real {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }

@@ -194,12 +194,10 @@ impl AppendLog {
     }
 
     /// Adds keys that went by themselves, before what goes with them.
-    pub fn drop_keys(&mut self, keys: &mut Vec<(usize, Box<[u8]>)>) {
+    pub fn drop_keys(&mut self, keys: &[(usize, Box<[u8]>)]) {
         let owed = self.owed;
-        for (database, key) in keys.drain(..) {
-            if self.takes() {
-                self.note(database, &[b"DEL", &key]);
-            }
+        if self.takes() {
+            keys.iter().for_each(|(database, key)| self.note(*database, &[b"DEL", key]));
         }
         // Nobody is told of these.
         self.owed = owed;
@@ -281,6 +279,13 @@ impl AppendLog {
                 self.retry = Some(Instant::now() + SECOND);
                 !owed
             }
+        }
+    }
+
+    /// What there is is another thing than what was noted: nothing more is taken until a rewrite has put it in the log's place.
+    pub fn replaced(&mut self, why: &str) {
+        if self.state != State::Off {
+            (self.broken, self.failed, self.retry) = (true, Some(why.to_owned()), None);
         }
     }
 
