@@ -108,6 +108,10 @@ impl Clock {
 
 /// Makes keys go until memory is below its limit. Whether it is.
 pub fn make_room(store: &mut Store, shared: &mut Shared) -> bool {
+    if shared.replication.is_replica() {
+        // The server that it follows says what goes.
+        return true;
+    }
     // What waits for replicas is no reason for keys to go: each that goes is one more thing for them.
     let limit = shared.config.hot.max_memory;
     let limit = if limit == 0 { 0 } else { limit.saturating_add(shared.replication.stream.held()) };

@@ -95,7 +95,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let mut store = Store::new(usize::try_from(config.number("databases")).unwrap_or(16));
     store.now = now;
     let mut shared = Shared::new(config, now);
-    (shared.storage, shared.port) = (storage(arguments)?, port);
+    (shared.storage, shared.port, shared.replication.may_follow) = (storage(arguments)?, port, true);
     let started = persistence::start(&mut store, &mut shared)?;
     if let Some(torn) = started.torn {
         eprintln!("teemate-database: {torn}");

@@ -298,6 +298,11 @@ impl Shared {
         self.replication.end_unit();
     }
 
+    /// Ends the connections of those who follow: they come back, and begin as there is to begin.
+    pub fn cut_off_replicas(&mut self) {
+        self.sessions.iter_mut().flatten().filter(|session| session.follows).for_each(|session| session.killed = true);
+    }
+
     /// A seed.
     pub fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -44,7 +44,8 @@ const LINES: &[&str] = &[
     "SETRANGE $s $n $v",
     "SETBIT $s $n 1",
     "BITOP XOR $s $s $s",
-    "PFADD $s $v $n",
+    "PFADD $p $v $n",
+    "PFMERGE $p $p $p",
     "GETDEL $s",
     "DEL $s",
     "PEXPIREAT $s $f",
@@ -97,7 +98,7 @@ struct Steps {
 impl Steps {
     fn new(seed: u64, client: usize, began: u64) -> Steps {
         let mut steps = Steps { dice: (seed * 7919 + client as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1, step: 0, began };
-        (0..8).for_each(|_| drop(steps.roll(2)));
+        (0..8).for_each(|_| _ = steps.roll(2));
         steps
     }
 

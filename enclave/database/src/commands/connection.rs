@@ -108,6 +108,7 @@ fn hello(context: &mut Context<'_>) -> Done {
         context.session.version = version;
         context.reply.version = version;
     }
+    let role = if context.shared.replication.is_replica() { "replica" } else { "master" };
     let (id, version) = (context.session.id as i64, context.session.version);
     let reply = &mut *context.reply;
     reply.map(7);
@@ -119,7 +120,7 @@ fn hello(context: &mut Context<'_>) -> Done {
     reply.integer(version.into());
     reply.bulk(b"id");
     reply.integer(id);
-    for (field, value) in [("mode", "standalone"), ("role", "master")] {
+    for (field, value) in [("mode", "standalone"), ("role", role)] {
         reply.bulk(field.as_bytes());
         reply.bulk(value.as_bytes());
     }

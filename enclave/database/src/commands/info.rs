@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::{Command, Context, Done, Kind, command, flag};
 use crate::eviction::used_memory;
 use crate::replication::Stage;
+use crate::replication::link::State;
 use crate::shared::Shared;
 use crate::store::Store;
 
@@ -215,7 +216,29 @@ fn replication(store: &Store, shared: &mut Shared, text: &mut String) -> std::fm
     text.push_str("# Replication\r\n");
     let replication = &mut shared.replication;
     let mut line = |name: &str, value: &dyn std::fmt::Display| write!(text, "{name}:{value}\r\n");
-    line("role", &"master")?;
+    match &replication.link {
+        None => line("role", &"master")?,
+        Some(link) => {
+            let is_up = link.state == State::Up;
+            line("role", &"slave")?;
+            line("master_host", &link.host)?;
+            line("master_port", &link.port)?;
+            line("master_link_status", &if is_up { "up" } else { "down" })?;
+            line("master_last_io_seconds_ago", &if is_up { (store.now - link.heard) / 1000 } else { -1 })?;
+            line("master_sync_in_progress", &u8::from(link.state == State::Loading))?;
+            line("slave_read_repl_offset", &replication.stream.end())?;
+            line("slave_repl_offset", &replication.stream.end())?;
+            if !is_up {
+                line("master_link_down_since_seconds", &((store.now - link.down_since) / 1000))?;
+            }
+            if let Some(why) = &link.why {
+                line("master_link_error", &one_line(why))?;
+            }
+            line("slave_priority", &shared.config.get("replica-priority"))?;
+            line("slave_read_only", &u8::from(shared.config.is_on("replica-read-only")))?;
+            line("replica_announced", &1)?;
+        }
+    }
     line("connected_slaves", &replication.following().count())?;
     for (number, (_, replica)) in replication.following().enumerate() {
         let state = match replica.stage {
@@ -229,9 +252,10 @@ fn replication(store: &Store, shared: &mut Shared, text: &mut String) -> std::fm
     }
     line("master_failover_state", &"no-failover")?;
     line("master_replid", &replication.stream.id().to_owned())?;
-    line("master_replid2", &"0".repeat(40))?;
+    let (before, end) = replication.before.clone().map_or(("0".repeat(40), -1), |(before, end)| (before, end as i64 + 1));
+    line("master_replid2", &before)?;
     line("master_repl_offset", &replication.stream.end())?;
-    line("second_repl_offset", &-1)?;
+    line("second_repl_offset", &end)?;
     line("repl_backlog_active", &u8::from(replication.kept))?;
     line("repl_backlog_size", &shared.config.get("repl-backlog-size"))?;
     line("repl_backlog_first_byte_offset", &if replication.kept { replication.stream.start() + 1 } else { 0 })?;

@@ -272,8 +272,19 @@ fn carry(context: &mut Context<'_>, from_left: bool, to_left: bool) -> Result<bo
         return Ok(false);
     }
     list(context, 2)?;
-    let item = change(context, 1, |list| take(list, from_left))?.flatten();
-    if let Some(item) = &item {
+    let is_one = context.arg(1) == context.arg(2);
+    let taken = change(context, 1, |list| {
+        let item = take(list, from_left)?;
+        // Of one list it never goes: a list of one element keeps its time.
+        match is_one {
+            true if to_left => list.push_front(item.clone()),
+            true => list.push_back(item.clone()),
+            false => {}
+        }
+        Some(item)
+    });
+    let item = taken?.flatten();
+    if let Some(item) = item.as_deref().filter(|_| !is_one) {
         put(context, context.arg(2), &[item], to_left)?;
     }
     context.reply.bulk_or_null(item.as_deref());

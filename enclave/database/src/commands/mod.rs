@@ -49,6 +49,7 @@ use crate::value::{Limits, Value};
 pub(crate) use acl::log_denied;
 pub(crate) use client::describe;
 pub(crate) use import::answer as answer_import;
+pub(crate) use replication::{follow_anew, follow_from_the_start};
 pub(crate) use tracking::{invalidate, remember};
 pub(crate) use transactions::unwatch;
 

@@ -3,8 +3,11 @@
 use super::{Command, Context, Done, Kind, command, flag};
 use crate::error::Error;
 use crate::number;
+use crate::replication::link::{Link, State};
 use crate::replication::{Replica, Stage, Waiter};
 use crate::session::{Otherwise, Waiting};
+use crate::shared::Shared;
+use crate::store::Store;
 
 const ADMIN: u32 = flag::ADMIN | flag::DANGEROUS | flag::NO_SCRIPT;
 
@@ -25,6 +28,9 @@ fn follow(context: &mut Context<'_>, told: bool) -> Done {
     }
     if !context.reply.bytes.is_empty() {
         return Err(Error::new("SYNC and PSYNC are invalid with pending output"));
+    }
+    if context.shared.replication.is_replica() && !context.session.announced.only_snapshot {
+        return Err(Error::new("this server follows another one: who wants to follow is to follow that"));
     }
     // Where nothing can be kept, there is no file for it either.
     context.shared.storage.snapshot(&context.shared.config).map_err(Error::new)?;
@@ -68,8 +74,7 @@ fn psync(context: &mut Context<'_>) -> Done {
     // The byte that it wants next, counted from 1.
     let at = u64::try_from(number).ok().and_then(|number| number.checked_sub(1));
     let replication = &mut context.shared.replication;
-    let is_it = replication.kept && id == replication.stream.id().as_bytes();
-    let Some(at) = at.filter(|at| is_it && replication.stream.from(*at).is_some()) else {
+    let Some(at) = at.filter(|at| !replication.is_replica() && replication.continues(id, *at)) else {
         if id != b"?" {
             replication.counters.refused += 1;
         }
@@ -120,6 +125,19 @@ fn replconf(context: &mut Context<'_>) -> Done {
 
 fn role(context: &mut Context<'_>) -> Done {
     let replication = &context.shared.replication;
+    if let Some(link) = &replication.link {
+        context.reply.array(5);
+        context.reply.bulk(b"slave");
+        context.reply.bulk(link.host.as_bytes());
+        context.reply.integer(link.port.into());
+        context.reply.bulk(match link.state {
+            State::Connecting => b"connect",
+            State::Loading => b"sync",
+            State::Up => b"connected",
+        });
+        context.reply.integer(if link.state == State::Up { replication.stream.end() as i64 } else { -1 });
+        return Ok(());
+    }
     context.reply.array(3);
     context.reply.bulk(b"master");
     context.reply.integer(replication.stream.end() as i64);
@@ -138,6 +156,11 @@ fn role(context: &mut Context<'_>) -> Done {
 /// Waits until so many replicas have carried out everything so far.
 fn wait(context: &mut Context<'_>) -> Done {
     let timeout = context.integer(2).map_err(|_| Error::new("timeout is not an integer or out of range"))?;
+    if context.shared.replication.is_replica() {
+        return Err(Error::new(
+            "WAIT cannot be used with replica instances. Please also note that since Redis 4.0 if a replica is configured to be writable (which is not the default) writes to replicas are just local and are not propagated.",
+        ));
+    }
     let replicas = context.integer(1)?;
     if replicas < 0 {
         return Err(Error::new("value is out of range, must be positive"));
@@ -161,8 +184,70 @@ fn wait(context: &mut Context<'_>) -> Done {
 
 fn replicaof(context: &mut Context<'_>) -> Done {
     if context.is(1, "NO") && context.is(2, "ONE") {
+        stand_alone(context.store, context.shared);
         context.reply.ok();
         return Ok(());
     }
-    Err(Error::new("replication is not supported: this server is a master only"))
+    let host = String::from_utf8_lossy(context.arg(1)).into_owned();
+    let port = context.integer(2).ok().and_then(|port| u16::try_from(port).ok()).ok_or_else(|| Error::new("Invalid master port"))?;
+    if context.shared.replication.link.as_ref().is_some_and(|link| link.host == host && link.port == port) {
+        context.reply.simple("OK Already connected to specified master");
+        return Ok(());
+    }
+    begin_to_follow(context.store, context.shared, &host, port).map_err(Error::new)?;
+    context.reply.ok();
+    Ok(())
+}
+
+/// Follows another server from now on: what there is here is replaced by what that has.
+fn begin_to_follow(store: &mut Store, shared: &mut Shared, host: &str, port: u16) -> Result<(), String> {
+    if !shared.replication.may_follow {
+        return Err("an enclave's database follows nobody: there is no attested connection out of it yet".to_owned());
+    }
+    // What was done so far is of this server.
+    shared.drop_keys(&mut store.dropped);
+    shared.end_unit();
+    let replication = &mut shared.replication;
+    // It may have been followed by the other one, which then knows the stream to here.
+    let stream = replication.kept.then(|| (replication.stream.id().to_owned(), replication.stream.end()));
+    let link = Link::start(host, port, &shared.config, shared.port, store.databases(), stream, store.now);
+    replication.link = Some(link.map_err(|error| format!("there is no thread for it: {error}"))?);
+    (replication.kept, store.passive) = (true, true);
+    shared.cut_off_replicas();
+    let blocked = shared.sessions.iter().flatten().filter(|session| session.waiting.as_ref().is_some_and(|waiting| !waiting.paused));
+    let blocked: Vec<_> = blocked.map(|session| (session.id, true)).collect();
+    shared.unblock.extend(blocked);
+    store.logs = shared.takes_effects();
+    Ok(())
+}
+
+/// Follows nobody any more. Who followed the same server can go on with this one, from where it is.
+fn stand_alone(store: &mut Store, shared: &mut Shared) {
+    let replication = &mut shared.replication;
+    if replication.link.take().is_none() {
+        return;
+    }
+    let before = replication.stream.part();
+    (replication.before, replication.alone_since) = (Some((before, replication.stream.end())), None);
+    store.passive = false;
+    store.logs = shared.takes_effects();
+}
+
+/// Follows the same server anew, from a snapshot on.
+pub(crate) fn follow_anew(store: &mut Store, shared: &mut Shared) {
+    let Some(link) = shared.replication.link.take() else { return };
+    shared.replication.kept = false;
+    if let Err(why) = begin_to_follow(store, shared, &link.host, link.port) {
+        eprintln!("teemate-database: {}:{} is not followed any more: {why}", link.host, link.port);
+    }
+}
+
+/// Follows whom the settings name.
+pub(crate) fn follow_from_the_start(store: &mut Store, shared: &mut Shared) {
+    let words: Vec<String> = shared.config.get("replicaof").split_whitespace().map(str::to_owned).collect();
+    let [host, port] = &words[..] else { return };
+    let begun = port.parse().map_err(|_| format!("{port:?} is no port")).and_then(|port| begin_to_follow(store, shared, host, port));
+    if let Err(why) = begun {
+        eprintln!("teemate-database: {host}:{port} is not followed: {why}");
+    }
 }

@@ -121,6 +121,12 @@ fn admit(context: &mut Context<'_>) -> Result<&'static Command, Error> {
             }
         }
     }
+    if context.shared.replication.is_replica() && context.shared.config.is_on("replica-read-only") {
+        let queued = context.session.queue.iter().flatten().filter_map(|request| commands::find(request.first()?));
+        if command.writes() || command.name == "teemate.import" || command.name == "exec" && queued.into_iter().any(Command::writes) {
+            return refuse(context, Error::Other("READONLY You can't write against a read only replica.".to_owned()));
+        }
+    }
     if command.writes()
         && let Some(why) = crate::persistence::refuses_writes(context.shared)
     {

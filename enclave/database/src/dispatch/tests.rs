@@ -23,6 +23,24 @@ fn talk(password: &str, lines: &[(&str, &str)]) {
 }
 
 #[test]
+fn a_list_that_goes_round_in_itself_keeps_its_time() {
+    talk(
+        "",
+        &[
+            ("RPUSH l a", ":1|"),
+            ("PEXPIREAT l 2000000", ":1|"),
+            ("LMOVE l l LEFT RIGHT", "$1|a|"),
+            ("RPOPLPUSH l l", "$1|a|"),
+            ("PEXPIRETIME l", ":2000000|"),
+            ("RPUSH l b c", ":3|"),
+            ("LMOVE l l LEFT RIGHT", "$1|a|"),
+            ("LMOVE l l RIGHT RIGHT", "$1|a|"),
+            ("LRANGE l 0 -1", "*3|$1|b|$1|c|$1|a|"),
+        ],
+    );
+}
+
+#[test]
 fn strings() {
     talk(
         "",

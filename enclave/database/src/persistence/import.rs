@@ -95,8 +95,10 @@ impl std::fmt::Debug for Import {
     }
 }
 
-struct Loaded {
-    store: Store,
+/// What was read.
+pub(crate) struct Loaded {
+    /// The databases.
+    pub store: Store,
     report: Report,
 }
 
@@ -116,7 +118,7 @@ impl Import {
         let (tell, loaded) = channel();
         let load = move || {
             // Who would be told may have gone.
-            let _ = tell.send(load(own, &mut Pieces { pieces, piece: io::Cursor::default() }, &limits, most));
+            let _ = tell.send(load(own, &mut Pieces { pieces, piece: io::Cursor::default() }, &limits, most, NAME));
         };
         std::thread::Builder::new().name("import".to_owned()).spawn(load).map_err(|error| error.to_string())?;
         Ok(Import { session, replace, feed: Some(feed), piece: None, loaded, stage: Stage::Takes })
@@ -167,22 +169,25 @@ fn refuse_unless_empty(store: &Store) -> Result<(), String> {
     Ok(())
 }
 
-/// Reads all of it into a store that nobody uses.
-fn load(mut store: Store, from: &mut dyn Read, limits: &Limits, most: usize) -> Result<Loaded, Error> {
+/// Reads all of it into a store that nobody uses; `most` bytes may be in use then, 0: any. `name` is what errors call it.
+///
+/// # Errors
+/// That it is no snapshot, is not whole, has what can't be here, or needs more memory.
+pub(crate) fn load(mut store: Store, from: &mut dyn Read, limits: &Limits, most: usize, name: &str) -> Result<Loaded, Error> {
     let mut report = Report::default();
-    let functions = rdb::entries(from, NAME, |entry| {
+    let functions = rdb::entries(from, name, |entry| {
         if most > 0 && used_memory() > most {
             return Err(Error::Memory);
         }
         let (database, there) = (entry.database, store.databases());
         if database >= there {
-            return Err(Error::Databases { file: NAME.to_owned(), database, there });
+            return Err(Error::Databases { file: name.to_owned(), database, there });
         }
         if entry.expires.is_some_and(|expires| store.is_over(expires)) {
             report.expired += 1;
             return Ok(());
         }
-        let value = stored::read(entry.value, limits).ok_or_else(|| Error::Value { file: NAME.to_owned(), database })?;
+        let value = stored::read(entry.value, limits).ok_or_else(|| Error::Value { file: name.to_owned(), database })?;
         store.set(database, &entry.key, value, entry.expires.map_or(Expiry::Never, Expiry::At));
         Ok(())
     })?;
@@ -252,9 +257,10 @@ fn advance(import: &mut Import, store: &mut Store, shared: &mut Shared) -> Optio
             return Some(Answer::Failed(why));
         }
         let Stage::Ready(loaded) = std::mem::replace(&mut import.stage, Stage::Takes) else { return None };
-        match put_in_place(*loaded, store, shared) {
-            Ok(report) => import.stage = Stage::Keeps(report),
-            Err(why) => return Some(Answer::Failed(why)),
+        let Loaded { store: own, report } = *loaded;
+        match put_in_place(own, store, shared) {
+            Ok(kept) => import.stage = Stage::Keeps(Report { kept, ..report }),
+            Err(error) => return Some(Answer::Failed(not_kept(&error.to_string()))),
         }
     }
     let Stage::Keeps(report) = import.stage else { return None };
@@ -274,23 +280,26 @@ fn not_kept(why: &str) -> String {
     format!("it is there, but not kept yet: {why}")
 }
 
-/// Puts it in the place of what there is, and begins to keep it.
-fn put_in_place(loaded: Loaded, store: &mut Store, shared: &mut Shared) -> Result<Report, String> {
-    let Loaded { store: own, mut report } = loaded;
+/// Puts other databases in the place of those there are, and begins to keep them. Where they will be.
+///
+/// # Errors
+/// That nothing can be begun. They are there all the same; a log goes on with them as soon as it can.
+pub(crate) fn put_in_place(own: Store, store: &mut Store, shared: &mut Shared) -> Result<Kept, Error> {
     super::gather(store, shared);
     let old = store.adopt(own);
     // What there was may take long to drop. If there is no thread for that, it takes long here.
     let _ = std::thread::Builder::new().name("import".to_owned()).spawn(move || drop(old));
     // Nobody can follow that.
     shared.replication.restart();
-    shared.sessions.iter_mut().flatten().filter(|session| session.follows).for_each(|session| session.killed = true);
+    shared.cut_off_replicas();
     if shared.log.is_wanted() {
-        shared.log.replaced("an import is being put into the log: try again in a moment");
-        super::rewrite(store, shared).map_err(|error| not_kept(&error.to_string()))?;
-        report.kept = Kept::Log;
-    } else if !shared.config.hot.save.is_empty() && shared.storage.snapshot(&shared.config).is_ok() {
-        super::begin_file(store, shared).map_err(|error| not_kept(&error.to_string()))?;
-        report.kept = Kept::Snapshot;
+        shared.log.replaced("what there is was replaced, and is being put into the log: try again in a moment");
+        super::rewrite(store, shared)?;
+        return Ok(Kept::Log);
     }
-    Ok(report)
+    if !shared.config.hot.save.is_empty() && shared.storage.snapshot(&shared.config).is_ok() {
+        super::begin_file(store, shared)?;
+        return Ok(Kept::Snapshot);
+    }
+    Ok(Kept::Memory)
 }

@@ -4,11 +4,13 @@
 //! |---|---|
 //! | [`stream`] | what is carried out after the snapshot |
 //! | [`spool`] | the snapshot |
+//! | [`link`] | being a replica |
 //!
 //! As Redis's masters do it: who asks (PSYNC, SYNC) gets a snapshot, of one moment, and then what happened since that moment as commands. An export is
 //! the same without what happened since. All who ask before a snapshot begins share it. The server's loop (`server/replicas.rs`) moves
 //! everything; here is what it knows.
 
+pub mod link;
 pub mod spool;
 pub mod stream;
 
@@ -16,6 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Weak};
 
+use self::link::Link;
 use self::spool::Spool;
 use self::stream::Stream;
 use crate::persistence::disk::Place;
@@ -86,6 +89,12 @@ pub struct Counters {
 pub struct Replication {
     /// What is carried out after the snapshot.
     pub stream: Stream,
+    /// The name that the stream had before, and how far it had come then: who followed it to there, and no further, can go on.
+    pub before: Option<(String, u64)>,
+    /// Whether it can follow another server: an enclave has no plain connections out of it.
+    pub may_follow: bool,
+    /// Whom it follows.
+    pub link: Option<Link>,
     /// By session.
     pub replicas: BTreeMap<u64, Replica>,
     /// Whether the stream is kept: somebody follows it, or did a while ago.
@@ -111,6 +120,9 @@ impl Default for Replication {
     fn default() -> Self {
         Replication {
             stream: Stream::new(),
+            before: None,
+            may_follow: false,
+            link: None,
             replicas: BTreeMap::new(),
             kept: false,
             alone_since: None,
@@ -126,9 +138,21 @@ impl Default for Replication {
 }
 
 impl Replication {
-    /// Whether effects are to be noted.
+    /// Whether effects are to be noted. Those of a replica are not its own.
     pub fn takes(&self) -> bool {
-        self.kept
+        self.kept && self.link.is_none()
+    }
+
+    /// Whether it follows another server.
+    pub fn is_replica(&self) -> bool {
+        self.link.is_some()
+    }
+
+    /// Whether somebody who has this much of this stream can go on from there.
+    pub fn continues(&mut self, id: &[u8], at: u64) -> bool {
+        let is_it = id == self.stream.id().as_bytes();
+        let was_it = self.before.as_ref().is_some_and(|(before, end)| id == before.as_bytes() && at <= *end);
+        self.kept && (is_it || was_it) && self.stream.from(at).is_some()
     }
 
     /// Adds an effect.
@@ -200,6 +224,7 @@ impl Replication {
 
     /// What there is did not come out of the stream: nobody can follow it on.
     pub fn restart(&mut self) {
+        self.before = None;
         self.stream.restart();
     }
 }

@@ -87,7 +87,8 @@ impl Stream {
         self.push(&bytes);
     }
 
-    fn push(&mut self, bytes: &[u8]) {
+    /// Adds bytes as they are.
+    pub fn push(&mut self, bytes: &[u8]) {
         self.kept.extend(bytes);
         self.end += bytes.len() as u64;
     }
@@ -111,6 +112,22 @@ impl Stream {
         if self.kept.capacity() > 4 * self.kept.len() + (1 << 20) {
             self.kept.shrink_to_fit();
         }
+    }
+
+    /// Becomes another server's stream, which has come so far.
+    pub fn become_one(&mut self, id: String, end: u64) {
+        *self = Stream { id, end, ..Stream::new() };
+    }
+
+    /// Goes on under another name.
+    pub fn rename(&mut self, id: String) {
+        self.id = id;
+    }
+
+    /// Goes on under a name of its own: who has followed it so far can go on. The name before.
+    pub fn part(&mut self) -> String {
+        self.database = None;
+        std::mem::replace(&mut self.id, fresh_id())
     }
 
     /// Becomes another stream: nobody who followed the one before can go on.

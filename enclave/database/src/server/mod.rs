@@ -1,5 +1,6 @@
 //! The loop: input, commands, output, and what is done as time passes.
 
+mod following;
 mod importing;
 mod replicas;
 mod stopping;
@@ -45,7 +46,8 @@ pub struct Server<N> {
     expiry: (usize, u64),
     stops: Option<Receiver<Stop>>,
     /// Another thread is about to have something for a connection.
-    soon: bool,
+    soon: Option<Duration>,
+    followed: following::Followed,
 }
 
 fn now() -> i64 {
@@ -67,7 +69,8 @@ impl<N: Network> Server<N> {
             last_tick: Instant::now(),
             expiry: (0, 0),
             stops: None,
-            soon: false,
+            soon: None,
+            followed: following::Followed::new(),
         }
     }
 
@@ -77,6 +80,7 @@ impl<N: Network> Server<N> {
     /// What ends the whole server: the network.
     pub fn run(mut self) -> io::Result<Ended> {
         let mut turn = Turn::default();
+        commands::follow_from_the_start(&mut self.store, &mut self.shared);
         loop {
             self.commit();
             let busy = !self.again.is_empty() || self.store.is_walking();
@@ -116,9 +120,10 @@ impl<N: Network> Server<N> {
     /// What this turn's commands did goes into the log, once for all of them, before anybody is told. Who would be told of something that
     /// could not be kept gets no answer: the connection ends.
     fn commit(&mut self) {
+        let followed = self.follow();
         persistence::gather(&mut self.store, &mut self.shared);
-        self.soon = self.import();
-        self.soon |= self.replicate();
+        let soon = self.import() | self.replicate();
+        self.soon = soon.then_some(replicas::SOON).into_iter().chain(followed).min();
         if !persistence::commit(&mut self.store, &mut self.shared) {
             for slot in std::mem::take(&mut self.dirty) {
                 self.close(slot);
@@ -138,7 +143,7 @@ impl<N: Network> Server<N> {
     }
 
     fn until_next(&self) -> Duration {
-        let tick = if self.soon { replicas::SOON } else { TICK.saturating_sub(self.last_tick.elapsed()) };
+        let tick = TICK.saturating_sub(self.last_tick.elapsed()).min(self.soon.unwrap_or(TICK));
         match self.shared.deadlines.first() {
             Some((until, _)) => tick.min(Duration::from_millis(until.saturating_sub(now()).max(0) as u64)),
             None => tick,

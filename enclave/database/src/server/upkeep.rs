@@ -51,7 +51,7 @@ impl<N: Network> Server<N> {
     }
 
     fn tick(&mut self) {
-        if self.shared.active_expire {
+        if self.shared.active_expire && !self.shared.replication.is_replica() {
             self.expire();
         }
         let used = crate::eviction::used_memory();

@@ -93,6 +93,8 @@ pub struct Store {
     pub clock: Clock,
     /// Whether a log is being carried out again: then no key's time comes by itself, for the log says when it did.
     pub replaying: bool,
+    /// Whether it is a replica's: a key whose time has come is as if it were not there, and goes when the other end says so.
+    pub passive: bool,
     /// Whether `dropped` is kept.
     pub logs: bool,
     /// Keys that went by themselves, because their time had come or memory was short, since the log asked last.
@@ -119,6 +121,7 @@ impl Store {
             made: Vec::new(),
             clock: Clock::default(),
             replaying: false,
+            passive: false,
             logs: false,
             dropped: Vec::new(),
         }
@@ -154,7 +157,9 @@ impl Store {
     /// The value of a key.
     pub fn get(&mut self, database: usize, key: &[u8]) -> Option<&Value> {
         let hash = hash(key);
-        self.expire(database, hash, key);
+        if self.expire(database, hash, key) {
+            return None;
+        }
         let entry = self.databases[database].entries.get_hashed(hash, key)?;
         self.clock.touch(&entry.access);
         Some(&entry.value)
@@ -163,7 +168,9 @@ impl Store {
     /// The value of a key, for who must not leave a trace in its access.
     pub fn peek(&mut self, database: usize, key: &[u8]) -> Option<&Value> {
         let hash = hash(key);
-        self.expire(database, hash, key);
+        if self.expire(database, hash, key) {
+            return None;
+        }
         self.databases[database].entries.get_hashed(hash, key).map(|entry| &entry.value)
     }
 
@@ -175,7 +182,9 @@ impl Store {
     /// The access of a key, as [`Clock`] reads it.
     pub fn access(&mut self, database: usize, key: &[u8]) -> Option<u32> {
         let hash = hash(key);
-        self.expire(database, hash, key);
+        if self.expire(database, hash, key) {
+            return None;
+        }
         self.databases[database].entries.get_hashed(hash, key).map(|entry| entry.access.get())
     }
 
@@ -270,7 +279,9 @@ impl Store {
     /// When a key expires: `None` if there is no such key, `Some(None)` if it stays.
     pub fn expires(&mut self, database: usize, key: &[u8]) -> Option<Option<i64>> {
         let hash = hash(key);
-        self.expire(database, hash, key);
+        if self.expire(database, hash, key) {
+            return None;
+        }
         let entry = self.databases[database].entries.get_hashed(hash, key)?;
         Some((entry.expires != 0).then_some(entry.expires))
     }
@@ -291,16 +302,20 @@ impl Store {
         true
     }
 
-    /// Drops a key whose time has come.
-    fn expire(&mut self, database: usize, hash: u64, key: &[u8]) {
+    /// Drops a key whose time has come. Whether it is there all the same, and is not to be seen.
+    fn expire(&mut self, database: usize, hash: u64, key: &[u8]) -> bool {
         let it = &self.databases[database];
         if it.expiring.is_empty() {
-            return;
+            return false;
         }
         let late = it.entries.get_hashed(hash, key).is_some_and(|entry| entry.expires != 0 && self.is_over(entry.expires));
+        if late && self.passive {
+            return true;
+        }
         if late && self.drop_by_itself(database, key, Cause::Expired) {
             self.expired += 1;
         }
+        false
     }
 
     /// Drops a key because memory is short. Whether there was one.
@@ -335,7 +350,7 @@ impl Store {
         let mut keys: Vec<Box<[u8]>> = Vec::new();
         *cursor = self.databases[database].expiring.scan(*cursor, count, |key, ()| keys.push(key.into()));
         let before = self.expired;
-        keys.iter().for_each(|key| self.expire(database, hash(key), key));
+        keys.iter().for_each(|key| _ = self.expire(database, hash(key), key));
         ((self.expired - before) as usize, keys.len())
     }
 

@@ -16,12 +16,26 @@ pub struct Server {
 
 impl Server {
     pub fn start(directory: &Path, arguments: &[&str]) -> Server {
+        let server = Server::start_at(0, directory, arguments);
+        assert!(server.port > 0, "it told no port");
+        server
+    }
+
+    /// At this port; 0: any, which it tells.
+    pub fn start_at(port: u16, directory: &Path, arguments: &[&str]) -> Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_teemate-database"));
-        command.args(["--port", "0", "--dir"]).arg(directory).args(arguments).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.args(["--port", &port.to_string(), "--dir"]).arg(directory).args(arguments).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
+        if port > 0 {
+            let end = Instant::now() + Duration::from_secs(20);
+            while TcpStream::connect(("127.0.0.1", port)).is_err() && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            return Server { child, port };
+        }
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        Server { child, port: line.trim().parse().expect("it told no port") }
+        Server { child, port: line.trim().parse().unwrap_or(0) }
     }
 
     pub fn connect(&self) -> Client {
@@ -169,20 +183,28 @@ impl Real {
             command.arg(directory.path()).arg("--logfile").arg(directory.path().join("log")).args(arguments);
             command.stdout(Stdio::null()).stderr(Stdio::null());
             let real = Real { child: command.spawn().unwrap(), port, directory };
-            real.client();
+            real.locked_client();
             real
         })
     }
 
     /// One that is answered: it may still load.
     pub fn client(&self) -> Client {
+        let mut client = self.locked_client();
+        assert_eq!(client.ask("PING"), "PONG");
+        client
+    }
+
+    /// One that is answered, perhaps that it is to say who it is.
+    pub fn locked_client(&self) -> Client {
         let end = Instant::now() + Duration::from_secs(30);
         loop {
             if let Ok(stream) = TcpStream::connect(("127.0.0.1", self.port)) {
                 stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
                 stream.set_nodelay(true).unwrap();
                 let mut client = Client(BufReader::new(stream));
-                if client.ask("PING") == "PONG" {
+                let answer = client.ask("PING");
+                if answer == "PONG" || answer.starts_with("NOAUTH") {
                     return client;
                 }
             }
@@ -212,7 +234,12 @@ impl Real {
 
     /// What it says of its keys, in these databases: database and key; type, digest, time, and of streams everything else but times.
     pub fn content(&self, databases: usize) -> BTreeMap<(usize, String), String> {
-        let (mut client, mut all) = (self.client(), BTreeMap::new());
+        Real::content_by(&mut self.client(), databases)
+    }
+
+    /// The same, by this client.
+    pub fn content_by(client: &mut Client, databases: usize) -> BTreeMap<(usize, String), String> {
+        let mut all = BTreeMap::new();
         for database in 0..databases {
             client.ask(&format!("SELECT {database}"));
             client.send("KEYS *");
