@@ -107,7 +107,11 @@ fn reload(context: &mut Context<'_>) -> Done {
         crate::persistence::rdb::read(context.store, file, place.name()).map_err(Error::new)?;
     }
     // What was not in the file, or is there beside it, no command did.
-    context.shared.log.scheduled |= has("nosave") || has("noflush");
+    if has("nosave") || has("noflush") {
+        context.shared.log.scheduled = true;
+        context.shared.replication.restart();
+        context.shared.cut_off_replicas();
+    }
     context.shared.saving.changes = context.store.changes;
     context.reply.ok();
     Ok(())

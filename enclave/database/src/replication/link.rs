@@ -61,6 +61,8 @@ struct Told {
     applied: AtomicU64,
     /// Whether the other end wants to know.
     asked: AtomicBool,
+    /// Whether nobody follows any more.
+    ended: AtomicBool,
 }
 
 /// Whom it follows, from the server's side.
@@ -92,6 +94,12 @@ impl std::fmt::Debug for Link {
             .field("port", &self.port)
             .field("state", &self.state)
             .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.told.ended.store(true, SeqCst);
     }
 }
 
@@ -275,7 +283,7 @@ impl Thread {
     fn carry(&mut self, mut stream: BufReader<TcpStream>) -> Result<(), Ends> {
         stream.get_ref().set_read_timeout(Some(LOOK))?;
         let (mut said, mut heard) = (Instant::now() - ACKNOWLEDGE, Instant::now());
-        loop {
+        while !self.told.ended.load(SeqCst) {
             if said.elapsed() >= ACKNOWLEDGE || self.told.asked.swap(false, SeqCst) {
                 said = Instant::now();
                 let applied = self.told.applied.load(SeqCst).to_string();
@@ -299,6 +307,7 @@ impl Thread {
             }
             self.tell(Event::Bytes(piece))?;
         }
+        Err(Ends::Deserted)
     }
 }
 

@@ -167,7 +167,7 @@ impl Replication {
 
     /// Whether nothing is to be done.
     pub fn is_idle(&self) -> bool {
-        self.replicas.is_empty() && !self.kept
+        self.replicas.is_empty() && !self.kept && self.saved.is_none()
     }
 
     /// A session wants a snapshot, and what comes after it if it wants more than that.

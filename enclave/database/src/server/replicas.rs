@@ -182,7 +182,7 @@ impl<N: Network> Server<N> {
     fn forget_stream(&mut self) {
         let (now, config, replication) = (self.store.now, &self.shared.config, &mut self.shared.replication);
         replication.trim(config.number("repl-backlog-size").unsigned_abs());
-        if replication.following().next().is_some() {
+        if replication.following().next().is_some() || replication.is_replica() {
             replication.alone_since = None;
             return;
         }
