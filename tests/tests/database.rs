@@ -423,6 +423,69 @@ fn an_owner_takes_everything_out_and_puts_it_in() {
     drop(artifacts);
 }
 
+/// Redis's own server, which is ended with what it began.
+struct Real {
+    child: std::process::Child,
+    address: SocketAddr,
+    _directory: tempfile::TempDir,
+}
+
+impl Real {
+    /// One that follows what is at this address. `None`: it is not installed.
+    fn following(address: SocketAddr) -> Option<Real> {
+        let directory = tempfile::tempdir().unwrap();
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let followed = format!("127.0.0.1 {}", address.port());
+        let mut command = std::process::Command::new("redis-server");
+        command.args(["--bind", "127.0.0.1", "--save", "", "--masterauth", PASSWORD, "--replicaof", &followed, "--port"]);
+        command.arg(free.port().to_string()).arg("--dir").arg(directory.path()).stdout(std::process::Stdio::null());
+        Some(Real { child: command.spawn().ok()?, address: free, _directory: directory })
+    }
+
+    /// Waits until it has so many keys.
+    fn has(&self, keys: i64) {
+        let begin = Instant::now();
+        while Redis::connect(self.address).and_then(|mut redis| redis.call(&["dbsize"])).ok() != Some(Reply::Integer(keys)) {
+            assert!(begin.elapsed() < Duration::from_secs(60), "the replica does not come to {keys} keys");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Real {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_real_replica_follows_through_the_proxy() {
+    let Some((_, mut node, proxy)) = start() else { return };
+    let mut redis = connected(&proxy);
+    for number in 0..1000 {
+        ok(&mut redis, &["set", &format!("key:{number}"), &"v".repeat(3000)]);
+    }
+    let Some(replica) = Real::following(proxy.address()) else {
+        node.stop().unwrap();
+        return skip("redis-server is not installed");
+    };
+    replica.has(1000);
+    for number in 1000..3000 {
+        ok(&mut redis, &["set", &format!("key:{number}"), &"v".repeat(3000)]);
+    }
+    assert_eq!(redis.call(&["wait", "1", "20000"]).unwrap(), Reply::Integer(1));
+    replica.has(3000);
+    // The connection breaks: it goes on where it was. Following is not for an enclave.
+    assert_eq!(redis.call(&["client", "kill", "type", "replica"]).unwrap(), Reply::Integer(1));
+    ok(&mut redis, &["set", "more", "1"]);
+    replica.has(3001);
+    assert_eq!((info(&mut redis, "sync_full"), info(&mut redis, "sync_partial_ok")), ("1".to_owned(), "1".to_owned()));
+    assert!(text(&mut redis, &["replicaof", "127.0.0.1", "1"]).contains("no attested connection"));
+    drop(replica);
+    node.stop().unwrap();
+}
+
 #[test]
 fn a_killed_export_changes_nothing() {
     let Some((_, mut node, proxy)) = start() else { return };

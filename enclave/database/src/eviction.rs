@@ -20,8 +20,8 @@ const MOST: usize = 10_000;
 /// What a new key's count begins with, so that it does not go at once.
 const FIRST: u32 = 5;
 
-/// An entry's access, which changes while the entry is looked at. One thread at a time uses it; that it is atomic lets whole databases go from one
-/// thread to another.
+/// An entry's access, which changes while the entry is looked at. One thread at a time uses it; that it is atomic lets whole databases go
+/// from one thread to another.
 #[derive(Debug, Default)]
 pub struct Access(AtomicU32);
 

@@ -1,9 +1,9 @@
-//! A snapshot is the state of one moment, whatever is written meanwhile and whenever the server is killed: real Redis loads it, and finds in it what it
-//! comes to itself when it is given the same commands up to that moment. Redis is the model.
+//! A snapshot is the state of one moment, whatever is written meanwhile and whenever the server is killed: real Redis loads it, and finds
+//! in it what it comes to itself when it is given the same commands up to that moment. Redis is the model.
 //!
-//! Several clients write at a time, each into a database of its own, without waiting for anything but their answers. What each does follows from a seed, and with
-//! every step, in the same transaction, it writes the step's number. So the snapshot says which moment it is of; that must lie between what was answered
-//! when it was asked for, and what was sent when it had begun.
+//! Several clients write at a time, each into a database of its own, without waiting for anything but their answers. What each does follows
+//! from a seed, and with every step, in the same transaction, it writes the step's number. So the snapshot says which moment it is of; that
+//! must lie between what was answered when it was asked for, and what was sent when it had begun.
 //!
 //! A few runs, or a thousand with `TEEMATE_FULL=1`.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
@@ -28,7 +28,8 @@ const BATCH: usize = 20;
 const SHORT: u64 = 300;
 
 /// Commands that do the same wherever and whenever they are carried out. `$s` and its like: one of a few keys; `$v`, `$n`, `$i`: a value, a
-/// number, a stream's id; `$k`: a key that was there at the beginning; `$t`: a time that is over when the test looks; `$f`: one that is not.
+/// number, a stream's id; `$k`: a key that was there at the beginning; `$t`: a time that is over when the test looks; `$f`: one that is
+/// not.
 const LINES: &[&str] = &[
     "SET $s $v",
     "SET $s $v PXAT $f",

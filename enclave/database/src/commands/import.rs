@@ -1,7 +1,7 @@
 //! TEEMATE.IMPORT: an owner's plain RDB in place of what there is. A command of this server's own; `teemate db import` sends it.
 //!
-//! `BEGIN [REPLACE]`, then `DATA bytes` as often as it takes, each answered when there is room for the next, then `COMMIT`, answered when everything is in
-//! place and kept. Whatever ends it before, ABORT and the connection's end included, changes nothing.
+//! `BEGIN [REPLACE]`, then `DATA bytes` as often as it takes, each answered when there is room for the next, then `COMMIT`, answered when
+//! everything is in place and kept. Whatever ends it before, ABORT and the connection's end included, changes nothing.
 
 use super::{Command, Context, Done, Kind, command, flag};
 use crate::error::Error;

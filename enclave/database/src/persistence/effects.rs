@@ -1,4 +1,5 @@
-//! What of a command goes into the log, and to replicas: what it did, so that doing it again gives the same, at another time and with other random numbers.
+//! What of a command goes into the log, and to replicas: what it did, so that doing it again gives the same, at another time and with other
+//! random numbers.
 //!
 //! Most commands are their own effect: on the same data they do the same. Those that are not (times that count from now, chance, floating-point
 //! sums, an order that nobody chose) are replaced here, or by their handlers with [`Context::rewrite`]. Commands that waited are carried out

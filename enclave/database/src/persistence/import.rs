@@ -1,7 +1,8 @@
 //! Plain RDB from an owner, in place of what there is: all of it, or nothing.
 //!
-//! What comes is read into databases of their own, by another thread, while the server goes on. When all of it has come, its sum is right and no
-//! snapshot is under way, they take the place of those there are, at once. Who sent it is answered when that is kept as the settings promise.
+//! What comes is read into databases of their own, by another thread, while the server goes on. When all of it has come, its sum is right
+//! and no snapshot is under way, they take the place of those there are, at once. Who sent it is answered when that is kept as the settings
+//! promise.
 
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, channel, sync_channel};
@@ -120,7 +121,7 @@ impl Import {
             // Who would be told may have gone.
             let _ = tell.send(load(own, &mut Pieces { pieces, piece: io::Cursor::default() }, &limits, most, NAME));
         };
-        std::thread::Builder::new().name("import".to_owned()).spawn(load).map_err(|error| error.to_string())?;
+        std::thread::Builder::new().name("import".to_owned()).stack_size(1 << 20).spawn(load).map_err(|error| error.to_string())?;
         Ok(Import { session, replace, feed: Some(feed), piece: None, loaded, stage: Stage::Takes })
     }
 
@@ -288,7 +289,7 @@ pub(crate) fn put_in_place(own: Store, store: &mut Store, shared: &mut Shared) -
     super::gather(store, shared);
     let old = store.adopt(own);
     // What there was may take long to drop. If there is no thread for that, it takes long here.
-    let _ = std::thread::Builder::new().name("import".to_owned()).spawn(move || drop(old));
+    let _ = std::thread::Builder::new().name("import".to_owned()).stack_size(1 << 20).spawn(move || drop(old));
     // Nobody can follow that.
     shared.replication.restart();
     shared.cut_off_replicas();

@@ -247,7 +247,10 @@ pub fn begin_file(store: &mut Store, shared: &mut Shared) -> Result<bool, Error>
 /// # Errors
 /// That it can't begin.
 pub fn begin_for_replicas(store: &mut Store, shared: &mut Shared) -> Result<bool, Error> {
-    let Some(number) = shared.replication.free_spool().filter(|_| !shared.saving.is_under_way()) else { return Ok(false) };
+    if shared.saving.is_under_way() {
+        return Ok(false);
+    }
+    let Some(number) = shared.replication.take_spool() else { return Ok(false) };
     gather(store, shared);
     let (place, limit) = (shared.storage.spool(&shared.config, number)?, limit(shared));
     shared.saving.begin(store, Target::Replicas(place), limit)

@@ -1,7 +1,8 @@
 //! Following another server: a thread that connects to it, gets its snapshot and its stream, and begins again when the connection breaks.
 //!
-//! As Redis's replicas do it, over TCP without encryption: for one machine, or a network that is trusted. What comes is carried out by the server's own
-//! thread; this one reads a snapshot into databases that nobody uses, and everything after it goes through a queue that is bounded.
+//! As Redis's replicas do it, over TCP without encryption: for one machine, or a network that is trusted. What comes is carried out by the
+//! server's own thread; this one reads a snapshot into databases that nobody uses, and everything after it goes through a queue that is
+//! bounded.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};

@@ -6,9 +6,9 @@
 //! | [`spool`] | the snapshot |
 //! | [`link`] | being a replica |
 //!
-//! As Redis's masters do it: who asks (PSYNC, SYNC) gets a snapshot, of one moment, and then what happened since that moment as commands. An export is
-//! the same without what happened since. All who ask before a snapshot begins share it. The server's loop (`server/replicas.rs`) moves
-//! everything; here is what it knows.
+//! As Redis's masters do it: who asks (PSYNC, SYNC) gets a snapshot, of one moment, and then what happened since that moment as commands.
+//! An export is the same without what happened since. All who ask before a snapshot begins share it. The server's loop
+//! (`server/replicas.rs`) moves everything; here is what it knows.
 
 pub mod link;
 pub mod spool;
@@ -194,8 +194,8 @@ impl Replication {
         self.replicas.values().filter(has).count() as i64
     }
 
-    /// The number of a file that the next snapshot can be written into.
-    pub fn free_spool(&mut self) -> Option<usize> {
+    /// The number of a file that nobody gets: the snapshot that begins now is written into it. There is none other until that has ended.
+    pub fn take_spool(&mut self) -> Option<usize> {
         let free = self.spools.iter().position(|spool| spool.strong_count() == 0)?;
         self.saving = free;
         Some(free)

@@ -41,13 +41,14 @@ impl Drop for Spool {
     }
 }
 
-/// Gives the snapshot piece by piece, from another thread: all of it, or an error at last. Who gets less, without one, is to be told that too.
+/// Gives the snapshot piece by piece, from another thread: all of it, or an error at last. Who gets less, without one, is to be told that
+/// too.
 ///
 /// # Errors
 /// When no thread can be had.
 pub fn read(spool: Arc<Spool>) -> io::Result<Receiver<Result<Vec<u8>, String>>> {
     let (give, pieces) = sync_channel(PIECES);
-    std::thread::Builder::new().name("replica".to_owned()).spawn(move || {
+    std::thread::Builder::new().name("replica".to_owned()).stack_size(256 << 10).spawn(move || {
         if let Err(why) = give_all(&spool, &give) {
             // Who would be told may have gone.
             let _ = give.send(Err(why));

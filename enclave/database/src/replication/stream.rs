@@ -1,7 +1,7 @@
 //! The stream of effects: what a replica carries out after the snapshot that it began with.
 //!
-//! It has a name, and each of its bytes a number, so that a replica whose connection broke can say how far it has come. The last part of it is
-//! kept for that, and as much more as somebody who follows has not got yet. All who follow share it.
+//! It has a name, and each of its bytes a number, so that a replica whose connection broke can say how far it has come. The last part of it
+//! is kept for that, and as much more as somebody who follows has not got yet. All who follow share it.
 
 use std::collections::VecDeque;
 
