@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
 
+use teemate_service::clock;
+
 use crate::acl::Acl;
 use crate::config::Config;
 use crate::glob;
@@ -207,8 +209,7 @@ impl Shared {
     /// With these settings.
     pub fn new(config: Config, now: i64) -> Shared {
         let mut seed = [0; 28];
-        // Without randomness the name of this run is a constant; nothing depends on it.
-        let _ = getrandom::fill(&mut seed);
+        clock::random(&mut seed);
         let run_id = seed[..20].iter().map(|byte| format!("{byte:02x}")).collect();
         let random = seed[20..].iter().fold(1, |sum: u64, byte| sum << 8 | u64::from(*byte)) | 1;
         let mut shared = Shared {

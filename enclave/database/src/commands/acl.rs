@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use teemate_service::clock;
+
 use super::{Command, Context, Done, Kind, command, flag};
 use crate::acl::{CATEGORIES, Logged, User, commands_of};
 use crate::error::Error;
@@ -133,7 +135,7 @@ fn acl(context: &mut Context<'_>) -> Done {
             }
             let digits = (bits as usize).div_ceil(4);
             let mut bytes = vec![0; digits.div_ceil(2)];
-            getrandom::fill(&mut bytes).map_err(|_| Error::new("there is no randomness"))?;
+            clock::random(&mut bytes);
             let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
             context.reply.bulk(&text.as_bytes()[..digits]);
         }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use teemate_sealed::{AppendFile, Counter, Directory, FileDirectory, Label, Sealing};
+use teemate_service::clock;
 
 use super::Error;
 use crate::config::Config;
@@ -83,10 +84,10 @@ impl Storage {
     /// puts back another time's file gives none.
     ///
     /// # Errors
-    /// [`Error::Nowhere`], and that there is no randomness.
+    /// [`Error::Nowhere`].
     pub fn spool(&self, config: &Config, number: usize) -> Result<Place, Error> {
         let mut once = [0; 16];
-        getrandom::fill(&mut once).map_err(|_| Error::Sealed(teemate_sealed::Error::Random))?;
+        clock::random(&mut once);
         let mut place = self.place(config.get("dir"), &format!("replica-{number}.rdb"))?;
         place.label.kind = "replica";
         place.label.name = once.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -5,6 +5,8 @@
 
 use std::collections::VecDeque;
 
+use teemate_service::clock;
+
 use crate::resp::write_request;
 
 /// The stream.
@@ -139,11 +141,7 @@ impl Stream {
 /// Forty hexadecimal digits.
 fn fresh_id() -> String {
     let mut random = [0; 20];
-    // Without randomness the name is a constant: a replica of another time would go on where it must begin anew.
-    if getrandom::fill(&mut random).is_err() {
-        let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_nanos());
-        random[..16].copy_from_slice(&nanos.to_le_bytes());
-    }
+    clock::random(&mut random);
     random.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
