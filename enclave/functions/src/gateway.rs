@@ -8,7 +8,6 @@ pub mod brokers;
 mod disk;
 mod functions;
 mod quotes;
-mod stream;
 
 use std::io;
 use std::net::TcpListener;

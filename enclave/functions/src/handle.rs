@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use teemate_control::function::{FunctionSpec, Outcome};
 use teemate_control::service::{Ask, Reply};
+use teemate_service::stream::Host;
 
 use crate::asks::{self, Answered};
 use crate::deploy::{Client, Deployed, Deployment};
 use crate::jobs::{Caller, Input};
-use crate::lock;
 use crate::registry::{Name, Space};
 use crate::service::Service;
 
@@ -52,24 +52,20 @@ impl Handle {
         let _ = asks::put(&self.0.asks, &self.0.outbox, ask, done);
     }
 
-    /// Asks the host and waits. Not from a callback.
-    ///
-    /// # Errors
-    /// When it does not reply in time, or says why it cannot.
-    pub fn ask_wait(&self, ask: Ask, limit: Duration) -> io::Result<Reply> {
-        asks::wait(&self.0.asks, &self.0.outbox, ask, limit)
-    }
-
-    /// Tells the host something whose reply nobody waits for.
-    pub fn tell(&self, ask: Ask) {
-        if let Some(question) = asks::put(&self.0.asks, &self.0.outbox, ask, Box::new(drop)) {
-            lock(&self.0.asks).forget(question);
-        }
-    }
-
     /// Whether calls run in containers of an enclave.
     pub fn has_containers(&self) -> bool {
         self.0.containers
+    }
+}
+
+impl Host for Handle {
+    /// Not from a callback.
+    fn ask_wait(&self, ask: Ask, limit: Duration) -> io::Result<Reply> {
+        asks::wait(&self.0.asks, &self.0.outbox, ask, limit)
+    }
+
+    fn tell(&self, ask: Ask) {
+        asks::tell(&self.0.asks, &self.0.outbox, ask);
     }
 }
 

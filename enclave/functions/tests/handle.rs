@@ -14,6 +14,7 @@ use teemate_functions::handle::Handle;
 use teemate_functions::jobs::Input;
 use teemate_functions::service::Gateway;
 use teemate_link::EnclavePlatform;
+use teemate_service::stream::Host;
 
 const ECHO: &str = include_str!("../../../examples/functions/hello/echo.wat");
 const LOOP: &str = include_str!("../../../examples/functions/misbehaving/loop.wat");

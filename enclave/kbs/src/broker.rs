@@ -3,27 +3,22 @@
 use std::fmt;
 use std::io::{Read, Write};
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConnection, StreamOwned};
+use teemate_service::pinned::{self, Pinned};
 
-use crate::http::is_harmless;
-use crate::{Http, KbsError, tls};
-
-/// The port of `https`.
-const PORT: u16 = 443;
-/// Most root certificates of one broker.
-const ROOTS: usize = 16;
+use crate::{Http, KbsError};
 
 /// A broker that an owner trusts with secrets: its address, and the roots to one of which its certificate must chain.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Broker {
-    /// Of a host, or an address without brackets.
-    name: String,
-    port: u16,
-    /// Empty, or a path without `/` at its ends.
-    prefix: String,
-    roots: Vec<Vec<u8>>,
+pub struct Broker(Pinned);
+
+impl From<pinned::Error> for KbsError {
+    fn from(error: pinned::Error) -> Self {
+        match error {
+            pinned::Error::Address(address) => KbsError::Address(address),
+            pinned::Error::Tls(why) => KbsError::Tls(why),
+        }
+    }
 }
 
 impl Broker {
@@ -32,36 +27,12 @@ impl Broker {
     /// # Errors
     /// What is wrong with the two.
     pub fn new(address: &str, roots: &str) -> Result<Broker, KbsError> {
-        let bad = || KbsError::Address(address.chars().take(300).collect());
-        let rest = address.strip_prefix("https://").filter(|rest| is_harmless(rest)).ok_or_else(bad)?;
-        let (authority, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        let (name, port) = match authority.strip_prefix('[') {
-            Some(rest) => rest.split_once(']').filter(|(name, _)| name.contains(':')).ok_or_else(bad)?,
-            None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
-        };
-        let port = match port.strip_prefix(':') {
-            None if port.is_empty() => PORT,
-            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-                digits.parse().ok().filter(|port| *port != 0).ok_or_else(bad)?
-            }
-            _ => return Err(bad()),
-        };
-        tls::server_name(name).map_err(|_| bad())?;
-        let unreadable = |error: &dyn fmt::Display| KbsError::Tls(format!("the root certificates are not in PEM: {error}"));
-        let mut ders = Vec::new();
-        for root in CertificateDer::pem_slice_iter(roots.as_bytes()) {
-            ders.push(root.map_err(|error| unreadable(&error))?.to_vec());
-            if ders.len() > ROOTS {
-                return Err(KbsError::Tls(format!("more than {ROOTS} root certificates are given")));
-            }
-        }
-        tls::trusted(&ders)?;
-        Ok(Broker { name: name.to_ascii_lowercase(), port, prefix: prefix.trim_matches('/').to_owned(), roots: ders })
+        Ok(Broker(Pinned::new(address, roots)?))
     }
 
     /// Where to connect to: `HOST:PORT`.
     pub fn endpoint(&self) -> String {
-        format!("{}:{}", self.host(), self.port)
+        self.0.endpoint()
     }
 
     /// HTTP over TLS over a connection that is said to lead there. The handshake is made at the first request.
@@ -69,23 +40,13 @@ impl Broker {
     /// # Errors
     /// None that [`Broker::new`] has not met.
     pub fn over<S: Read + Write>(&self, connection: S) -> Result<Http<StreamOwned<ClientConnection, S>>, KbsError> {
-        let stream = tls::https(connection, &self.name, &self.roots)?;
-        Http::new(stream, &self.authority(), &self.prefix)
-    }
-
-    fn host(&self) -> String {
-        if self.name.contains(':') { format!("[{}]", self.name) } else { self.name.clone() }
-    }
-
-    fn authority(&self) -> String {
-        if self.port == PORT { self.host() } else { self.endpoint() }
+        Http::new(self.0.over(connection)?, &self.0.authority(), self.0.path())
     }
 }
 
 impl fmt::Display for Broker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "https://{}", self.authority())?;
-        if self.prefix.is_empty() { Ok(()) } else { write!(f, "/{}", self.prefix) }
+        self.0.fmt(f)
     }
 }
 
@@ -155,8 +116,8 @@ mod tests {
     fn roots_are_certificates_in_pem() {
         let root = Authority::new("a root").pem();
         let new = |roots: &str| Broker::new("https://a", roots);
-        assert_eq!(new(&root.repeat(2)).unwrap().roots.len(), 2);
-        assert_eq!(new(&format!("a note\n{root}")).unwrap().roots.len(), 1);
+        assert_ne!(new(&root.repeat(2)).unwrap(), new(&root).unwrap());
+        assert_eq!(new(&format!("a note\n{root}")).unwrap(), new(&root).unwrap());
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         let cut = &root[..root.len() / 2];
         for bad in ["", "no certificate", broken, cut, &root.repeat(17)] {

@@ -2,6 +2,8 @@
 
 use std::io::{self, Read, Write};
 
+use teemate_service::pinned::is_harmless;
+
 use crate::protocol::{Answer, Method, Request};
 use crate::{KbsError, Transport};
 
@@ -74,11 +76,6 @@ impl<S: Read + Write> Transport for Http<S> {
         self.stream.flush()?;
         read_answer(&mut self.stream, &mut self.read)
     }
-}
-
-/// Whether a text can stand in the head of a request without meaning something else there.
-pub fn is_harmless(text: &str) -> bool {
-    text.len() <= 512 && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'?' && byte != b'#')
 }
 
 /// How long a body is.

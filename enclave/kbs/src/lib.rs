@@ -5,8 +5,9 @@
 //! that key. The host carries the bytes and learns nothing but their sizes.
 //!
 //! The protocol itself does no input and output: [`Hello`], [`Challenged`] and [`Session`] make requests and read answers, each of which can
-//! only be used in its turn. [`release`] drives them over a [`Transport`]; [`Http`] is one, over any stream, and [`https`] makes such a
-//! stream of a TCP connection. A [`Broker`] is where one is and by which authorities it is known, and connects all of that.
+//! only be used in its turn. [`release`] drives them over a [`Transport`]; [`Http`] is one, over any stream. A [`Broker`] is where one is
+//! and by
+//! which authorities it is known, and makes such a stream of a TCP connection.
 //!
 //! Who answers is authenticated by TLS alone: over plain HTTP the host could play the broker, and give secrets of its own choosing.
 #![forbid(unsafe_code)]
@@ -22,7 +23,6 @@ mod release;
 mod resource;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod tls;
 
 pub use broker::Broker;
 pub use error::KbsError;
@@ -31,4 +31,3 @@ pub use message::Evidence;
 pub use protocol::{Answer, Challenged, Hello, Method, Request, Session, VERSION};
 pub use release::{Transport, release};
 pub use resource::ResourceId;
-pub use tls::https;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use teemate_kbs::testing::{Authority, Broker, REPORT_DATA, encrypt};
-use teemate_kbs::{Answer, Evidence, Hello, Http, KbsError, Method, Request, ResourceId, Transport, https, release};
+use teemate_kbs::{Answer, Evidence, Hello, Http, KbsError, Method, Request, ResourceId, Transport, release};
 
 const SECRETS: &[(&str, &[u8])] =
     &[("default/key/one", b"first secret"), ("repo/password/two", &[0xfe; 70_000]), ("repo/empty/three", b"")];
@@ -68,17 +68,15 @@ fn what_the_broker_says_no_to_is_told_apart() {
 #[test]
 fn tls_authenticates_the_broker() {
     let (authority, stranger) = (Authority::new("the owner's"), Authority::new("the host's"));
-    let (root, stranger) = (authority.der(), stranger.der());
     let address = Arc::new(broker()).serve(Some(authority.server("broker.example")));
-    let ask = |name: &str, roots: &[Vec<u8>]| {
-        let stream = https(TcpStream::connect(&address).unwrap(), name, roots)?;
-        release(&mut Http::new(stream, name, "")?, quote, &all())
+    let ask = |name: &str, roots: &str| {
+        let broker = teemate_kbs::Broker::new(&format!("https://{name}"), roots)?;
+        release(&mut broker.over(TcpStream::connect(&address).unwrap())?, quote, &all())
     };
-    assert_eq!(ask("broker.example", std::slice::from_ref(&root)).unwrap().len(), 3);
-    assert!(matches!(ask("broker.example", &[stranger]), Err(KbsError::Connection(_))), "another authority");
-    assert!(matches!(ask("other.example", &[root]), Err(KbsError::Connection(_))), "another name");
-    assert!(matches!(ask("broker.example", &[]), Err(KbsError::Tls(_))));
-    assert!(matches!(ask("broker.example", &[vec![1, 2, 3]]), Err(KbsError::Tls(_))));
+    assert_eq!(ask("broker.example", &authority.pem()).unwrap().len(), 3);
+    assert!(matches!(ask("broker.example", &stranger.pem()), Err(KbsError::Connection(_))), "another authority");
+    assert!(matches!(ask("other.example", &authority.pem()), Err(KbsError::Connection(_))), "another name");
+    assert!(matches!(ask("broker.example", ""), Err(KbsError::Tls(_))));
 }
 
 #[test]

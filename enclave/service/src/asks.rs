@@ -127,6 +127,13 @@ pub fn wait(asks: &Mutex<Asks>, outbox: &Outbox, ask: Ask, limit: Duration) -> i
     }
 }
 
+/// Tells the host something whose reply nobody waits for.
+pub fn tell(asks: &Mutex<Asks>, outbox: &Outbox, ask: Ask) {
+    if let Some(question) = put(asks, outbox, ask, Box::new(drop)) {
+        lock(asks).forget(question);
+    }
+}
+
 /// Answers all that are open: nobody else will.
 pub fn fail_all(asks: &Mutex<Asks>, why: &str) {
     let open = lock(asks).take_all();

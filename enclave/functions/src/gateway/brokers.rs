@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use teemate_gateway::{Attester, KeyBrokers};
 use teemate_kbs::{Broker, KbsError, ResourceId};
+use teemate_service::stream::HostStream;
 
-use super::stream::HostStream;
 use crate::handle::Handle;
 
 /// How long a broker has for everything: connection, handshake, and all secrets of an action.

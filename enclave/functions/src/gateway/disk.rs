@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use teemate_control::service::{Ask, JOURNAL_PIECE, Reply};
+use teemate_service::stream::Host;
 use teemate_vault::Disk;
 
 use crate::handle::Handle;

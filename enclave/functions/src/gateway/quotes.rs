@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use teemate_gateway::Attester;
+use teemate_service::stream::Host;
 
 use crate::handle::Handle;
 

@@ -6,17 +6,27 @@ use std::time::{Duration, Instant};
 
 use teemate_control::service::{Ask, Reply, STREAM_PIECE};
 
-use crate::handle::Handle;
-
 /// How much longer than the server the host has for its reply.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Numbers of connections.
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
+/// Who can ask the host.
+pub trait Host {
+    /// Asks, and waits.
+    ///
+    /// # Errors
+    /// When the host does not reply in time, or says why it cannot.
+    fn ask_wait(&self, ask: Ask, limit: Duration) -> io::Result<Reply>;
+
+    /// Tells the host something whose reply nobody waits for.
+    fn tell(&self, ask: Ask);
+}
+
 /// A stream of bytes through the host. Closed when it goes.
-pub struct HostStream {
-    handle: Handle,
+pub struct HostStream<H: Host> {
+    host: H,
     connection: u64,
     /// Until when there may be anything.
     end: Instant,
@@ -27,16 +37,21 @@ pub struct HostStream {
     at: usize,
 }
 
-impl HostStream {
+impl<H: Host> HostStream<H> {
     /// Connects to a `host:port`. Everything together may take `limit`, and bring at most `most` bytes.
     ///
     /// # Errors
     /// When the host does not do it in time, or says why it cannot.
-    pub fn connect(handle: Handle, address: &str, limit: Duration, most: usize) -> io::Result<HostStream> {
+    pub fn connect(host: H, address: &str, limit: Duration, most: usize) -> io::Result<HostStream<H>> {
         let connection = NUMBERS.fetch_add(1, Ordering::Relaxed);
-        let stream = HostStream { handle, connection, end: Instant::now() + limit, room: most, read: Vec::new(), at: 0 };
+        let stream = HostStream { host, connection, end: Instant::now() + limit, room: most, read: Vec::new(), at: 0 };
         stream.ask(Ask::Connect { connection, address: address.to_owned() })?;
         Ok(stream)
+    }
+
+    /// From now on the rest may take `limit`, and bring at most `most` bytes.
+    pub fn renew(&mut self, limit: Duration, most: usize) {
+        (self.end, self.room) = (Instant::now() + limit, most);
     }
 
     fn left(&self) -> io::Result<Duration> {
@@ -45,11 +60,11 @@ impl HostStream {
     }
 
     fn ask(&self, ask: Ask) -> io::Result<Reply> {
-        self.handle.ask_wait(ask, self.left()? + GRACE)
+        self.host.ask_wait(ask, self.left()? + GRACE)
     }
 }
 
-impl Read for HostStream {
+impl<H: Host> Read for HostStream<H> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if into.is_empty() {
             return Ok(0);
@@ -74,7 +89,7 @@ impl Read for HostStream {
     }
 }
 
-impl Write for HostStream {
+impl<H: Host> Write for HostStream<H> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let piece = &bytes[..bytes.len().min(STREAM_PIECE)];
         if !piece.is_empty() {
@@ -88,8 +103,8 @@ impl Write for HostStream {
     }
 }
 
-impl Drop for HostStream {
+impl<H: Host> Drop for HostStream<H> {
     fn drop(&mut self) {
-        self.handle.tell(Ask::HangUp { connection: self.connection });
+        self.host.tell(Ask::HangUp { connection: self.connection });
     }
 }
