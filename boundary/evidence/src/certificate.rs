@@ -1,4 +1,6 @@
-//! Writes certificates: self-signed ones with a quote inside. They are read by `teemate-attestation`.
+//! Writes certificates: self-signed ones with a quote inside, which `teemate-attestation` reads, and those of a witness.
+
+use std::net::IpAddr;
 
 use sha2::{Digest, Sha256};
 
@@ -79,24 +81,33 @@ pub(crate) fn serial(of: &[u8]) -> [u8; 16] {
 ///
 /// Who checks it looks at the quote, not at the names or the dates: they are there for libraries that want them.
 pub fn self_signed(key: &SecretKey, evidence: &[u8], names: &[&str], not_before: u64, not_after: u64) -> Vec<u8> {
-    let own = name("TeeMate", "TeeMate enclave");
     let mut all = vec![Extension { oid: OID_DER.to_vec(), critical: false, content: evidence.to_vec() }];
-    if !names.is_empty() {
-        let names: Vec<Vec<u8>> = names.iter().map(|name| value(0x82, &[name.as_bytes()])).collect();
-        let content = sequence(&names.iter().map(Vec::as_slice).collect::<Vec<_>>());
-        all.push(Extension { oid: SUBJECT_ALTERNATIVE_NAME.to_vec(), critical: false, content });
-    }
+    all.extend(alternative_names(names));
+    own("TeeMate enclave", key, &[&key.public().spki(), evidence].concat(), &all, (not_before, not_after))
+}
+
+/// A certificate that `key` signs for itself, for these DNS names and IP addresses: of a server whose clients were given it beforehand.
+pub fn of_server(key: &SecretKey, names: &[&str], not_before: u64, not_after: u64) -> Vec<u8> {
+    let all: Vec<Extension> = alternative_names(names).into_iter().collect();
+    own("TeeMate witness", key, &key.public().spki(), &all, (not_before, not_after))
+}
+
+fn own(common: &str, key: &SecretKey, of: &[u8], extensions: &[Extension], (not_before, not_after): (u64, u64)) -> Vec<u8> {
+    let own = name("TeeMate", common);
     let spki = key.public().spki();
-    let template = Template {
-        serial: serial(&[&spki, evidence].concat()),
-        issuer: own.clone(),
-        subject: own,
-        not_before,
-        not_after,
-        spki,
-        extensions: &all,
+    Template { serial: serial(of), issuer: own.clone(), subject: own, not_before, not_after, spki, extensions }.sign(key)
+}
+
+/// The names that a certificate is for, if it is for any.
+fn alternative_names(names: &[&str]) -> Option<Extension> {
+    let one = |name: &&str| match name.parse::<IpAddr>() {
+        Ok(IpAddr::V4(address)) => value(0x87, &[&address.octets()]),
+        Ok(IpAddr::V6(address)) => value(0x87, &[&address.octets()]),
+        Err(_) => value(0x82, &[name.as_bytes()]),
     };
-    template.sign(key)
+    let names: Vec<Vec<u8>> = names.iter().map(one).collect();
+    let content = sequence(&names.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    (!names.is_empty()).then(|| Extension { oid: SUBJECT_ALTERNATIVE_NAME.to_vec(), critical: false, content })
 }
 
 /// The key as PKCS #8 in DER, as TLS libraries read it.
