@@ -115,6 +115,10 @@ const SETTINGS: &[Setting] = &[
     ("tcp-keepalive", "300", Kind::Number(0, MANY), false),
     ("timeout", "0", Kind::Number(0, MANY), false),
     ("tracking-table-max-keys", "1000000", Kind::Number(0, MANY), false),
+    ("witness", "", Kind::Text, false),
+    ("witness-away", "refuse", Kind::Choice(&["refuse", "continue"]), false),
+    ("witness-ca", "", Kind::Text, false),
+    ("witness-sync", "everysec", Kind::Choice(&["always", "everysec"]), false),
     ("zset-max-listpack-entries", "128", Kind::Number(0, MANY), false),
     ("zset-max-listpack-value", "64", Kind::Number(0, MANY), false),
     ("zset-max-ziplist-entries", "128", Kind::Number(0, MANY), false),
@@ -148,6 +152,10 @@ pub struct Hot {
     pub limits: Limits,
     /// When the log is put on disk.
     pub sync: Policy,
+    /// Whether the witness is told before anybody is answered, and not once a second.
+    pub witness_always: bool,
+    /// Whether writes are refused while it can't be told.
+    pub witness_refuses: bool,
 }
 
 /// The settings.
@@ -377,6 +385,8 @@ impl Config {
                 "no" => Policy::No,
                 _ => Policy::Everysec,
             },
+            witness_always: self.get("witness-sync") == "always",
+            witness_refuses: self.get("witness-away") == "refuse",
         };
     }
 }

@@ -17,6 +17,7 @@
 //! | [`dispatch`] | from a request to its command |
 //! | [`commands`] | the commands, a table a family |
 //! | [`session`], [`shared`] | what is known of one connection, and of all |
+//! | [`witness`] | a witness elsewhere, which remembers how far all of it had come |
 //! | [`config`], [`acl`], [`settings`] | settings, users, and what of them is kept |
 //! | [`eviction`] | what goes when memory is short |
 #![forbid(unsafe_code)]
@@ -45,3 +46,4 @@ pub mod stored;
 pub mod structures;
 pub mod tls;
 pub mod value;
+pub mod witness;

@@ -42,9 +42,9 @@ struct Arguments {
     /// What the files belong to: those of another database do not open.
     #[arg(long, default_value = "database", value_name = "NAME")]
     name: String,
-    /// Directory, best on another disk, of the counter that tells an old log from the newest.
+    /// Directory, best on another disk, of the counter that tells an old log or snapshot from the newest.
     #[arg(long, value_name = "DIR", requires = "sealing_key")]
-    counter: Option<PathBuf>,
+    witness_directory: Option<PathBuf>,
     /// Keep an append-only log, as CONFIG SET appendonly yes does.
     #[arg(long, requires = "sealing_key")]
     appendonly: bool,
@@ -120,14 +120,15 @@ fn storage(arguments: &Arguments) -> Result<Storage, Box<dyn std::error::Error>>
             "teemate-database: nothing is kept: give --sealing-key FILE, or --insecure-plain-rdb for snapshots that anybody can read"
         );
     }
-    let witness = arguments.counter.as_ref().zip(key.clone()).map(|(directory, key)| {
+    let witness = arguments.witness_directory.as_ref().zip(key.clone()).map(|(directory, key)| {
         eprintln!(
-            "teemate-database: the counter is a file on this machine: it tells a log that was put back by accident, not a host that puts back both"
+            "teemate-database: the counter is a file on this machine: it tells an old state that was put back by accident, and \
+                 no host that means it"
         );
-        Arc::new(Mutex::new(FileCounter::new(directory, key, "", &arguments.name, "log.counter"))) as Witness
+        Arc::new(Mutex::new(FileCounter::new(directory, key, "", &arguments.name, "counter"))) as Witness
     });
     if witness.is_none() && arguments.appendonly {
-        eprintln!("teemate-database: there is no --counter: an older log that is put back is not noticed");
+        eprintln!("teemate-database: there is no --witness-directory: an older log that is put back is not noticed");
     }
     Ok(Storage { key, plain: arguments.insecure_plain_rdb, database: arguments.name.clone(), witness, ..Storage::default() })
 }

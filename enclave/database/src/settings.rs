@@ -2,6 +2,8 @@
 //!
 //! Kept as the requests that make them: CONFIG SET for what differs from the defaults, ACL SETUSER for each user.
 
+use teemate_sealed::Version;
+
 use crate::acl::{Acl, User};
 use crate::config::Config;
 use crate::error::Error;
@@ -13,20 +15,42 @@ const OF_THE_RUN: &[&str] = &["dir", "port", "bind", "dbfilename"];
 
 /// Keeps settings.
 pub trait Keep: Send {
+    /// Which ones were found at the start.
+    fn version(&self) -> Version;
+
     /// Puts these in the place of those before, durably.
     ///
     /// # Errors
     /// Why not.
-    fn keep(&self, settings: &[u8]) -> Result<(), String>;
+    fn keep(&self, settings: &[u8], version: Version) -> Result<(), String>;
 }
 
-/// Keeps what the settings and users are now, where they are kept.
+/// Keeps what the settings and users are now, where they are kept, and tells the witness. While nobody could be told, nothing is changed
+/// that was
+/// promised to be told.
 ///
 /// # Errors
 /// When they can't be; the caller takes the change back.
-pub fn keep(shared: &Shared) -> Result<(), Error> {
+pub fn keep(shared: &mut Shared) -> Result<(), Error> {
+    match shared.guard.away().filter(|_| shared.settings.is_some() && shared.config.hot.witness_refuses) {
+        Some(why) => Err(Error::new(format_args!("the change can't be kept: the witness can't be told of it ({why})"))),
+        None => keep_untold(shared),
+    }
+}
+
+/// The same, though the witness may be away: for who leaves it.
+///
+/// # Errors
+/// As [`keep`].
+pub fn keep_untold(shared: &mut Shared) -> Result<(), Error> {
     let Some(keeper) = &shared.settings else { return Ok(()) };
-    keeper.keep(&encode(&shared.config, &shared.acl)).map_err(|why| Error::new(format_args!("the change can't be kept: {why}")))
+    let version = shared.guard.next_settings();
+    let kept = keeper.keep(&encode(&shared.config, &shared.acl), version);
+    kept.map_err(|why| Error::new(format_args!("the change can't be kept: {why}")))?;
+    shared.guard.settings_are(version);
+    // It is kept: should the witness go away just now, it is told when it is back.
+    shared.guard.tell();
+    Ok(())
 }
 
 /// As requests.

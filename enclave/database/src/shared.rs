@@ -9,6 +9,7 @@ use crate::acl::Acl;
 use crate::config::Config;
 use crate::glob;
 use crate::persistence::disk::Storage;
+use crate::persistence::guard::{Guard, Reach};
 use crate::persistence::import::Import;
 use crate::persistence::log::AppendLog;
 use crate::persistence::saving::Saving;
@@ -173,6 +174,10 @@ pub struct Shared {
     pub slow_id: u64,
     /// What took long, by event: seconds, milliseconds.
     pub latency: BTreeMap<&'static str, VecDeque<(i64, u64)>>,
+    /// What keeps an old state from being taken for the newest.
+    pub guard: Guard,
+    /// The way to a witness, if there is one.
+    pub reach: Option<Box<dyn Reach>>,
     /// Where settings and users are kept, if anywhere.
     pub settings: Option<Box<dyn Keep>>,
     /// Nothing is served as long as anybody could ask: the first thing must be a password.
@@ -246,6 +251,8 @@ impl Shared {
             slow: VecDeque::new(),
             slow_id: 0,
             latency: BTreeMap::new(),
+            guard: Guard::default(),
+            reach: None,
             settings: None,
             protected: false,
             shutdown: false,

@@ -50,7 +50,7 @@ impl Place {
     /// With the log, and the counter.
     fn logged(&self, policy: &str) -> Server {
         let counter = self.counter().display().to_string();
-        self.start(&["--appendonly", "--counter", &counter, "--set", "appendfsync", policy])
+        self.start(&["--appendonly", "--witness-directory", &counter, "--set", "appendfsync", policy])
     }
 }
 
@@ -199,7 +199,7 @@ fn an_old_log_is_refused_and_the_reason_said() {
     }
     copy(&old, &place.data());
     let counter = place.counter().display().to_string();
-    let arguments = place.arguments(&["--appendonly", "--counter", &counter, "--port", "0", "--dir"]);
+    let arguments = place.arguments(&["--appendonly", "--witness-directory", &counter, "--port", "0", "--dir"]);
     let output = Command::new(env!("CARGO_BIN_EXE_teemate-database")).args(arguments).arg(place.data()).output().unwrap();
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("It was rolled back"), "{output:?}");

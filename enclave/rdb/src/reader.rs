@@ -92,7 +92,11 @@ pub struct Reader<R> {
     at: u64,
     database: usize,
     functions: Vec<Vec<u8>>,
+    aux: Vec<(Vec<u8>, Vec<u8>)>,
 }
+
+/// Pairs that are kept of those before the first entry; and their longest value.
+const AUX: (usize, usize) = (32, 256);
 
 /// A length, or one of the forms in which a string is no plain bytes.
 enum Length {
@@ -117,7 +121,7 @@ impl<R: Read> Reader<R> {
 
     /// For one value without a snapshot around it.
     pub(crate) fn bare(from: R) -> Self {
-        Reader { from, crc: Crc64::default(), at: 0, database: 0, functions: Vec::new() }
+        Reader { from, crc: Crc64::default(), at: 0, database: 0, functions: Vec::new(), aux: Vec::new() }
     }
 
     /// Bytes read.
@@ -134,6 +138,11 @@ impl<R: Read> Reader<R> {
     /// Libraries of functions that came so far, as FUNCTION LOAD takes them.
     pub fn functions(&self) -> &[Vec<u8>] {
         &self.functions
+    }
+
+    /// The value of a pair that [`crate::Writer::aux`] wrote, when it has come: pairs come first.
+    pub fn aux(&self, name: &str) -> Option<&[u8]> {
+        self.aux.iter().find(|(known, _)| known == name.as_bytes()).map(|(_, value)| value.as_slice())
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Error> {
@@ -219,8 +228,10 @@ impl<R: Read> Reader<R> {
             let at = self.at;
             match self.byte()? {
                 code::AUX => {
-                    self.string()?;
-                    self.string()?;
+                    let (name, value) = (self.string()?, self.string()?);
+                    if self.aux.len() < AUX.0 && value.len() <= AUX.1 {
+                        self.aux.push((name, value));
+                    }
                 }
                 code::RESIZE => {
                     self.count()?;
@@ -464,6 +475,7 @@ mod tests {
     fn write(entries: &[Entry]) -> Vec<u8> {
         let mut writer = Writer::new(Vec::new()).unwrap();
         writer.aux("redis-ver", "7.0.0").unwrap();
+        writer.aux("long", &"x".repeat(300)).unwrap();
         for Entry { database, key, expires, value } in entries {
             match value {
                 Value::Text(text) => writer.text(*database, key, *expires, text),

@@ -1,74 +1,58 @@
-//! Who remembers how far a log has come, so that an old one that comes back is noticed.
+//! Who remembers how far a database has come, so that an old state that comes back is noticed.
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use teemate_witness::{Mark, Remembered};
 
 use crate::{Directory, Error, FileDirectory, Label, Reader, Sealing, Writer};
 
-/// How far a log has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
-    /// Random number of the log.
-    pub log: [u8; 16],
-    /// Frames so far, over all generations.
-    pub frames: u64,
-    /// Tag of the last one, which hangs on all before it.
-    pub root: [u8; 16],
-}
-
-impl Head {
-    /// Forty bytes.
-    pub fn to_bytes(self) -> [u8; 40] {
-        let mut bytes = [0; 40];
-        bytes[..16].copy_from_slice(&self.log);
-        bytes[16..24].copy_from_slice(&self.frames.to_le_bytes());
-        bytes[24..].copy_from_slice(&self.root);
-        bytes
-    }
-
-    /// What [`Head::to_bytes`] gave.
-    pub fn from_bytes(bytes: &[u8; 40]) -> Head {
-        let (mut log, mut frames, mut root) = ([0; 16], [0; 8], [0; 16]);
-        log.copy_from_slice(&bytes[..16]);
-        frames.copy_from_slice(&bytes[16..24]);
-        root.copy_from_slice(&bytes[24..]);
-        Head { log, frames: u64::from_le_bytes(frames), root }
-    }
-}
-
-/// Keeps the last head. What it is worth depends on where it keeps it.
+/// Keeps the last mark. What it is worth depends on where it keeps it.
 pub trait Counter: Send {
-    /// The last head; `None`: there was none.
+    /// Begins an epoch that is greater than `above`. From now on who began before may remember nothing.
     ///
     /// # Errors
-    /// When it can't be had: the log must not be opened without it then.
-    fn last(&self) -> Result<Option<Head>, Error>;
+    /// When that is not certain: what is on disk must not be used then.
+    fn open(&mut self, above: u64) -> Result<Remembered, Error>;
 
-    /// Remembers a head from now on. Only what is on disk is to be remembered: else a crash looks like a rollback.
+    /// Remembers a mark from now on. Only what is on disk is to be remembered: else a crash looks like a rollback.
     ///
     /// # Errors
-    /// When that is not certain.
-    fn remember(&self, head: Head) -> Result<(), Error>;
+    /// When that is not certain; [`Error::Backwards`], when it does not come after the last one.
+    fn remember(&mut self, mark: &Mark) -> Result<(), Error>;
+
+    /// What it is, in a word, for those who ask how they are protected.
+    fn name(&self) -> &'static str;
 }
 
-/// In the enclave's memory: a container that starts anew in the same enclave finds every rollback. The next enclave knows nothing.
-#[derive(Clone, Debug, Default)]
-pub struct MemoryCounter(Arc<Mutex<Option<Head>>>);
+fn next(kept: Remembered, above: u64) -> Result<Remembered, Error> {
+    kept.open(above).ok_or_else(|| Error::Counter("there are no epochs left".to_owned()))
+}
+
+/// In the enclave's memory: a database that is opened anew in the same enclave finds every rollback. The next enclave knows nothing.
+#[derive(Debug, Default)]
+pub struct MemoryCounter(Remembered);
 
 impl Counter for MemoryCounter {
-    fn last(&self) -> Result<Option<Head>, Error> {
-        Ok(*self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn open(&mut self, above: u64) -> Result<Remembered, Error> {
+        self.0 = next(self.0, above)?;
+        Ok(self.0)
     }
 
-    fn remember(&self, head: Head) -> Result<(), Error> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(head);
+    fn remember(&mut self, mark: &Mark) -> Result<(), Error> {
+        self.0 = self.0.with(mark).map_err(Error::Backwards)?;
         Ok(())
+    }
+
+    fn name(&self) -> &'static str {
+        "enclave"
     }
 }
 
-/// In a sealed file. The host can put back an old one together with an old log, or delete it, unnoticed: this finds accidents, such as a log that was
-/// restored from a backup alone, and no host that means it.
+/// In a sealed file. The host can put back an old one together with an old database, or delete it, unnoticed: this finds accidents, such as
+/// a
+/// database that was restored from a backup alone, and no host that means it.
 pub struct FileCounter {
     directory: Arc<dyn Directory + Sync>,
     sealing: Arc<dyn Sealing + Send + Sync>,
@@ -76,7 +60,7 @@ pub struct FileCounter {
 }
 
 impl FileCounter {
-    /// In a file of the label's name in this directory, best on another disk than the log.
+    /// In a file of the label's name in this directory, best on another disk than the database.
     pub fn new(
         directory: impl Into<PathBuf>,
         sealing: Arc<dyn Sealing + Send + Sync>,
@@ -101,25 +85,47 @@ impl FileCounter {
 
     fn failed(&self, what: &'static str) -> impl Fn(io::Error) -> Error {
         let file = self.label.name.clone();
-        move |source| Error::Disk { file: file.clone(), what, source }
+        move |source| match source.downcast::<Error>() {
+            Ok(error) => error,
+            Err(source) => Error::Disk { file: file.clone(), what, source },
+        }
+    }
+
+    fn read(&self) -> Result<Remembered, Error> {
+        let Some(file) = self.directory.open(&self.label.name).map_err(self.failed("opened"))? else { return Ok(Remembered::default()) };
+        let mut bytes = Vec::new();
+        Reader::new(file, &*self.sealing, &self.label)?.read_to_end(&mut bytes).map_err(self.failed("read"))?;
+        let damaged = || Error::Damaged { file: self.label.name.clone(), what: "it is of another release".to_owned() };
+        postcard::from_bytes(&bytes).map_err(|_| damaged())
+    }
+
+    fn write(&self, kept: &Remembered) -> Result<(), Error> {
+        let new = format!("{}.new", self.label.name);
+        let bytes = postcard::to_stdvec(kept).map_err(|error| Error::Counter(error.to_string()))?;
+        let file = self.directory.create(&new).map_err(self.failed("made"))?;
+        let mut writer = Writer::new(file, &*self.sealing, &self.label)?;
+        writer.write_all(&bytes).map_err(self.failed("written"))?;
+        writer.finish().and_then(|mut file| file.sync()).map_err(self.failed("written"))?;
+        self.directory.replace(&new, &self.label.name).map_err(self.failed("replaced"))
     }
 }
 
 impl Counter for FileCounter {
-    fn last(&self) -> Result<Option<Head>, Error> {
-        let Some(file) = self.directory.open(&self.label.name).map_err(self.failed("opened"))? else { return Ok(None) };
-        let mut reader = Reader::new(file, &*self.sealing, &self.label)?;
-        let mut bytes = [0; 40];
-        reader.read_exact(&mut bytes).map_err(self.failed("read"))?;
-        Ok(Some(Head::from_bytes(&bytes)))
+    fn open(&mut self, above: u64) -> Result<Remembered, Error> {
+        let kept = next(self.read()?, above)?;
+        self.write(&kept)?;
+        Ok(kept)
     }
 
-    fn remember(&self, head: Head) -> Result<(), Error> {
-        let new = format!("{}.new", self.label.name);
-        let file = self.directory.create(&new).map_err(self.failed("made"))?;
-        let mut writer = Writer::new(file, &*self.sealing, &self.label)?;
-        writer.write_all(&head.to_bytes()).map_err(self.failed("written"))?;
-        writer.finish().and_then(|mut file| file.sync()).map_err(self.failed("written"))?;
-        self.directory.replace(&new, &self.label.name).map_err(self.failed("replaced"))
+    fn remember(&mut self, mark: &Mark) -> Result<(), Error> {
+        let kept = self.read()?;
+        if kept.last == Some(*mark) && kept.epoch == mark.epoch {
+            return Ok(());
+        }
+        self.write(&kept.with(mark).map_err(Error::Backwards)?)
+    }
+
+    fn name(&self) -> &'static str {
+        "file"
     }
 }

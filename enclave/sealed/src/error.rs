@@ -2,6 +2,8 @@
 
 use std::io;
 
+use teemate_witness::Backwards;
+
 /// Why a sealed file or log can't be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -69,4 +71,10 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// It does not come after what is known.
+    #[error("{0}")]
+    Backwards(Backwards),
+    /// Whoever remembers can't be asked, or says no.
+    #[error("{0}")]
+    Counter(String),
 }

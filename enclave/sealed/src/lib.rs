@@ -12,9 +12,10 @@ mod sealing;
 #[cfg(feature = "simulated")]
 pub mod simulated;
 
-pub use counter::{Counter, FileCounter, Head, MemoryCounter};
+pub use counter::{Counter, FileCounter, MemoryCounter};
 pub use directory::{AppendFile, Directory, FileDirectory};
 pub use error::Error;
 pub use file::{Label, Reader, Writer};
-pub use log::{Base, Content, Finished, Log, Syncing};
+pub use log::{Base, Content, Finished, Found, Known, Log, Syncing};
 pub use sealing::{EnclaveSealing, FixedSealing, Sealing};
+pub use teemate_witness::{Head, Mark, Remembered, Version};

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 
 use teemate_sealed::simulated::{Disk, Kind};
-use teemate_sealed::{Content, Counter, Error, FileCounter, FileDirectory, FixedSealing, Head, Log, MemoryCounter};
+use teemate_sealed::{Content, Counter, Error, FileCounter, FileDirectory, FixedSealing, Found, Head, Known, Log, Mark, MemoryCounter};
 
 #[derive(Default)]
 struct Records(Vec<Vec<u8>>);
@@ -27,8 +27,15 @@ impl Content for Records {
 fn open(disk: &Disk, name: &str, known: Option<Head>) -> Result<(Log, Vec<Vec<u8>>), Error> {
     let mut records = Records::default();
     let sealing = Arc::new(FixedSealing::new([3; 16]));
+    let known = Known { last: known.map(|head| (Some(head), 0)), epoch: 0 };
     let log = Log::open(Arc::new(disk.clone()), sealing, ("owner", "database", name), known, &mut records)?;
     Ok((log, records.0))
+}
+
+/// In an epoch, with what is known from another.
+fn open_in(disk: &Disk, epoch: u64, last: Option<(Option<Head>, u64)>) -> Result<Log, Error> {
+    let sealing = Arc::new(FixedSealing::new([3; 16]));
+    Log::open(Arc::new(disk.clone()), sealing, ("owner", "database", "log"), Known { last, epoch }, &mut Records::default())
 }
 
 fn record(number: usize) -> Vec<u8> {
@@ -304,18 +311,88 @@ fn a_full_disk_is_survived() {
 }
 
 #[test]
-fn counters_remember() {
-    let head = Head { log: [1; 16], frames: 7, root: [2; 16] };
-    let memory = MemoryCounter::default();
+fn a_rewrite_on_a_line_that_was_left_behind_is_noticed() {
+    let disk = Disk::default();
+    let mut log = open_in(&disk, 5, None).unwrap();
+    (0..3).for_each(|n| log.append(&record(n)).unwrap());
+    log.sync().unwrap();
+    let before = log.head();
+    drop(log);
+    let copy = disk.content();
+    // The copy goes on in its epoch, and rewrites: what it had when it was copied is not in its frames any more.
+    let mut log = open_in(&disk, 5, None).unwrap();
+    log.append(&record(3)).unwrap();
+    rewrite(&mut log, 4).unwrap();
+    assert_eq!(log.epoch(), 5);
+    drop(log);
+    let left = disk.content();
+    // The same enclave may have told less than it had: that it rewrote in the same epoch says that it is the same line.
+    assert!(open_in(&disk, 6, Some((Some(before), 5))).is_ok());
+    // Another went on from there in epoch 6.
+    disk.put_back(copy);
+    let mut log = open_in(&disk, 6, Some((Some(before), 5))).unwrap();
+    log.append(b"other").unwrap();
+    log.sync().unwrap();
+    let known = log.head();
+    drop(log);
+    assert!(open_in(&disk, 7, Some((Some(known), 6))).is_ok());
+    let good = disk.content();
+    disk.put_back(left.clone());
+    assert!(matches!(open_in(&disk, 7, Some((Some(known), 6))), Err(Error::Foreign { .. })), "as many frames, others");
+    assert!(matches!(open_in(&disk, 7, Some((Some(before), 6))), Err(Error::Foreign { .. })), "rewritten since, in an epoch that was over");
+    // Where there was none, none of before may come.
+    assert!(matches!(open_in(&disk, 7, Some((None, 6))), Err(Error::Foreign { .. })));
+    disk.put_back(good);
+    let mut log = open_in(&disk, 6, Some((Some(known), 6))).unwrap();
+    rewrite(&mut log, 4).unwrap();
+    drop(log);
+    assert!(open_in(&disk, 7, Some((None, 6))).is_ok());
+}
+
+#[test]
+fn a_generation_that_a_snapshot_stands_for_does_not_come_again() {
+    let disk = Disk::default();
+    let mut log = open_in(&disk, 1, None).unwrap();
+    rewrite(&mut log, 1).unwrap();
+    let (name, generation) = log.generation();
+    log.skip_to(generation + 5);
+    rewrite(&mut log, 1).unwrap();
+    assert_eq!(log.generation(), (name, generation + 6));
+    drop(log);
+    let sealing = Arc::new(FixedSealing::new([3; 16]));
+    let look = || Log::look(Arc::new(disk.clone()), sealing.clone(), ("owner", "database", "log"));
+    assert_eq!(look().unwrap(), Some(Found { log: name, generation: generation + 6, epoch: 1 }));
+    assert_eq!(disk.names().iter().filter(|name| name.ends_with(".base")).count(), 1);
+    disk.names().iter().for_each(|name| disk.take(name));
+    assert_eq!(look().unwrap(), None);
+}
+
+#[test]
+fn counters_remember_and_go_forward_only() {
+    let mark = |epoch, frames| Mark { epoch, log: Some(Head { log: [1; 16], frames, root: [2; 16] }), ..Mark::default() };
     let dir = tempfile::tempdir().unwrap();
-    let file = FileCounter::new(dir.path(), Arc::new(FixedSealing::new([3; 16])), "owner", "database", "head");
-    for counter in [&memory as &dyn Counter, &file] {
-        assert_eq!(counter.last().unwrap(), None);
-        for frames in [7, 8] {
-            counter.remember(Head { frames, ..head }).unwrap();
-            assert_eq!(counter.last().unwrap(), Some(Head { frames, ..head }));
+    let file = || FileCounter::new(dir.path(), Arc::new(FixedSealing::new([3; 16])), "owner", "database", "head");
+    let (mut memory, mut first) = (MemoryCounter::default(), file());
+    for counter in [&mut memory as &mut dyn Counter, &mut first] {
+        let opened = counter.open(0).unwrap();
+        assert_eq!((opened.epoch, opened.last), (1, None));
+        for frames in [7, 8, 8] {
+            counter.remember(&mark(1, frames)).unwrap();
         }
+        assert!(matches!(counter.remember(&mark(1, 7)), Err(Error::Backwards(_))));
+        let opened = counter.open(0).unwrap();
+        assert_eq!((opened.epoch, opened.last), (2, Some(mark(1, 8))));
+        assert!(matches!(counter.remember(&mark(1, 9)), Err(Error::Backwards(_))), "who opened it before has no say");
+        counter.remember(&mark(2, 9)).unwrap();
+        assert_eq!(counter.open(40).unwrap().epoch, 41);
     }
+    assert_eq!(file().open(0).unwrap().last, Some(mark(2, 9)));
+    // One that was changed, or is of another database, says so.
+    let path = dir.path().join("head");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[70] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    assert!(file().open(0).is_err());
 }
 
 #[test]
@@ -325,7 +402,7 @@ fn on_real_files() {
     for round in 0..3 {
         let mut records = Records::default();
         let directory = Arc::new(FileDirectory::new(dir.path()));
-        let mut log = Log::open(directory, sealing.clone(), ("owner", "database", "log"), None, &mut records).unwrap();
+        let mut log = Log::open(directory, sealing.clone(), ("owner", "database", "log"), Known::default(), &mut records).unwrap();
         assert_eq!(records.0.len(), round * 10);
         for n in round * 10..round * 10 + 10 {
             log.append(&record(n)).unwrap();

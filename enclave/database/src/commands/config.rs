@@ -79,22 +79,36 @@ fn set(context: &mut Context<'_>) -> Done {
         seen.push(name);
     }
     let before = (std::mem::replace(&mut context.shared.config, new), context.shared.acl.users.clone());
-    if seen.iter().any(|name| name == "requirepass") {
+    let is_set = |name: &str| seen.iter().any(|seen| seen == name);
+    let differs = |name: &str| before.0.get(name) != context.shared.config.get(name);
+    let met = (differs("witness") || differs("witness-ca")).then(|| persistence::meet_witness(context.shared)).transpose();
+    if is_set("requirepass") {
         let password = context.shared.config.get("requirepass").to_owned();
         context.shared.acl.set_default_password(&password);
     }
-    if let Err(error) = settings::keep(context.shared) {
-        (context.shared.config, context.shared.acl.users) = before;
-        return Err(error);
-    }
+    let failed = |name: &str, why: String| Error::new(format_args!("CONFIG SET failed (possibly related to argument '{name}') - {why}"));
+    let kept = met.map_err(|why| failed("witness", why)).and_then(|met| {
+        let keep = if met.is_some() { settings::keep_untold } else { settings::keep };
+        keep(context.shared).map(|()| met)
+    });
+    let met = match kept {
+        Ok(met) => met,
+        Err(error) => {
+            (context.shared.config, context.shared.acl.users) = before;
+            return Err(error);
+        }
+    };
     // After the settings: a log that was turned on, or off, by settings that were then refused would stay so.
-    if seen.iter().any(|name| name == "appendonly") {
+    if is_set("appendonly") {
         let on = context.shared.config.is_on("appendonly");
         if let Err(why) = persistence::set_append_only(context.shared, on) {
             (context.shared.config, context.shared.acl.users) = before;
-            let why = Error::new(format_args!("CONFIG SET failed (possibly related to argument 'appendonly') - {why}"));
+            let why = failed("appendonly", why.to_string());
             return Err(settings::keep(context.shared).err().unwrap_or(why));
         }
+    }
+    if let Some(met) = met {
+        persistence::change_witness(context.shared, met)?;
     }
     context.shared.forget_anybody(context.session);
     let hot = &context.shared.config.hot;

@@ -81,6 +81,7 @@ fn section(context: &mut Context<'_>, name: &str, text: &mut String) -> std::fmt
             line!("multiplexing_api:epoll");
             line!("process_id:{}", std::process::id());
             line!("run_id:{}", shared.run_id);
+            line!("database_id:{}", shared.storage.database);
             line!("tcp_port:{}", shared.port);
             line!("server_time_usec:{}", store.now * 1000);
             line!("uptime_in_seconds:{up}");
@@ -308,12 +309,15 @@ fn persistence(store: &Store, shared: &Shared, text: &mut String) -> std::fmt::R
         line("aof_buffer_length", &figures.waiting)?;
         line("aof_pending_bio_fsync", &u8::from(figures.syncing))?;
         line("aof_delayed_fsync", &figures.delayed)?;
-        let witness = match log.witness_failed() {
-            _ if shared.storage.witness.is_none() => "none",
-            None => "ok",
-            Some(_) => "err",
-        };
-        line("aof_witness_status", &witness)?;
+    }
+    let guard = &shared.guard;
+    line("rollback_protection", &guard.protection())?;
+    if guard.protection() != "none" {
+        line("rollback_epoch", &guard.epoch())?;
+        line("rollback_witness_status", &if guard.away().is_some() { "away" } else { "ok" })?;
+    }
+    if let Some(why) = guard.away() {
+        line("rollback_witness_error", &one_line(why))?;
     }
     Ok(())
 }

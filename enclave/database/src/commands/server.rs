@@ -1,8 +1,12 @@
 //! The server: snapshots, slow log, latency, monitors, memory, time, shutdown.
 
+use sha2::{Digest, Sha256};
+
 use super::{Command, Context, Done, Kind, command, flag};
+use crate::config::Config;
 use crate::error::Error;
 use crate::persistence;
+use crate::persistence::guard::WITNESS;
 
 const ADMIN: u32 = flag::ADMIN | flag::DANGEROUS | flag::NO_SCRIPT;
 
@@ -19,6 +23,7 @@ pub const COMMANDS: &[Command] = &[
     command("memory", -2, Kind::Read, (2, 2, 1), memory).with(flag::MOVABLE),
     command("module", -2, Kind::Server, (0, 0, 0), module).with(ADMIN),
     command("function", -2, Kind::Server, (0, 0, 0), function).with(flag::SCRIPTING | flag::NO_SCRIPT),
+    command("teemate.identity", 1, Kind::Server, (0, 0, 0), identity).with(flag::FAST | flag::CONNECTION | flag::NO_AUTH | flag::NO_SCRIPT),
     command("lolwut", -1, Kind::Server, (0, 0, 0), lolwut).with(flag::FAST),
     command("readonly", 1, Kind::Server, (0, 0, 0), no_cluster).with(flag::FAST | flag::CONNECTION),
     command("readwrite", 1, Kind::Server, (0, 0, 0), no_cluster).with(flag::FAST | flag::CONNECTION),
@@ -31,6 +36,10 @@ fn save(context: &mut Context<'_>) -> Done {
         return Err(Error::new("Background save already in progress"));
     }
     write(context)?;
+    if !context.shared.guard.tell() && context.shared.config.hot.witness_refuses {
+        let why = context.shared.guard.away().unwrap_or("this is a copy that was left behind");
+        return Err(Error::new(format_args!("the snapshot is on disk, and the witness could not be told of it: {why}")));
+    }
     context.reply.ok();
     Ok(())
 }
@@ -38,6 +47,33 @@ fn save(context: &mut Context<'_>) -> Done {
 /// Writes one, and waits for it.
 pub(super) fn write(context: &mut Context<'_>) -> Done {
     persistence::save(context.store, context.shared).map_err(Error::new)
+}
+
+/// TEEMATE.IDENTITY: what a client compares with what it has seen before, whoever it is: pairs of words.
+fn identity(context: &mut Context<'_>) -> Done {
+    let shared = &context.shared;
+    let owned = shared.acl.initial().is_none();
+    let guard = &shared.guard;
+    let witness = if guard.protection() == WITNESS { witness_name(&shared.config) } else { String::new() };
+    let pairs = [
+        ("database", shared.storage.database.clone()),
+        ("owned", if owned { "yes" } else { "no" }.to_owned()),
+        ("protection", guard.protection().to_owned()),
+        ("epoch", guard.epoch().to_string()),
+        ("witness", witness),
+    ];
+    context.reply.map(pairs.len());
+    for (name, value) in pairs {
+        context.reply.bulk(name.as_bytes());
+        context.reply.bulk(value.as_bytes());
+    }
+    Ok(())
+}
+
+/// Which witness it is: not where it is, which is nobody's business, but whether it is the same.
+fn witness_name(config: &Config) -> String {
+    let digest = Sha256::digest(format!("{}\n{}", config.get("witness"), config.get("witness-ca")));
+    digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn bgsave(context: &mut Context<'_>) -> Done {

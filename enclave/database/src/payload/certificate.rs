@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use teemate_evidence::SecretKey;
+use teemate_service::stream::Host;
 use teemate_service::tls::{self, Shown};
 use teemate_service::{certificate, quotes, thread};
 
@@ -26,7 +27,7 @@ struct Certificates {
 
 impl Certificates {
     fn make(&self) -> io::Result<Vec<u8>> {
-        let quote = |report_data| quotes::quote(|ask| self.node.ask(ask, LIMIT), report_data).map(|(quote, _)| quote);
+        let quote = |report_data| quotes::quote(|ask| self.node.ask_wait(ask, LIMIT), report_data).map(|(quote, _)| quote);
         certificate::attested(&self.secret, NAMES, quote)
     }
 }

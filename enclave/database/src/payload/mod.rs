@@ -8,6 +8,7 @@ pub mod certificate;
 pub mod containers;
 pub mod keeping;
 mod opening;
+mod reaching;
 
 use std::io;
 use std::sync::mpsc::{Receiver, Sender};
@@ -19,10 +20,12 @@ use teemate_control::function::{Failure, FailureKind};
 use teemate_control::service::{Ask, FromService, Order, OrderDone, Reply, ToService};
 use teemate_service::asks::{self, Asks};
 use teemate_service::channel::{Channel, Inbox, Outbox};
+use teemate_service::stream::Host;
 use teemate_service::{lock, thread};
 
 use self::containers::Containers;
 use self::opening::Open;
+use crate::persistence::disk::Witness;
 
 /// The node, as the payload's other parts see it.
 pub struct Node {
@@ -30,13 +33,13 @@ pub struct Node {
     asks: Mutex<Asks>,
 }
 
-impl Node {
-    /// Asks the host, and waits.
-    ///
-    /// # Errors
-    /// When it does not reply in time, or says why it cannot.
-    pub fn ask(&self, ask: Ask, limit: Duration) -> io::Result<Reply> {
+impl Host for Node {
+    fn ask_wait(&self, ask: Ask, limit: Duration) -> io::Result<Reply> {
         asks::wait(&self.asks, &self.outbox, ask, limit)
+    }
+
+    fn tell(&self, ask: Ask) {
+        asks::tell(&self.asks, &self.outbox, ask);
     }
 }
 
@@ -54,7 +57,7 @@ pub fn serve(channel: Channel) -> io::Result<()> {
     let (orders, received) = std::sync::mpsc::channel();
     thread("administrator", 1 << 20, {
         let (node, containers) = (node.clone(), containers.clone());
-        move || Administrator { node, containers, open: None }.work(&received)
+        move || Administrator { node, containers, open: None, memory: None }.work(&received)
     })?;
     node.outbox.post_here(FromService::Ready { protocol: PROTOCOL });
     read(channel, &node, &containers, &orders)?;
@@ -105,6 +108,8 @@ struct Administrator {
     node: Arc<Node>,
     containers: Arc<Containers>,
     open: Option<Open>,
+    /// What this enclave itself remembers, and of which database.
+    memory: Option<(String, Witness)>,
 }
 
 impl Administrator {
@@ -125,7 +130,7 @@ impl Administrator {
             Order::Serve => {
                 // One that ended by itself is opened again.
                 self.open = None;
-                let open = Open::new(&self.node, &self.containers);
+                let open = Open::new(&self.node, &self.containers, &mut self.memory);
                 self.open = Some(open.map_err(|error| internal(format!("the database can't be opened: {error}")))?);
                 Ok(())
             }

@@ -38,7 +38,7 @@ impl Disk for Native {
 /// The key that files are sealed with.
 pub type Key = Arc<dyn Sealing + Send + Sync>;
 
-/// Who remembers how far the log has come. Shared with the thread that tells it.
+/// Who remembers how far everything has come. Shared with the thread that tells it.
 pub type Witness = Arc<Mutex<dyn Counter>>;
 
 /// Where things are kept, and in which form.
@@ -54,7 +54,7 @@ pub struct Storage {
     pub owner: String,
     /// See `owner`.
     pub database: String,
-    /// Who remembers how far the log has come. It has to answer, or to fail, in bounded time: the start and the end wait for it.
+    /// Who remembers how far everything has come. It has to answer, or to fail, in bounded time: the start and the end wait for it.
     pub witness: Option<Witness>,
 }
 

@@ -72,7 +72,20 @@ impl<J: Send + 'static, R: Send + 'static> Helper<J, R> {
         }
     }
 
-    /// Waits for the job under way.
+    /// Waits for the job under way, and gives what came of it as [`Helper::look`] does.
+    pub fn wait(&mut self) -> Option<Option<R>> {
+        if !self.busy {
+            return None;
+        }
+        self.busy = false;
+        let done = self.thread.as_ref()?.done.recv().ok();
+        if done.is_none() {
+            self.thread = None;
+        }
+        Some(done)
+    }
+
+    /// Waits for the job under way, and ends the thread.
     pub fn end(self) {
         if let Some(thread) = self.thread {
             drop(thread.jobs);

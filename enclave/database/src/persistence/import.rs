@@ -176,7 +176,7 @@ fn refuse_unless_empty(store: &Store) -> Result<(), String> {
 /// That it is no snapshot, is not whole, has what can't be here, or needs more memory.
 pub(crate) fn load(mut store: Store, from: &mut dyn Read, limits: &Limits, most: usize, name: &str) -> Result<Loaded, Error> {
     let mut report = Report::default();
-    let functions = rdb::entries(from, name, |entry| {
+    let (_, functions) = rdb::entries(from, name, |entry| {
         if most > 0 && used_memory() > most {
             return Err(Error::Memory);
         }

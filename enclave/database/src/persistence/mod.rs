@@ -6,6 +6,7 @@
 //! | [`rdb`] | a snapshot's content |
 //! | [`saving`] | the snapshot under way |
 //! | [`log`] | the append-only log |
+//! | [`guard`] | what keeps an old state from being taken for the newest |
 //! | [`effects`] | what of a command goes into it |
 //! | [`replay`] | carrying out a log again |
 //! | [`import`] | plain RDB from an owner, in place of what there is |
@@ -14,6 +15,7 @@
 
 pub mod disk;
 pub mod effects;
+pub mod guard;
 mod helper;
 pub mod import;
 pub mod log;
@@ -24,10 +26,16 @@ pub mod saving;
 use std::io;
 use std::time::Duration;
 
+use teemate_sealed::{Content, Known, Remembered, Version};
+
 use crate::replication::SPOOLS;
 use crate::runner::Thread;
 use crate::shared::Shared;
 use crate::store::{Store, Walked};
+use disk::Witness;
+use guard::Guard;
+use log::AppendLog;
+use rdb::Notes;
 use replay::{Replay, Skim};
 use saving::{Ended, Target};
 
@@ -103,6 +111,19 @@ pub enum Error {
         /// Where.
         database: usize,
     },
+    /// Whoever remembers can't be asked.
+    #[error("{0}. The database does not begin without it: nobody could tell whether what is on disk is the newest")]
+    Unwitnessed(String),
+    /// Something is older than what is remembered.
+    #[error(
+        "{why}: an old state was put back, or the newest was taken away. Put back the newest; if this is a backup that you mean, {accept}"
+    )]
+    RolledBack {
+        /// What shows it.
+        why: String,
+        /// How the owner says that he means it.
+        accept: String,
+    },
     /// A log that stands still.
     #[error("the log takes nothing more: {0}")]
     Log(String),
@@ -129,36 +150,48 @@ pub struct Started {
 }
 
 /// Reads what there is, before anybody is served: the log if it is on, else the snapshot. A log that is on and that there is not yet begins with
-/// the snapshot.
+/// the snapshot; so does one that a snapshot goes beyond.
 ///
 /// # Errors
 /// That it can't be read, was changed or was rolled back: nothing of it is to be served.
 pub fn start(store: &mut Store, shared: &mut Shared) -> Result<Started, Error> {
+    let settings = shared.settings.as_ref().map_or(Version::default(), |settings| settings.version());
+    let (notes, log) = (peek(shared), AppendLog::look(&shared.storage, &shared.config));
+    let above = settings.epoch.max(notes.version.epoch).max(log.map_or(0, |log| log.epoch));
+    shared.guard = Guard::open(&shared.storage, settings, above)?;
+    shared.guard.found_snapshot(notes.version, &shared.storage)?;
     let mut started = Started::default();
     let is_on = shared.config.is_on("appendonly");
     if is_on {
-        store.replaying = true;
-        let mut replay = Replay::new(store, &shared.config);
-        let opened = shared.log.open(&shared.storage, &shared.config, &mut replay);
-        let (read, base) = (replay.bytes, replay.base);
-        store.replaying = false;
-        opened?;
-        shared.log.continues(read, base);
+        let passed = match &notes.beyond {
+            Some(beyond) => {
+                open_log(shared, &mut Skim)?;
+                shared.log.is_within(beyond)
+            }
+            None => false,
+        };
+        if !passed {
+            replay(store, shared)?;
+        }
         started.torn = shared.log.torn();
-        if let Some(torn) = started.torn.as_ref().filter(|_| !shared.config.is_on("aof-load-truncated")) {
+        if let Some(torn) = started.torn.as_ref().filter(|_| !passed && !shared.config.is_on("aof-load-truncated")) {
             return Err(Error::Torn(torn.clone()));
         }
-        if !shared.log.is_new() {
+        if !passed && !shared.log.is_new() {
             started.keys = (0..store.databases()).map(|database| store.len(database) as u64).sum();
             started.from = Some(shared.config.get("appendfilename").to_owned());
         }
+    } else {
+        shared.log.leave(log);
     }
     if started.from.is_none()
         && let Ok(place) = shared.storage.snapshot(&shared.config)
         && let Some(file) = place.open()?
     {
-        started.keys = rdb::read(store, file, place.name())?;
-        started.from = Some(place.name().to_owned());
+        let (keys, read) = rdb::read(store, file, place.name())?;
+        // It may have been exchanged since its beginning was looked at.
+        shared.guard.found_snapshot(read.version, &shared.storage)?;
+        (started.keys, started.from) = (keys, Some(place.name().to_owned()));
         if is_on {
             // Until this is its base, there is no log on disk that could be taken for all there is.
             rewrite(store, shared)?;
@@ -171,9 +204,33 @@ pub fn start(store: &mut Store, shared: &mut Shared) -> Result<Started, Error> {
     shared.saving.changes = store.changes;
     store.filled();
     store.logs = shared.takes_effects();
+    shared.guard.log_is(shared.log.on_disk());
     // What a crash left of snapshots for replicas: nobody gets them any more.
     (0..SPOOLS).filter_map(|number| shared.storage.spool(&shared.config, number).ok()).for_each(|place| drop(place.remove()));
     Ok(started)
+}
+
+/// What is noted in the snapshot. One that can't be read says nothing; where it is used, that shows.
+fn peek(shared: &Shared) -> Notes {
+    let place = shared.storage.snapshot(&shared.config).ok();
+    let file = place.as_ref().and_then(|place| Some((place.open().ok()??, place.name())));
+    file.and_then(|(file, name)| rdb::notes(file, name).ok()).unwrap_or_default()
+}
+
+fn open_log(shared: &mut Shared, content: &mut dyn Content) -> Result<(), Error> {
+    let opened = shared.log.open(&shared.storage, &shared.config, shared.guard.known_log(), content);
+    opened.map_err(|error| shared.guard.explain(error, &shared.storage))
+}
+
+fn replay(store: &mut Store, shared: &mut Shared) -> Result<(), Error> {
+    store.replaying = true;
+    let mut replay = Replay::new(store, &shared.config);
+    let opened = shared.log.open(&shared.storage, &shared.config, shared.guard.known_log(), &mut replay);
+    let (read, base) = (replay.bytes, replay.base);
+    store.replaying = false;
+    opened.map_err(|error| shared.guard.explain(error, &shared.storage))?;
+    shared.log.continues(read, base);
+    Ok(())
 }
 
 /// What commands did, and keys that went by themselves, is put together for the log and for replicas.
@@ -183,10 +240,17 @@ pub fn gather(store: &mut Store, shared: &mut Shared) {
     store.logs = shared.takes_effects();
 }
 
-/// What commands did goes into the log, and as far as the policy says, to the disk. Whether who asked for it may be told.
+/// What commands did goes into the log, and as far as the policies say, to the disk and to the witness. Whether who asked for it may be
+/// told.
 pub fn commit(store: &mut Store, shared: &mut Shared) -> bool {
     gather(store, shared);
-    shared.log.commit(shared.config.hot.sync)
+    let owed = shared.log.is_owed();
+    if !shared.log.commit(shared.config.hot.sync) {
+        return false;
+    }
+    shared.guard.log_is(shared.log.on_disk());
+    let hot = &shared.config.hot;
+    !hot.witness_always || shared.guard.cover() || !owed || !hot.witness_refuses
 }
 
 /// Goes on with what is under way, and begins what is due.
@@ -196,6 +260,8 @@ pub fn upkeep(store: &mut Store, shared: &mut Shared) {
         begin_due(store, shared);
     }
     shared.log.tick(shared.config.hot.sync);
+    shared.guard.log_is(shared.log.on_disk());
+    shared.guard.tick();
 }
 
 /// Looks whether the snapshot under way has ended, and goes on with what waits for it.
@@ -203,7 +269,8 @@ pub fn look(store: &mut Store, shared: &mut Shared) {
     match shared.saving.look(store) {
         Some(Ended::Base(result)) => shared.log.end_rewrite(result, store.now),
         Some(Ended::Replicas(result)) => shared.replication.saved(result),
-        Some(Ended::File) | None => {}
+        Some(Ended::File(Some(version))) => shared.guard.snapshot_is(version),
+        Some(Ended::File(None)) | None => {}
     }
 }
 
@@ -238,7 +305,8 @@ fn limit(shared: &Shared) -> usize {
 /// That it can't begin.
 pub fn begin_file(store: &mut Store, shared: &mut Shared) -> Result<bool, Error> {
     let (place, limit) = (shared.storage.snapshot(&shared.config)?, limit(shared));
-    shared.saving.begin(store, Target::File(place), limit)
+    let notes = Notes { version: shared.guard.next_snapshot(), beyond: shared.log.has_less() };
+    shared.saving.begin(store, Target::File(place, notes), limit)
 }
 
 /// Begins a snapshot for replicas that wait for one: not within a transaction or a script, for the same reason as a rewrite. False: one is
@@ -315,6 +383,10 @@ pub fn save(store: &mut Store, shared: &mut Shared) -> Result<(), String> {
 /// # Errors
 /// A sentence.
 pub fn close(store: &mut Store, shared: &mut Shared) -> Result<(), String> {
+    if shared.protected && !shared.guard.has_settings() {
+        // It never had an owner, so nobody has written anything; and under its name, which is not kept, nothing would be found.
+        return Ok(());
+    }
     finish(store, shared);
     let runner = std::mem::replace(&mut shared.saving.runner, Box::new(Thread));
     let closed = match shared.log.is_wanted() && shared.log.failed().is_none() {
@@ -347,18 +419,75 @@ pub fn set_append_only(shared: &mut Shared, on: bool) -> Result<(), Error> {
         return Ok(());
     }
     if on {
-        shared.log.open(&shared.storage, &shared.config, &mut Skim)?;
+        open_log(shared, &mut Skim)?;
         shared.log.wait_for_base();
     } else {
-        shared.log.close();
+        let head = shared.log.close();
+        shared.guard.log_is(head);
     }
     Ok(())
+}
+
+/// A witness that was asked, and does not count yet.
+pub struct Met {
+    witness: Option<Witness>,
+    opened: Option<Remembered>,
+}
+
+/// CONFIG SET witness: the settings name another one, or none. It is asked before they are kept.
+///
+/// # Errors
+/// A sentence: there is no such witness, or it does not answer.
+pub fn meet_witness(shared: &Shared) -> Result<Met, String> {
+    let (address, roots) = (shared.config.get("witness"), shared.config.get("witness-ca"));
+    if address.is_empty() {
+        return Ok(Met { witness: None, opened: None });
+    }
+    let reach = shared.reach.as_ref().ok_or("this server has no way to a witness: it is in no enclave")?;
+    let witness = reach.reach(address, roots, true)?;
+    let opened = guard::meet(&witness, shared.guard.epoch().max(shared.log.epoch())).map_err(|error| error.to_string())?;
+    Ok(Met { witness: Some(witness), opened: Some(opened) })
+}
+
+/// The settings that name it are kept: it has the say from now on. Everything that it is told of is made anew, so that nothing that was
+/// made
+/// before can be taken for it.
+///
+/// # Errors
+/// That the settings can't be kept once more.
+pub fn change_witness(shared: &mut Shared, met: Met) -> Result<(), crate::error::Error> {
+    let is_met = met.witness.is_some();
+    if is_met && !shared.log.is_wanted() {
+        // One that lies there, turned off, is the one that may be turned on again: how far it has come is to be known.
+        let mut left = AppendLog::default();
+        if left.open(&shared.storage, &shared.config, Known::default(), &mut Skim).is_ok() {
+            shared.guard.log_is(left.on_disk());
+        }
+    }
+    shared.guard.change(met.witness.clone(), met.opened);
+    shared.storage.witness = met.witness;
+    shared.log.set_epoch(shared.guard.epoch());
+    if is_met {
+        shared.save_again |= shared.guard.has_snapshot();
+        crate::settings::keep(shared)?;
+    }
+    Ok(())
+}
+
+/// The server ends: the log is closed, and the witness knows the last of it.
+pub fn end(shared: &mut Shared) {
+    let head = shared.log.close();
+    shared.guard.log_is(head);
+    shared.guard.end();
 }
 
 /// Why writes are refused, in Redis's words, if they are.
 pub fn refuses_writes(shared: &Shared) -> Option<String> {
     if let Some(why) = shared.log.failed() {
         return Some(format!("MISCONF Errors writing to the AOF file: {why}"));
+    }
+    if let Some(why) = shared.guard.away().filter(|_| shared.config.hot.witness_refuses) {
+        return Some(format!("MISCONF The witness can't be told how far the database has come, and witness-away is `refuse`: {why}"));
     }
     let failed = shared.saving.failed.is_some() && !shared.config.hot.save.is_empty();
     (failed && shared.config.is_on("stop-writes-on-bgsave-error")).then(|| {

@@ -6,9 +6,10 @@
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::Instant;
 
-use teemate_sealed::{Base, Finished};
+use teemate_sealed::{Base, Finished, Version};
 
 use super::disk::Place;
+use super::rdb::Notes;
 use super::{Error, rdb};
 use crate::runner::{Job, Runner, Thread};
 use crate::snapshot::Queue;
@@ -16,8 +17,8 @@ use crate::store::Store;
 
 /// What a snapshot is for.
 pub enum Target {
-    /// A file.
-    File(Place),
+    /// A file, and what is noted in it.
+    File(Place, Notes),
     /// The base of the log.
     Base(Box<Base>),
     /// A file that replicas get.
@@ -35,7 +36,7 @@ enum Purpose {
 impl Target {
     fn purpose(&self) -> Purpose {
         match self {
-            Target::File(_) => Purpose::File,
+            Target::File(..) => Purpose::File,
             Target::Base(_) => Purpose::Base,
             Target::Replicas(_) => Purpose::Replicas,
         }
@@ -44,8 +45,8 @@ impl Target {
 
 /// How a snapshot ended.
 pub enum Ended {
-    /// One in a file. [`Saving`] tells of it.
-    File,
+    /// One in a file: which one is there now. `None`: the one that was. [`Saving`] tells why.
+    File(Option<Version>),
     /// One for replicas: where it is, and its bytes; or why there is none.
     Replicas(Result<(Place, u64), String>),
     /// The base of the log: it, and its bytes; or why there is none.
@@ -111,7 +112,7 @@ struct UnderWay {
 
 /// What a writer has written.
 enum Written {
-    File,
+    File(Version),
     Replicas(Place, u64),
     Base(Finished, u64),
 }
@@ -216,14 +217,14 @@ impl Saving {
             Ok(Written::Replicas(place, bytes)) => Ended::Replicas(Ok((place, bytes))),
             Err(why) if purpose == Purpose::Base => Ended::Base(Err(why)),
             Err(why) if purpose == Purpose::Replicas => Ended::Replicas(Err(why)),
-            Ok(Written::File) => {
+            Ok(Written::File(version)) => {
                 (self.last, self.changes, self.failed) = (store.now / 1000, changes, None);
                 self.saves += 1;
-                Ended::File
+                Ended::File(Some(version))
             }
             Err(why) => {
                 self.fail(why, store.now);
-                Ended::File
+                Ended::File(None)
             }
         })
     }
@@ -231,16 +232,16 @@ impl Saving {
 
 fn write(queue: &Queue, target: Target) -> Result<Written, Error> {
     match target {
-        Target::File(place) => {
-            place.replace(|writer| rdb::write(queue, writer, place.name()))?;
-            Ok(Written::File)
+        Target::File(place, notes) => {
+            place.replace(|writer| rdb::write(queue, writer, place.name(), &notes))?;
+            Ok(Written::File(notes.version))
         }
         Target::Replicas(place) => {
-            let bytes = place.replace(|writer| rdb::write(queue, writer, place.name()))?;
+            let bytes = place.replace(|writer| rdb::write(queue, writer, place.name(), &Notes::default()))?;
             Ok(Written::Replicas(place, bytes))
         }
         Target::Base(mut base) => {
-            let bytes = rdb::write(queue, &mut base, "the log's base")?;
+            let bytes = rdb::write(queue, &mut base, "the log's base", &Notes::default())?;
             Ok(Written::Base(base.finish()?, bytes))
         }
     }

@@ -83,6 +83,9 @@ impl<N: Network> Server<N> {
         commands::follow_from_the_start(&mut self.store, &mut self.shared);
         loop {
             self.commit();
+            if let Some(why) = self.shared.guard.left_behind() {
+                return Err(io::Error::other(why.to_owned()));
+            }
             let busy = !self.again.is_empty() || self.store.is_walking();
             let wait = if busy { Duration::ZERO } else { self.until_next() };
             self.dirty.sort_unstable();
@@ -111,7 +114,7 @@ impl<N: Network> Server<N> {
                 self.commit();
                 let dirty = std::mem::take(&mut self.dirty);
                 self.network.turn(&mut self.buffers, &dirty, Duration::ZERO, &mut turn)?;
-                self.shared.log.close();
+                persistence::end(&mut self.shared);
                 return Ok(ended);
             }
         }

@@ -21,7 +21,7 @@ const PURPOSE: &str = "teemate sealed log 1";
 const FRAME_HEADER: usize = 4 + CHECK;
 /// The most bytes that a frame's records have.
 const MAX_FRAME: usize = 1 << 30;
-const MANIFEST: usize = 89;
+const MANIFEST: usize = 97;
 
 /// Where everything is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,6 +33,8 @@ struct Manifest {
     frames: u64,
     root: [u8; TAG],
     base: Option<[u8; 32]>,
+    /// The epoch in which it was written.
+    epoch: u64,
 }
 
 impl Manifest {
@@ -44,7 +46,8 @@ impl Manifest {
         bytes[32..40].copy_from_slice(&self.frames.to_le_bytes());
         bytes[40..56].copy_from_slice(&self.root);
         bytes[56] = u8::from(self.base.is_some());
-        bytes[57..].copy_from_slice(&self.base.unwrap_or_default());
+        bytes[57..89].copy_from_slice(&self.base.unwrap_or_default());
+        bytes[89..].copy_from_slice(&self.epoch.to_le_bytes());
         bytes
     }
 
@@ -57,8 +60,9 @@ impl Manifest {
         let (mut log, mut root, mut base) = ([0; 16], [0; TAG], [0; 32]);
         log.copy_from_slice(&bytes[..16]);
         root.copy_from_slice(&bytes[40..56]);
-        base.copy_from_slice(&bytes[57..]);
-        Manifest { log, generation: number(16), segment: number(24), frames: number(32), root, base: (bytes[56] == 1).then_some(base) }
+        base.copy_from_slice(&bytes[57..89]);
+        let base = (bytes[56] == 1).then_some(base);
+        Manifest { log, generation: number(16), segment: number(24), frames: number(32), root, base, epoch: number(89) }
     }
 }
 
@@ -132,6 +136,10 @@ pub struct Log {
     begun: bool,
     torn: Option<String>,
     failed: Option<String>,
+    /// The epoch of what is written from now on.
+    epoch: u64,
+    /// The last generation that may be on disk.
+    last: u64,
 }
 
 /// What was written and is to be put on disk, for another thread.
@@ -184,6 +192,26 @@ impl Write for Base {
     }
 }
 
+/// What a log's manifest says of it, without any of its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Random number of the log.
+    pub log: [u8; 16],
+    /// Its generation.
+    pub generation: u64,
+    /// The epoch in which that was written.
+    pub epoch: u64,
+}
+
+/// What is known of a log before it is opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known {
+    /// How far it had come at least, if there was one at all, and the epoch of who remembered that.
+    pub last: Option<(Option<Head>, u64)>,
+    /// The epoch that has begun. Epochs never come twice: so a manifest of an earlier one than `last` is one that was left behind.
+    pub epoch: u64,
+}
+
 /// What is given at the start, in order.
 pub trait Content {
     /// The base, if there is one. To its end: only then it is known to be whole.
@@ -200,8 +228,9 @@ pub trait Content {
 }
 
 impl Log {
-    /// Opens a log, and gives what it has to `content`. `known`: how far it had come at least. Where there is none, one begins with its first
-    /// frame or its first base: what ends before that leaves nothing behind.
+    /// Opens a log, and gives what it has to `content`. Where there is none, one begins with its first frame or its first base: what ends
+    /// before
+    /// that leaves nothing behind.
     ///
     /// # Errors
     /// [`Error`]: whatever is not as this enclave wrote it. What `content` was given until then is not to be used.
@@ -209,7 +238,7 @@ impl Log {
         directory: Arc<dyn Directory + Sync>,
         sealing: Arc<dyn Sealing + Send + Sync>,
         (owner, database, name): (&str, &str, &str),
-        known: Option<Head>,
+        known: Known,
         content: &mut dyn Content,
     ) -> Result<Log, Error> {
         let place = Place { directory, sealing, owner: owner.to_owned(), database: database.to_owned(), name: name.to_owned() };
@@ -218,16 +247,16 @@ impl Log {
         let manifest = match found {
             Some(manifest) => manifest,
             None => {
-                if let Some(known) = known {
+                if let Some((Some(known), _)) = known.last {
                     return Err(Error::RolledBack { file: name.to_owned(), found: 0, known: known.frames });
                 }
                 let mut log = [0; 16];
                 SystemRandom::new().fill(&mut log).map_err(|_| Error::Random)?;
-                Manifest { log, generation: 0, segment: 0, frames: 0, root: [0; TAG], base: None }
+                Manifest { log, generation: 0, segment: 0, frames: 0, root: [0; TAG], base: None, epoch: known.epoch }
             }
         };
-        let (head, next, torn) = replay::replay(&place, &manifest, known, content)?;
-        if let Some(known) = known.filter(|known| known.frames > head.frames) {
+        let (head, next, torn) = replay::replay(&place, &manifest, known.last, content)?;
+        if let Some(known) = known.last.and_then(|(known, _)| known).filter(|known| known.frames > head.frames) {
             return Err(Error::RolledBack { file: name.to_owned(), found: head.frames, known: known.frames });
         }
         // What a process that was killed left unsynced may be gone after a power cut, and what comes after it would hang on nothing.
@@ -236,7 +265,34 @@ impl Log {
             place.directory.sync_file(&name).map_err(disk(&name, "put on disk"))?;
         }
         let gathered = vec![0; FRAME_HEADER];
-        Ok(Log { place, manifest, segment: None, next, head, gathered, synced: head, begun, torn, failed: None })
+        Ok(Log {
+            place,
+            manifest,
+            segment: None,
+            next,
+            head,
+            gathered,
+            synced: head,
+            begun,
+            torn,
+            failed: None,
+            epoch: known.epoch,
+            last: manifest.generation,
+        })
+    }
+
+    /// Looks at the manifest alone. `None`: there is none.
+    ///
+    /// # Errors
+    /// [`Error`]: the manifest was changed, or can't be read.
+    pub fn look(
+        directory: Arc<dyn Directory + Sync>,
+        sealing: Arc<dyn Sealing + Send + Sync>,
+        (owner, database, name): (&str, &str, &str),
+    ) -> Result<Option<Found>, Error> {
+        let place = Place { directory, sealing, owner: owner.to_owned(), database: database.to_owned(), name: name.to_owned() };
+        let found = read_manifest(&place)?;
+        Ok(found.map(|Manifest { log, generation, epoch, .. }| Found { log, generation, epoch }))
     }
 
     /// Whether there was no log: nothing is on disk of it yet.
@@ -252,6 +308,28 @@ impl Log {
     /// How far it has come. On disk only after [`Log::sync`].
     pub fn head(&self) -> Head {
         self.head
+    }
+
+    /// Which log it is, and the last of its generations that may be on disk: a snapshot that was made of more than it has stands for more
+    /// than
+    /// those.
+    pub fn generation(&self) -> ([u8; 16], u64) {
+        (self.manifest.log, self.last)
+    }
+
+    /// Begins the next rewrite with a generation after this one, which a snapshot stands for.
+    pub fn skip_to(&mut self, generation: u64) {
+        self.last = self.last.max(generation);
+    }
+
+    /// The greatest epoch that is known of it.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.max(self.manifest.epoch)
+    }
+
+    /// The epoch of what is written from now on: somebody else remembers it.
+    pub fn set_epoch(&mut self, epoch: u64) {
+        self.epoch = epoch;
     }
 
     /// How far it is on disk for certain, if there is a log: what a [`crate::Counter`] may remember.
@@ -396,10 +474,11 @@ impl Log {
         self.sync()?;
         self.segment = None;
         let next = Manifest {
-            generation: self.manifest.generation + 1,
+            generation: self.last + 1,
             segment: self.next,
             frames: self.head.frames,
             root: self.head.root,
+            epoch: self.epoch,
             ..self.manifest
         };
         let label = self.place.base(next.generation);
@@ -413,10 +492,11 @@ impl Log {
     /// # Errors
     /// Those of the disk. Which of the two counts is then unknown, and the log takes nothing more, for it would not know where.
     pub fn switch(&mut self, Finished(next): Finished) -> Result<(), Error> {
-        if next.generation != self.manifest.generation + 1 {
+        if next.generation != self.last + 1 {
             return Err(Error::Foreign { file: self.place.name.clone(), what: "this base is not for the generation that comes next" });
         }
         self.place.directory.sync().map_err(disk(&self.place.name, "put on disk"))?;
+        self.last = next.generation;
         if let Err(error) = write_manifest(&self.place, &next) {
             self.failed = Some(error.to_string());
             return Err(error);

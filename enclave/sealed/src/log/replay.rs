@@ -11,11 +11,18 @@ use crate::{Error, Head, Reader};
 pub(super) fn replay(
     place: &Place,
     manifest: &Manifest,
-    known: Option<Head>,
+    known: Option<(Option<Head>, u64)>,
     content: &mut dyn Content,
 ) -> Result<(Head, u64, Option<String>), Error> {
     let head = Head { log: manifest.log, frames: manifest.frames, root: manifest.root };
-    let mut replay = Replay { place, head, known, content, torn: None };
+    if let Some((known, epoch)) = known
+        && known.is_none_or(|known| known.frames < manifest.frames)
+        && manifest.epoch < epoch
+    {
+        // Nothing of it can be compared but the time at which it began so.
+        return Err(Error::Foreign { file: place.name.clone(), what: "it is of a line that was left behind, or of a time before" });
+    }
+    let mut replay = Replay { place, head, known: known.and_then(|(known, _)| known), content, torn: None };
     replay.check()?;
     if let Some(base) = manifest.base {
         replay.base(manifest.generation, base)?;

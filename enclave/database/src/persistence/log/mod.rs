@@ -12,10 +12,11 @@ mod rewriting;
 use std::time::{Duration, Instant};
 
 use keeping::Keeping;
-use teemate_sealed::{Content, Log};
+use teemate_sealed::{Content, Found, Head, Known, Log};
 
 use super::Error;
 use super::disk::Storage;
+use super::rdb::Beyond;
 use crate::config::Config;
 use crate::resp::write_request;
 
@@ -100,6 +101,8 @@ pub struct AppendLog {
     since: u64,
     /// Why the last rewrite failed, if it did, and when (milliseconds since 1970).
     rewrite_failed: Option<(String, i64)>,
+    /// The log that was left when it was turned off: it does not go on.
+    left: Option<Beyond>,
     figures: Figures,
 }
 
@@ -110,18 +113,69 @@ impl AppendLog {
     ///
     /// # Errors
     /// No key; or it was changed, or rolled back.
-    pub fn open(&mut self, storage: &Storage, config: &Config, content: &mut dyn Content) -> Result<(), Error> {
+    pub fn open(&mut self, storage: &Storage, config: &Config, known: Known, content: &mut dyn Content) -> Result<(), Error> {
         let key = storage.key.clone().ok_or(Error::NoKey)?;
         let directory = storage.disk.directory(config.get("dir"));
-        let known = match &storage.witness {
-            Some(witness) => keeping::last(witness)?,
-            None => None,
-        };
         let name = (storage.owner.as_str(), storage.database.as_str(), config.get("appendfilename"));
         let log = Log::open(directory, key, name, known, content)?;
-        *self =
-            AppendLog { state: State::On, log: Some(log), keeping: Some(Keeping::new(storage.witness.clone())), ..AppendLog::default() };
+        *self = AppendLog { state: State::On, log: Some(log), keeping: Some(Keeping::new()), ..AppendLog::default() };
         Ok(())
+    }
+
+    /// Looks at the log that lies on disk, before anything of it is read. One that can't be read says nothing; where it is used, that
+    /// shows.
+    pub fn look(storage: &Storage, config: &Config) -> Option<Found> {
+        let name = (storage.owner.as_str(), storage.database.as_str(), config.get("appendfilename"));
+        Log::look(storage.disk.directory(config.get("dir")), storage.key.clone()?, name).ok().flatten()
+    }
+
+    /// The log that lies on disk is off, and has less than what there is.
+    pub fn leave(&mut self, found: Option<Found>) {
+        self.left = found.map(|Found { log, generation, .. }| Beyond { log, generation, frames: u64::MAX });
+    }
+
+    /// How far the log on disk has come, if it does not have everything that there is.
+    pub fn has_less(&self) -> Option<Beyond> {
+        let Some(log) = self.log.as_ref().filter(|log| !log.is_new()) else { return self.left };
+        let (name, generation) = log.generation();
+        let beyond = |frames| Some(Beyond { log: name, generation, frames });
+        match self.state {
+            State::Waiting | State::Off => beyond(u64::MAX),
+            State::On if self.broken || self.failed.is_some() => beyond(log.head().frames),
+            State::On => None,
+        }
+    }
+
+    /// Whether the log that was opened has no more than this, which a snapshot goes beyond. Then its next generation comes after both.
+    pub fn is_within(&mut self, beyond: &Beyond) -> bool {
+        let Some(log) = self.log.as_mut().filter(|log| !log.is_new()) else { return false };
+        let within = beyond.covers(log.generation(), log.head().frames);
+        if within {
+            log.skip_to(beyond.generation);
+        }
+        within
+    }
+
+    /// How far it is on disk for certain.
+    pub fn on_disk(&self) -> Option<Head> {
+        self.log.as_ref().filter(|_| self.state == State::On).and_then(Log::on_disk)
+    }
+
+    /// Whether who waits for an answer waits for what is not kept yet.
+    pub fn is_owed(&self) -> bool {
+        self.owed
+    }
+
+    /// The greatest epoch that is known of it.
+    pub fn epoch(&self) -> u64 {
+        self.log.as_ref().map_or(0, Log::epoch)
+    }
+
+    /// The epoch of what is written from now on.
+    pub fn set_epoch(&mut self, epoch: u64) {
+        if let Some(log) = &mut self.log {
+            log.set_epoch(epoch);
+        }
     }
 
     /// Goes on from what was read: bytes of everything, and of the base.
@@ -144,16 +198,19 @@ impl AppendLog {
         self.log.as_ref().and_then(Log::torn).map(str::to_owned)
     }
 
-    /// Puts everything on disk, tells the witness, and turns the log off.
-    pub fn close(&mut self) {
+    /// Puts everything on disk, and turns the log off. How far it is there.
+    pub fn close(&mut self) -> Option<Head> {
         if let Err(error) = self.sync() {
             eprintln!("teemate-database: the log was closed before all of it was on disk: {error}");
         }
-        let head = self.log.as_ref().filter(|_| self.state == State::On).and_then(Log::on_disk);
+        let head = self.on_disk();
         if let Some(keeping) = self.keeping.take() {
-            keeping.end(head);
+            keeping.end();
         }
-        *self = AppendLog::default();
+        let left = self.log.as_ref().filter(|log| !log.is_new()).map(Log::generation);
+        let left = left.map(|(log, generation)| Beyond { log, generation, frames: u64::MAX }).or(self.left);
+        *self = AppendLog { left, ..AppendLog::default() };
+        head
     }
 
     /// Puts everything on disk and waits for it.
@@ -296,7 +353,7 @@ impl AppendLog {
 
     // ---- as time passes -------------------------------------------------------------------------------------------------------------
 
-    /// Lets other threads put on disk what is due, and tell the witness.
+    /// Lets another thread put on disk what is due.
     pub fn tick(&mut self, policy: Policy) {
         let (Some(log), Some(keeping)) = (self.log.as_mut().filter(|_| self.state == State::On), &mut self.keeping) else { return };
         if self.retry.is_none()
@@ -315,10 +372,5 @@ impl AppendLog {
             delayed: self.keeping.as_ref().map_or(0, |keeping| keeping.delayed),
             ..self.figures.clone()
         }
-    }
-
-    /// Why the witness could not be told, if so.
-    pub fn witness_failed(&self) -> Option<&str> {
-        self.keeping.as_ref().and_then(|keeping| keeping.untold.as_deref())
     }
 }

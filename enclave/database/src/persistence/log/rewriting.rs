@@ -89,9 +89,6 @@ impl AppendLog {
             self.failed = Some(error.to_string());
             return Err(error);
         }
-        if let Some(keeping) = &mut self.keeping {
-            keeping.tell_soon();
-        }
         if self.retry.is_none() {
             // Nothing is missing any more.
             self.failed = None;

@@ -1,0 +1,80 @@
+//! The way to a witness: the host connects and carries bytes, TLS ends here.
+
+use std::io::{self, Read, Write};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use teemate_control::service::{Ask, Reply};
+use teemate_service::stream::{Host, HostStream};
+
+use super::Node;
+use super::keeping::Settings;
+use crate::persistence::disk::Witness;
+use crate::persistence::guard::Reach;
+use crate::witness::{Dial, Remote, Wire};
+
+/// Most bytes that a handshake and an answer have.
+const MOST: usize = 64 << 10;
+
+/// The node, which outlives whoever asks it.
+struct Carrier(Arc<Node>);
+
+impl Host for Carrier {
+    fn ask_wait(&self, ask: Ask, limit: Duration) -> io::Result<Reply> {
+        self.0.ask_wait(ask, limit)
+    }
+
+    fn tell(&self, ask: Ask) {
+        self.0.tell(ask);
+    }
+}
+
+/// A connection that it carries.
+struct Carried(HostStream<Carrier>);
+
+impl Read for Carried {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.0.read(into)
+    }
+}
+
+impl Write for Carried {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Wire for Carried {
+    fn renew(&mut self, limit: Duration) -> io::Result<()> {
+        self.0.renew(limit, MOST);
+        Ok(())
+    }
+}
+
+/// The way for one database.
+pub struct Way {
+    dial: Dial,
+    identity: ([u8; 16], [u8; 32]),
+}
+
+impl Way {
+    /// By this node, in the name of the database of these settings.
+    pub fn new(node: &Arc<Node>, settings: &Settings) -> Way {
+        let node = node.clone();
+        let dial: Dial = Arc::new(move |address, limit| {
+            let stream = HostStream::connect(Carrier(node.clone()), address, limit, MOST)?;
+            Ok(Box::new(Carried(stream)) as Box<dyn Wire>)
+        });
+        Way { dial, identity: settings.identity() }
+    }
+}
+
+impl Reach for Way {
+    fn reach(&self, address: &str, roots: &str, new: bool) -> Result<Witness, String> {
+        Ok(Arc::new(Mutex::new(Remote::new(address, roots, self.identity, new, self.dial.clone())?)))
+    }
+}
