@@ -52,6 +52,9 @@ pub struct Config {
     /// none.
     #[arg(long, env = "TEEMATE_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
+    /// Directory, best on another disk, of a counter that tells a database that was put back by accident. Created if it is missing.
+    #[arg(long, value_name = "DIR", requires = "data")]
+    pub witness_directory: Option<PathBuf>,
     /// The payload as an ordinary program, for native mode.
     #[arg(long, default_value_os_t = beside("teemate-functions"))]
     pub native_payload: PathBuf,

@@ -17,24 +17,23 @@ use crate::error::{Error, Result};
 /// Most parts of a path.
 const DEPTH: usize = 2;
 
+/// The part of it that may lie elsewhere: where the payload keeps a counter.
+const COUNTER: &[u8] = b"witness";
+
 /// The directory.
 #[derive(Debug)]
 pub struct Data {
     directory: OwnedFd,
+    counter: Option<OwnedFd>,
     path: PathBuf,
 }
 
 impl Data {
-    /// Opens it; made, for the node's user alone, if it is missing.
-    pub fn open(path: &Path) -> Result<Data> {
-        use std::os::unix::fs::DirBuilderExt;
-        let what = || format!("use the data directory {}", path.display());
-        if !path.is_dir() {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::system(what()))?;
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::open(path, flags, Mode::empty()).map_err(Error::system(what()))?;
-        Ok(Data { directory, path: path.to_owned() })
+    /// Opens it, and the directory that stands for its part `witness`, if that lies elsewhere. They are made, for the node's user alone, if
+    /// they
+    /// are missing.
+    pub fn open(path: &Path, counter: Option<&Path>) -> Result<Data> {
+        Ok(Data { directory: directory(path)?, counter: counter.map(directory).transpose()?, path: path.to_owned() })
     }
 
     /// Where it is.
@@ -79,9 +78,14 @@ impl Data {
     }
 
     fn resolve(&self, path: &[u8], flags: OFlags, mode: Mode) -> std::result::Result<OwnedFd, Errno> {
+        let (root, path) = match (&self.counter, path.strip_prefix(COUNTER)) {
+            (Some(counter), Some(b"")) => (counter, &b""[..]),
+            (Some(counter), Some([b'/', rest @ ..])) => (counter, rest),
+            _ => (&self.directory, path),
+        };
         let path = if path.is_empty() { b"." } else { path };
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
-        rustix::fs::openat2(&self.directory, path, flags | OFlags::CLOEXEC, mode, resolve)
+        rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, mode, resolve)
     }
 
     /// The directory that a path's last part is in, and that part.
@@ -96,6 +100,16 @@ impl Data {
         }
         Ok((self.resolve(parent, OFlags::DIRECTORY, Mode::empty())?, name))
     }
+}
+
+fn directory(path: &Path) -> Result<OwnedFd> {
+    use std::os::unix::fs::DirBuilderExt;
+    let what = || format!("use the data directory {}", path.display());
+    if !path.is_dir() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::system(what()))?;
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(Error::system(what()))
 }
 
 /// A path of names that are nothing special; the empty one is the directory itself.
@@ -136,11 +150,26 @@ mod tests {
         assert_eq!(data.answer(&FileQuestion::Remove { path: b"log/b".to_vec() }).unwrap_err(), Errno::NOENT);
     }
 
+    #[test]
+    fn a_counter_may_lie_elsewhere() {
+        let directory = tempfile::tempdir().unwrap();
+        let (at, elsewhere) = (directory.path().join("data"), directory.path().join("elsewhere"));
+        let data = Data::open(&at, Some(&elsewhere)).unwrap();
+        open(&data, "witness/counter.new", CREATE as i32).unwrap().write_all(b"7").unwrap();
+        let rename = FileQuestion::Rename { from: b"witness/counter.new".to_vec(), to: b"witness/counter".to_vec() };
+        data.answer(&rename).unwrap();
+        open(&data, "witness", libc::O_RDONLY | libc::O_DIRECTORY).unwrap().sync_all().unwrap();
+        assert_eq!(std::fs::read(elsewhere.join("counter")).unwrap(), b"7");
+        open(&data, "witnesses", CREATE as i32).unwrap();
+        assert!(at.join("witnesses").exists() && !at.join("witness").exists());
+        assert!(open(&data, "witness/../secret", libc::O_RDONLY).is_err());
+    }
+
     /// The enclave's processes lie too, once a payload was taken over.
     #[test]
     fn nothing_outside_is_reached() {
         let directory = tempfile::tempdir().unwrap();
-        let data = Data::open(&directory.path().join("data")).unwrap();
+        let data = Data::open(&directory.path().join("data"), None).unwrap();
         std::fs::write(directory.path().join("secret"), "x").unwrap();
         std::fs::write(data.path().join("mine"), "y").unwrap();
         std::os::unix::fs::symlink(directory.path().join("secret"), data.path().join("link")).unwrap();

@@ -82,7 +82,7 @@ impl Shop {
         Ok(Shop {
             sealed: Mutex::new(Sealed::open(&config.state)?),
             listener: listen.map(Listener::open).transpose()?,
-            data: config.data.as_deref().map(Data::open).transpose()?.map(Arc::new),
+            data: config.data.as_deref().map(|data| Data::open(data, config.witness_directory.as_deref())).transpose()?.map(Arc::new),
             quoting: device.as_ref().map(|(device, _)| crate::device::quoting(device.kind(), &config)).transpose()?,
             config,
             store,
