@@ -7,6 +7,7 @@
 //! * [`session`]: TeeMate's own paths: information, fresh quotes, receipts;
 //! * [`proxy`]: plain local HTTP for clients that can't verify;
 //! * [`memory`]: the last epoch that was seen of a store, so that an old copy is noticed;
+//! * [`database`]: the same for databases;
 //! * [`describe()`]: what a quote says, in words.
 //!
 //! Everything that comes from a node, its certificate included, is an enemy's until it is verified.
@@ -14,6 +15,7 @@
 
 pub mod certificate;
 pub mod collateral;
+pub mod database;
 pub mod describe;
 pub mod document;
 pub mod endpoint;

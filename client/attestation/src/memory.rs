@@ -46,6 +46,12 @@ pub enum Error {
         /// What is presented.
         presented: u64,
     },
+    /// It has another witness.
+    #[error("{node} has ANOTHER WITNESS than before, or none")]
+    OtherWitness {
+        /// Who.
+        node: String,
+    },
     /// It is another store.
     #[error(
         "{node} presents ANOTHER STORE than before: what was stored there is gone or hidden. If its operator explains it, `--accept-store` accepts it"
@@ -64,11 +70,14 @@ pub struct Seen {
     pub store: Option<String>,
     /// Its epoch.
     pub epoch: u64,
+    /// Which witness it has. Only databases have any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witness: Option<String>,
 }
 
 impl From<&Info> for Seen {
     fn from(info: &Info) -> Self {
-        Seen { store: info.store.clone(), epoch: info.epoch }
+        Seen { store: info.store.clone(), epoch: info.epoch, witness: None }
     }
 }
 
@@ -146,7 +155,7 @@ impl Memory {
     /// processes have seen since may be newer than an honest answer. Remembers the newest. With nothing remembered anything is taken.
     ///
     /// # Errors
-    /// [`Error::RolledBack`], [`Error::OtherStore`]: then what was known stays. [`Error::Io`], [`Error::Damaged`].
+    /// [`Error::RolledBack`], [`Error::OtherStore`], [`Error::OtherWitness`]: then what was known stays. [`Error::Io`], [`Error::Damaged`].
     pub fn observe(&mut self, whose: &Whose<'_>, seen: Seen) -> Result<(), Error> {
         let before = self.last(whose).cloned();
         let _alone = self.refresh()?;
@@ -161,7 +170,10 @@ impl Memory {
             if now.store.is_some() && now.store != seen.store {
                 return Err(Error::OtherStore { node: whose.node.to_owned() });
             }
-            if seen.epoch <= now.epoch && now.store == seen.store {
+            if now.store == seen.store && now.witness.is_some() && now.witness != seen.witness {
+                return Err(Error::OtherWitness { node: whose.node.to_owned() });
+            }
+            if seen.epoch <= now.epoch && now.store == seen.store && now.witness == seen.witness {
                 return Ok(());
             }
         }
@@ -220,7 +232,7 @@ mod tests {
     const ADA: Whose<'static> = Whose { node: "https://node:1", mrsigner: [1; 32], owner: Some("ada") };
 
     fn seen(store: &str, epoch: u64) -> Seen {
-        Seen { store: Some(store.to_owned()), epoch }
+        Seen { store: Some(store.to_owned()), epoch, witness: None }
     }
 
     #[test]
@@ -235,7 +247,7 @@ mod tests {
         assert!(matches!(memory.observe(&ADA, seen("s", 8)), Err(Error::RolledBack { known: 9, presented: 8, .. })));
         assert!(matches!(memory.observe(&ADA, seen("t", 100)), Err(Error::OtherStore { .. })));
         assert!(
-            matches!(memory.observe(&ADA, Seen { store: None, epoch: 100 }), Err(Error::OtherStore { .. })),
+            matches!(memory.observe(&ADA, Seen { store: None, epoch: 100, witness: None }), Err(Error::OtherStore { .. })),
             "a store does not lose its name"
         );
         assert_eq!(Memory::open(&path).unwrap().last(&ADA), Some(&seen("s", 9)), "a refusal changes nothing");

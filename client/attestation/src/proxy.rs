@@ -1,7 +1,9 @@
 //! Plain local connections for clients that can't verify: a pipe of bytes from a local socket to an enclave.
 //!
-//! Each local connection gets a connection of its own, which is verified by itself before a byte of the client's is sent. The proxy reads
-//! nothing of what it forwards. Where an endpoint is refused it says so in the client's protocol, as far as that has a way to.
+//! Each local connection gets a connection of its own, which is verified by itself before a byte of the client's is sent; a database is
+//! asked which
+//! one it is, too. The proxy reads nothing of what it forwards. Where an endpoint is refused it says so in the client's protocol, as far as
+//! that has a way to.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,6 +20,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::database::{self, Identity, Known};
+use crate::memory::Memory;
+use crate::tls::Attested;
 use crate::{Connector, Endpoint, Refusal, tls};
 
 /// What clients speak. It decides what ALPN offers and how a refusal is told; the bytes are the same pipe.
@@ -54,6 +59,8 @@ pub struct Options {
     pub connections: usize,
     /// A connection on which nothing moves in either direction for so long is closed.
     pub idle: Duration,
+    /// What is known of the databases there, if they are any.
+    pub known: Option<Known>,
 }
 
 /// Something worth telling.
@@ -102,7 +109,7 @@ async fn connection(
     options: &Options,
     tell: &(impl Fn(Event) + Send + Sync),
 ) -> Event {
-    let remote = match connect(connector, &options.endpoint, options.protocol).await {
+    let remote = match meet(connector, options).await {
         Ok(remote) => remote,
         Err(error) => {
             let why = error.to_string();
@@ -127,11 +134,44 @@ async fn connection(
     }
 }
 
+/// Connects and verifies; and a database is the one that was known.
+async fn meet(connector: &Connector, options: &Options) -> Result<TlsStream<TcpStream>, Error> {
+    let Some(known) = &options.known else { return Ok(connect(connector, &options.endpoint, options.protocol).await?.0) };
+    let refused = |source| Error::Database { endpoint: options.endpoint.clone(), source };
+    // Opened before it is asked.
+    let memory = Memory::open(&known.path).map_err(|error| refused(error.into()))?;
+    let (mut stream, attested) = connect(connector, &options.endpoint, options.protocol).await?;
+    let late = |_| refused(io::Error::new(io::ErrorKind::TimedOut, "it took too long").into());
+    let identity = timeout(connector.timeout(), identity(&mut stream)).await.map_err(late)?.map_err(refused)?;
+    known.compare(memory, &options.endpoint.to_string(), attested.verified.mrsigner, &identity).map_err(refused)?;
+    Ok(stream)
+}
+
+/// Which database it is.
+async fn identity(stream: &mut TlsStream<TcpStream>) -> Result<Identity, database::Error> {
+    stream.write_all(database::QUESTION).await?;
+    stream.flush().await?;
+    let (mut bytes, mut piece) = (Vec::new(), [0; 512]);
+    loop {
+        match stream.read(&mut piece).await? {
+            0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            count => bytes.extend_from_slice(&piece[..count]),
+        }
+        if let Some(identity) = Identity::parse(&bytes)? {
+            return Ok(identity);
+        }
+    }
+}
+
 /// Connects and verifies.
 ///
 /// # Errors
 /// [`tls::Error`].
-pub async fn connect(connector: &Connector, endpoint: &Endpoint, protocol: Protocol) -> Result<TlsStream<TcpStream>, tls::Error> {
+pub async fn connect(
+    connector: &Connector,
+    endpoint: &Endpoint,
+    protocol: Protocol,
+) -> Result<(TlsStream<TcpStream>, Attested), tls::Error> {
     let late = || io::Error::new(io::ErrorKind::TimedOut, "it took too long");
     let unreachable = |source| tls::Error::Unreachable { endpoint: endpoint.clone(), source };
     let handshake = |why: String| tls::Error::Handshake { endpoint: endpoint.clone(), why };
@@ -146,7 +186,7 @@ pub async fn connect(connector: &Connector, endpoint: &Endpoint, protocol: Proto
         (Some(Err(refusal)), _) => Err(tls::Error::Refused { endpoint: endpoint.clone(), refusal: Box::new(refusal) }),
         (_, Err(error)) => Err(handshake(error.to_string())),
         (None, Ok(_)) => Err(handshake("it showed no certificate".to_owned())),
-        (Some(Ok(_)), Ok(stream)) => Ok(stream),
+        (Some(Ok(attested)), Ok(stream)) => Ok((stream, attested)),
     }
 }
 
@@ -266,6 +306,14 @@ pub enum Error {
     /// The endpoint is refused or can't be reached.
     #[error(transparent)]
     Endpoint(#[from] tls::Error),
+    /// The database there is not the one that was known, or does not say which it is.
+    #[error("{endpoint} is refused: {source}")]
+    Database {
+        /// Where.
+        endpoint: Endpoint,
+        /// Why.
+        source: database::Error,
+    },
     /// The policy's collateral can't be used.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -286,7 +334,7 @@ pub enum Error {
 pub fn run(
     listen: SocketAddr,
     connector: Connector,
-    options: Options,
+    mut options: Options,
     ready: impl FnOnce(SocketAddr),
     tell: impl Fn(Event) + Send + Sync + 'static,
 ) -> Result<(), Error> {
@@ -294,7 +342,11 @@ pub fn run(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(async move {
         // Somebody who can't be accepted is known before a client's first request is.
-        drop(connect(&connector, &options.endpoint, options.protocol).await?);
+        drop(meet(&connector, &options).await?);
+        if let Some(known) = &mut options.known {
+            // Once: the next one that is another is refused.
+            known.accept = false;
+        }
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         ready(listener.local_addr().map_err(failed)?);
         serve(listener, connector, options, tell).await;

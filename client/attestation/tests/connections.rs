@@ -196,7 +196,7 @@ fn proxied_for(
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             started.send(listener.local_addr().unwrap()).unwrap();
             let tell = move |event| drop(sender.send(event));
-            proxy::serve(listener, connector, Options { endpoint, protocol, connections, idle }, tell).await;
+            proxy::serve(listener, connector, Options { endpoint, protocol, connections, idle, known: None }, tell).await;
         });
     });
     (address.recv().unwrap(), events)
@@ -249,7 +249,7 @@ fn the_proxy_says_502_and_sends_nothing_to_who_is_refused() {
     assert!(matches!(events.recv().unwrap(), Event::Refused(_, why) if why.contains("simulated quote")));
     assert_eq!(server.received(), 0);
     // It does not even start where it can know.
-    let options = Options { endpoint: server.endpoint(), protocol: Protocol::Http, connections: 1, idle: MINUTE };
+    let options = Options { endpoint: server.endpoint(), protocol: Protocol::Http, connections: 1, idle: MINUTE, known: None };
     let started = proxy::run("127.0.0.1:0".parse().unwrap(), strict(), options, |_| panic!("it listens"), |_| {});
     assert!(matches!(started, Err(proxy::Error::Endpoint(tls::Error::Refused { .. }))));
 }

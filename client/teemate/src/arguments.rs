@@ -2,6 +2,7 @@
 
 pub mod attestation;
 pub mod database;
+pub mod witness;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -56,6 +57,9 @@ pub enum Command {
     /// Start a confidential database, and own it.
     #[command(subcommand)]
     Db(database::Database),
+    /// Be the witness of databases elsewhere: remember how far they have come, so that their hosts can't put back an old state.
+    #[command(subcommand)]
+    Witness(witness::Witness),
     /// Verify an enclave and become, or be, an owner there; kept as a profile.
     Login(Login),
     /// What an owner's calls came to.

@@ -17,6 +17,7 @@ mod policy;
 mod proxy;
 mod remote;
 mod verify;
+mod witness;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -39,6 +40,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<ExitCode, Failure> 
             None => function::run(command, &arguments.socket(), output),
         },
         Command::Db(command) => database::run(command, &arguments.socket(), output),
+        Command::Witness(command) => witness::run(command, output),
         Command::Login(login) => login::run(login, output),
         Command::Activation(command) => activation::run(command, arguments.profile.as_deref(), output),
         Command::Action(action) => action::run(action, arguments.profile.as_deref()),

@@ -134,8 +134,20 @@ impl From<teemate_attestation::proxy::Error> for Failure {
         match error {
             teemate_attestation::proxy::Error::Endpoint(error) => error.into(),
             teemate_attestation::proxy::Error::Refused(refusal) => refusal.into(),
-            other => Failure::new(other),
+            other => Failure::new(harmless(&other.to_string())),
         }
+    }
+}
+
+impl From<teemate_witness_server::Error> for Failure {
+    fn from(error: teemate_witness_server::Error) -> Self {
+        Failure { code: FAILED, kind: "witness", message: harmless(&error.to_string()) }
+    }
+}
+
+impl From<teemate_attestation::database::Error> for Failure {
+    fn from(error: teemate_attestation::database::Error) -> Self {
+        Failure { code: FAILED, kind: "database", message: harmless(&error.to_string()) }
     }
 }
 

@@ -145,6 +145,9 @@ pub struct Proxy {
     /// Listen beyond this machine, though what clients send there is not encrypted.
     #[arg(long)]
     pub insecure_remote: bool,
+    /// Take the database there for the right one, though another was known, a newer one, or one with another witness (--protocol redis).
+    #[arg(long)]
+    pub accept_database: bool,
     /// What quotes are verified with.
     #[command(flatten)]
     pub judge: Judge,

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueHint};
+use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
 use super::attestation::Judge;
 use crate::value;
@@ -39,6 +39,11 @@ pub struct Start {
     /// Stay with the node until it ends; its log goes to stderr.
     #[arg(long)]
     pub foreground: bool,
+    /// Directory, best on another disk, of a counter that tells a state that was put back by accident. It is this machine's: against a host
+    /// that
+    /// means it only a witness helps (`teemate witness serve`, `teemate db claim --witness`).
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub witness_directory: Option<PathBuf>,
     /// How long the start may take: what was kept is read.
     #[arg(long, default_value = "300s", value_parser = value::milliseconds, value_name = "TIME")]
     pub timeout: u64,
@@ -55,6 +60,22 @@ pub struct Claim {
     /// File with the password, up to the first line's end; - for stdin.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub password_file: PathBuf,
+    /// `https://HOST:PORT` of a witness that remembers how far the database has come: without it a host can put back an old state
+    /// unnoticed.
+    #[arg(long, value_name = "URL", requires = "witness_ca")]
+    pub witness: Option<String>,
+    /// Certificate of the witness, or of who signed it, in PEM.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "witness")]
+    pub witness_ca: Option<PathBuf>,
+    /// When the witness is told.
+    #[arg(long, value_enum, value_name = "WHEN", requires = "witness")]
+    pub witness_sync: Option<WitnessSync>,
+    /// What happens to writes while the witness can't be told.
+    #[arg(long, value_enum, value_name = "WHAT", requires = "witness")]
+    pub witness_away: Option<WitnessAway>,
+    /// Claim it though another database was known at this endpoint.
+    #[arg(long)]
+    pub accept_database: bool,
     /// What the enclave's quote must satisfy.
     #[command(flatten)]
     pub judge: Judge,
@@ -71,6 +92,9 @@ pub struct Access {
     /// File with the user's password, up to the first line's end; - for stdin.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub password_file: PathBuf,
+    /// Take it for the right one though another database was known at this endpoint.
+    #[arg(long)]
+    pub accept_database: bool,
     /// What the enclave's quote must satisfy.
     #[command(flatten)]
     pub judge: Judge,
@@ -99,4 +123,22 @@ pub struct Import {
     /// Replace what the database has. Without this it must be empty.
     #[arg(long)]
     pub replace: bool,
+}
+
+/// The setting witness-sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WitnessSync {
+    /// Before anybody is answered.
+    Always,
+    /// About once a second.
+    Everysec,
+}
+
+/// The setting witness-away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WitnessAway {
+    /// They are refused.
+    Refuse,
+    /// They go on, with a warning in INFO.
+    Continue,
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 use teemate_attestation::Endpoint;
 use teemate_attestation::proxy::{Event, Options, Protocol, run as serve};
 
+use super::database::known;
 use super::policy;
 use crate::arguments::attestation::{self, Proxy};
 use crate::failure::Failure;
@@ -35,6 +36,10 @@ pub fn run(arguments: &Proxy, output: &Output) -> Result<ExitCode, Failure> {
         endpoint: endpoint.clone(),
         connections: usize::from(arguments.connections),
         idle: Duration::from_millis(arguments.idle.max(1)),
+        known: match protocol {
+            Protocol::Redis => Some(known(arguments.accept_database)?),
+            Protocol::Http | Protocol::Tcp => None,
+        },
     };
     let ready = |address| {
         let document = json!({ "listen": address, "endpoint": endpoint.to_string() });

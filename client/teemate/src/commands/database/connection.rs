@@ -4,6 +4,8 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use teemate_attestation::database::{Identity, Known};
+use teemate_attestation::memory::Memory;
 use teemate_attestation::{Connector, Endpoint, Stream};
 
 use crate::failure::Failure;
@@ -34,6 +36,7 @@ pub enum Reply {
 /// The conversation.
 pub struct Connection {
     stream: BufReader<Patient>,
+    endpoint: String,
 }
 
 /// A stream that fails when nothing comes for long.
@@ -50,13 +53,30 @@ impl Read for Patient {
 }
 
 impl Connection {
-    /// Verifies the endpoint and connects.
+    /// Verifies the endpoint, connects, and makes sure that it is the database that was known there.
     ///
     /// # Errors
-    /// That it is refused, or can't be reached.
-    pub fn open(connector: &Connector, endpoint: &Endpoint) -> Result<Connection, Failure> {
+    /// That it is refused, can't be reached, or is another database.
+    pub fn open(connector: &Connector, endpoint: &Endpoint, known: &Known) -> Result<Connection, Failure> {
         let patient = Patient { stream: connector.connect(endpoint)?, patience: PATIENCE };
-        Ok(Connection { stream: BufReader::with_capacity(64 << 10, patient) })
+        let mut connection = Connection { stream: BufReader::with_capacity(64 << 10, patient), endpoint: endpoint.to_string() };
+        connection.identify(known)?;
+        Ok(connection)
+    }
+
+    /// Asks which database it is, between two commands, and compares that with what is known, which it then belongs to.
+    ///
+    /// # Errors
+    /// That it is another one than was known.
+    pub fn identify(&mut self, known: &Known) -> Result<Identity, Failure> {
+        // Opened before it is asked.
+        let memory = Memory::open(&known.path)?;
+        let Patient { stream, patience } = self.stream.get_mut();
+        stream.set_deadline(Some(Instant::now() + *patience));
+        let mrsigner = stream.verified().mrsigner;
+        let identity = Identity::ask(stream)?;
+        known.compare(memory, &self.endpoint, mrsigner, &identity)?;
+        Ok(identity)
     }
 
     /// Says who asks.
@@ -119,7 +139,7 @@ impl Connection {
     ///
     /// # Errors
     /// As [`Connection::receive`].
-    pub fn expect_ok(&mut self, words: &[&str]) -> Result<(), Failure> {
+    pub fn expect_ok<A: AsRef<[u8]>>(&mut self, words: &[A]) -> Result<(), Failure> {
         self.send(words)?;
         self.receive_ok()
     }

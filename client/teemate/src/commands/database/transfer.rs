@@ -12,7 +12,7 @@ use serde_json::json;
 use teemate_rdb::Reader;
 
 use super::connection::{Connection, Reply, password};
-use super::endpoint;
+use super::{endpoint, known};
 use crate::arguments::database::{Access, Export, Import};
 use crate::commands::policy;
 use crate::failure::Failure;
@@ -27,7 +27,7 @@ fn connect(access: &Access) -> Result<(Connection, String), Failure> {
     let endpoint = endpoint(&access.endpoint)?;
     let password = password(&access.password_file)?;
     let connector = policy::connector(&access.judge, None)?;
-    let mut connection = Connection::open(&connector, &endpoint)?;
+    let mut connection = Connection::open(&connector, &endpoint, &known(access.accept_database)?)?;
     connection.authenticate(&access.user, &password)?;
     Ok((connection, endpoint.to_string()))
 }
