@@ -338,6 +338,10 @@ fn the_first_to_set_a_password_owns_it() {
     match node.restart_here() {
         Err(why) => assert!(why.contains("the database can't be opened"), "{why}"),
         Ok(()) => {
+            let refused = text(&mut proxy.connect().unwrap(), &["ping"]);
+            assert!(refused.contains("ANOTHER DATABASE"), "{refused}");
+            // Who does not know the old one takes it for what it is.
+            let proxy = Proxy::start(&artifacts, &node, node.endpoint()).unwrap();
             let mut eve = proxy.connect().unwrap();
             ok(&mut eve, &["config", "set", "requirepass", "mine"]);
             assert_eq!(eve.call(&["get", "secret"]).unwrap(), Reply::Null);
