@@ -10,6 +10,7 @@ use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use teemate_sealed::{Counter, Error as Unkept, Head, Known, Mark, Remembered, Version};
+use teemate_service::clock;
 
 use super::Error;
 use super::disk::{Storage, Witness};
@@ -70,7 +71,7 @@ fn lock(witness: &Witness) -> MutexGuard<'_, dyn Counter + 'static> {
 /// That it can't be asked, or says no.
 pub(super) fn meet(witness: &Witness, above: u64) -> Result<Remembered, Unkept> {
     let mut random = [0; 8];
-    getrandom::fill(&mut random).map_err(|_| Unkept::Random)?;
+    clock::random(&mut random);
     lock(witness).open(above.saturating_add(APART).saturating_add(u64::from_le_bytes(random) % APART))
 }
 

@@ -170,7 +170,11 @@ pub fn read(store: &mut Store, from: impl Read, name: &str) -> Result<(u64, Note
 ///
 /// # Errors
 /// Those of `each`, and that it is no snapshot, or was changed.
-pub fn entries(from: impl Read, name: &str, mut each: impl FnMut(teemate_rdb::Entry) -> Result<(), Error>) -> Result<(Notes, usize), Error> {
+pub fn entries(
+    from: impl Read,
+    name: &str,
+    mut each: impl FnMut(teemate_rdb::Entry) -> Result<(), Error>,
+) -> Result<(Notes, usize), Error> {
     let wrong = |source| Error::Content { file: name.to_owned(), source };
     let mut from = BufReader::with_capacity(1 << 18, from);
     let mut reader = Reader::new(&mut from).map_err(wrong)?;
