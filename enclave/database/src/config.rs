@@ -75,6 +75,7 @@ const SETTINGS: &[Setting] = &[
     ("list-max-listpack-size", "-2", Kind::Number(-5, MANY), false),
     ("list-max-ziplist-size", "-2", Kind::Number(-5, MANY), false),
     ("loglevel", "notice", Kind::Choice(&["debug", "verbose", "notice", "warning"]), false),
+    ("busy-reply-threshold", "5000", Kind::Number(0, MANY), false),
     ("lua-time-limit", "5000", Kind::Number(0, MANY), false),
     ("masterauth", "", Kind::Text, false),
     ("masteruser", "", Kind::Text, false),
@@ -105,6 +106,7 @@ const SETTINGS: &[Setting] = &[
     ("sanitize-dump-payload", "no", Kind::Choice(&["no", "yes", "clients"]), false),
     ("save", "3600 1 300 100 60 10000", Kind::Save, false),
     ("set-max-intset-entries", "512", Kind::Number(0, MANY), false),
+    ("slaveof", "", Kind::Text, true),
     ("slowlog-log-slower-than", "10000", Kind::Number(-1, MANY), false),
     ("slowlog-max-len", "128", Kind::Number(0, MANY), false),
     ("snapshot-buffer", "67108864", Kind::Memory, false),
@@ -132,6 +134,8 @@ pub struct Hot {
     pub events: u32,
     /// Bytes; 0: no limit.
     pub max_memory: usize,
+    /// Replicas without which nothing may be written.
+    pub replicas: usize,
     /// Microseconds; negative: none is slow.
     pub slower_than: i64,
     /// Milliseconds; 0: nothing is.
@@ -232,6 +236,11 @@ fn pairs(text: &str) -> Option<Vec<(u64, u64)>> {
 
 /// The other name of a setting that has two.
 fn twin(name: &str) -> Option<String> {
+    match name {
+        "lua-time-limit" => return Some("busy-reply-threshold".to_owned()),
+        "busy-reply-threshold" => return Some("lua-time-limit".to_owned()),
+        _ => {}
+    }
     if name.contains("listpack") {
         Some(name.replace("listpack", "ziplist"))
     } else {
@@ -317,7 +326,11 @@ impl Config {
             },
             Kind::Memory => memory(value).map(|bytes| bytes.to_string()).ok_or_else(|| "argument must be a memory value".to_owned()),
             Kind::Percent => {
-                let percent = value.strip_suffix('%').and_then(|number| number.parse::<u64>().ok()).map(|number| format!("{number}%"));
+                let percent = value.strip_suffix('%').and_then(|number| number.parse::<u64>().ok());
+                if percent.is_some_and(|percent| percent > 100) {
+                    return Err("percentage argument must be less or equal to 100".to_owned());
+                }
+                let percent = percent.map(|number| format!("{number}%"));
                 let bytes = memory(value).map(|bytes| bytes.to_string());
                 percent.or(bytes).ok_or_else(|| "argument must be a memory or percent value".to_owned())
             }
@@ -367,6 +380,7 @@ impl Config {
         self.hot = Hot {
             events: events(self.get("notify-keyspace-events")).unwrap_or(0),
             max_memory: size("maxmemory"),
+            replicas: size("min-replicas-to-write"),
             slower_than: self.number("slowlog-log-slower-than"),
             latency: self.number("latency-monitor-threshold"),
             save: pairs(self.get("save")).unwrap_or_default(),

@@ -56,6 +56,9 @@ pub enum Error {
     /// Memory.
     #[error("OOM command not allowed when used memory > 'maxmemory'.")]
     OutOfMemory,
+    /// The error of a command that a script called: it was counted there.
+    #[error("{0}")]
+    Passed(String),
     /// Anything else.
     #[error("{0}")]
     Other(String),

@@ -1,5 +1,6 @@
 //! What the server knows of a connection.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 /// A request that is kept: of a transaction until EXEC, or of who waits.
@@ -34,6 +35,8 @@ pub struct Session {
     pub refused: bool,
     /// Whether EXEC or a script is running its commands: then nothing waits.
     pub executing: bool,
+    /// Whether it is a script that asks, for the connection that called it.
+    pub script: bool,
     /// WATCH: database, key, and the version that it had.
     pub watched: Vec<(usize, Box<[u8]>, u64)>,
     /// SUBSCRIBE.
@@ -69,7 +72,7 @@ pub struct Session {
     /// Requests so far.
     pub requests: u64,
     /// The last command's name.
-    pub last: &'static str,
+    pub last: Cow<'static, str>,
     /// Bytes that wait to be read, and to be sent: as of the last turn.
     pub buffers: (usize, usize),
     /// Since when (ms) its output is beyond the soft limit.
@@ -165,6 +168,7 @@ impl Session {
             queue: None,
             refused: false,
             executing: false,
+            script: false,
             watched: Vec::new(),
             channels: BTreeSet::new(),
             patterns: BTreeSet::new(),
@@ -182,7 +186,7 @@ impl Session {
             opened: now,
             used: now,
             requests: 0,
-            last: "NULL",
+            last: Cow::Borrowed("NULL"),
             buffers: (0, 0),
             soft_limit_since: None,
         }

@@ -1,5 +1,6 @@
 //! What all connections share beside the databases: settings, counters, who listens to what, who waits for what, the state of snapshots.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
 
@@ -8,6 +9,7 @@ use teemate_service::clock;
 use crate::acl::Acl;
 use crate::config::Config;
 use crate::glob;
+use crate::network::Wires;
 use crate::persistence::disk::Storage;
 use crate::persistence::guard::{Guard, Reach};
 use crate::persistence::import::Import;
@@ -47,7 +49,7 @@ pub struct Counters {
 }
 
 /// Calls of one command.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Calls {
     /// How often.
     pub calls: u64,
@@ -57,6 +59,8 @@ pub struct Calls {
     pub rejected: u64,
     /// How often it failed.
     pub failed: u64,
+    /// How often it took up to 1, 2, 4, and so on microseconds.
+    pub took: [u32; 32],
 }
 
 /// An entry of the slow log.
@@ -94,6 +98,13 @@ pub enum Push {
     Line(String),
     /// Keys that it may have kept have changed; `None`: all.
     Invalidate(Option<Vec<Box<[u8]>>>),
+    /// The same of keys with a prefix for which it listens: those that one command changed come together.
+    Broadcast {
+        /// The prefix.
+        prefix: Box<[u8]>,
+        /// The keys.
+        keys: Vec<Box<[u8]>>,
+    },
     /// The client to which its tracking messages go is gone.
     RedirectBroken(u64),
 }
@@ -107,11 +118,38 @@ pub struct Pause {
     pub all: bool,
 }
 
+/// A script or function that is being run.
+#[derive(Debug)]
+pub struct Running {
+    /// Of a function its name, else the script's.
+    pub name: String,
+    /// How it was asked for.
+    pub command: Vec<Box<[u8]>>,
+    /// Whether it is a function.
+    pub is_function: bool,
+    /// Since when.
+    pub began: Instant,
+    /// It has been running for so long that others are told so, and when they were last listened to.
+    pub slow: Option<Instant>,
+    /// It has read something.
+    pub read: bool,
+    /// It has changed something: it can't be killed any more.
+    pub wrote: bool,
+    /// Somebody wants it to end.
+    pub killed: bool,
+    /// Slots that were answered before it, and for which that could not be kept.
+    pub held: Vec<usize>,
+}
+
 /// What all connections share.
 pub struct Shared {
     /// Scripts that were loaded, and who runs them.
     #[cfg(feature = "scripts")]
     pub(crate) scripts: crate::commands::scripting::Scripts,
+    /// The script that is being run.
+    pub running: Option<Running>,
+    /// The network.
+    pub wires: Wires,
     /// Settings.
     pub config: Config,
     /// Users.
@@ -119,7 +157,7 @@ pub struct Shared {
     /// Counters.
     pub counters: Counters,
     /// Calls by command.
-    pub calls: HashMap<&'static str, Calls>,
+    pub calls: HashMap<Cow<'static, str>, Calls>,
     /// All connections but the one whose command is being carried out.
     pub sessions: Vec<Option<Box<Session>>>,
     /// Where a session is.
@@ -186,6 +224,8 @@ pub struct Shared {
     pub shutdown: bool,
     /// DEBUG SET-ACTIVE-EXPIRE.
     pub active_expire: bool,
+    /// DEBUG SET-DISABLE-DENY-SCRIPTS: scripts may call everything.
+    pub scripts_may: bool,
     /// The command's effect, if it is another than its words say: what the log gets in its place.
     pub rewritten: Option<Vec<Vec<Box<[u8]>>>>,
     /// Deep in a script or transaction.
@@ -220,6 +260,8 @@ impl Shared {
         let mut shared = Shared {
             #[cfg(feature = "scripts")]
             scripts: Default::default(),
+            running: None,
+            wires: Wires::default(),
             acl: Acl::default(),
             config,
             counters: Counters::default(),
@@ -257,6 +299,7 @@ impl Shared {
             protected: false,
             shutdown: false,
             active_expire: true,
+            scripts_may: false,
             rewritten: None,
             depth: 0,
             random,
@@ -309,6 +352,41 @@ impl Shared {
     /// Ends the connections of those who follow: they come back, and begin as there is to begin.
     pub fn cut_off_replicas(&mut self) {
         self.sessions.iter_mut().flatten().filter(|session| session.follows).for_each(|session| session.killed = true);
+    }
+
+    /// The calls of a command.
+    pub fn calls_of(&mut self, name: &'static str) -> &mut Calls {
+        self.calls.entry(Cow::Borrowed(name)).or_default()
+    }
+
+    /// Libraries of functions, as FUNCTION LOAD takes them.
+    pub fn libraries(&self) -> Vec<Vec<u8>> {
+        #[cfg(feature = "scripts")]
+        return self.scripts.libraries();
+        #[cfg(not(feature = "scripts"))]
+        Vec::new()
+    }
+
+    /// Takes libraries, in place of those that there are: of all, or, if `merge`, of those with the same names.
+    ///
+    /// # Errors
+    /// That one of them is none.
+    pub fn set_libraries(&mut self, libraries: &[Vec<u8>], merge: bool) -> Result<(), String> {
+        #[cfg(feature = "scripts")]
+        return self.scripts.set_libraries(libraries, merge).map_err(|error| error.to_string());
+        #[cfg(not(feature = "scripts"))]
+        match (libraries, merge) {
+            ([], _) => Ok(()),
+            _ => Err("this program was built without functions".to_owned()),
+        }
+    }
+
+    /// Bytes that Lua uses; bytes of scripts; scripts; libraries; functions.
+    pub fn script_figures(&mut self) -> [usize; 5] {
+        #[cfg(feature = "scripts")]
+        return self.scripts.figures();
+        #[cfg(not(feature = "scripts"))]
+        [0; 5]
     }
 
     /// A seed.
@@ -388,9 +466,7 @@ impl Shared {
         if let Some(until) = waiting.until {
             self.deadlines.insert((until, session));
         }
-        if !waiting.paused {
-            self.blocked += 1;
-        }
+        self.blocked += 1;
     }
 
     /// A session waits no longer. Keys that nobody waits for any more.
@@ -406,9 +482,7 @@ impl Shared {
         if let Some(until) = waiting.until {
             self.deadlines.remove(&(until, session));
         }
-        if !waiting.paused {
-            self.blocked = self.blocked.saturating_sub(1);
-        }
+        self.blocked = self.blocked.saturating_sub(1);
     }
 
     /// Notes something that took long.

@@ -1,7 +1,7 @@
 // The script engine as a WebAssembly reactor: Lua 5.1.5 with the few entry points that the database calls, and its natives.
 //
 // Lua leaves a protected call by longjmp, which WebAssembly lacks. Here each protected call goes through the host, which calls back into
-// `te_invoke`; a throw is a trap that the host ends there. Everything is one translation unit, so that the two macros reach `ldo.c`.
+// `te_invoke`; a throw is a trap that the host ends there. Everything is one translation unit, so that the macros reach Lua's own files.
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -14,11 +14,19 @@
 typedef void (*Protected)(void *state, void *data);
 HOST("try") extern void host_try(void *function, void *state, void *data);
 HOST("throw") extern _Noreturn void host_throw(void);
-// A request of a script, as encoded arguments. The reply is RESP, left with the host; its length.
-HOST("call") extern size_t host_call(const char *request, size_t length);
+// A request of a script, as encoded arguments; `ask` is one of `enum ask`. The reply is RESP, left with the host; its length.
+HOST("call") extern size_t host_call(uint32_t ask, const char *request, size_t length);
 HOST("take") extern void host_take(void *buffer);
 HOST("log") extern void host_log(int level, const char *text, size_t length);
 HOST("sha1") extern void host_sha1(const char *text, size_t length, char *hex);
+// Called every so many instructions of Lua's. Does not come back when the script is to end.
+HOST("tick") extern void host_tick(void);
+// From now on replies come in this version of the protocol.
+HOST("version") extern void host_version(uint32_t version);
+HOST("seed") extern uint32_t host_seed(void);
+HOST("clock") extern double host_clock(void);
+
+enum ask { ASK_CALL = 0, ASK_MAY = 1 };
 
 #define LUA_CORE
 #include "lua.h"
@@ -29,6 +37,12 @@ HOST("sha1") extern void host_sha1(const char *text, size_t length, char *hex);
 #define LUAI_THROW(L, c) host_throw()
 #define LUAI_TRY(L, c, a) host_try((void *)f, L, ud)
 #define tmpnam(x) (x)
+#include "ltable.c"
+// Tables that scripts share and must not change: every way of changing one goes through these two functions. The bit is one that the
+// collector keeps and does not use.
+#include "frozen.c"
+#define luaH_set frozen_set
+#define luaH_setnum frozen_setnum
 #include "lapi.c"
 #include "lcode.c"
 #include "ldebug.c"
@@ -43,7 +57,6 @@ HOST("sha1") extern void host_sha1(const char *text, size_t length, char *hex);
 #include "lparser.c"
 #include "lstate.c"
 #include "lstring.c"
-#include "ltable.c"
 #include "ltm.c"
 #include "lundump.c"
 #include "lvm.c"
@@ -58,137 +71,26 @@ EXPORT("te_invoke") void te_invoke(void *function, void *state, void *data) { ((
 EXPORT("te_alloc") void *te_alloc(size_t length) { return malloc(length ? length : 1); }
 EXPORT("te_free") void te_free(void *place) { free(place); }
 
-// How deep replies and tables may be nested: as deep as Redis lets them be.
-#define MAX_DEPTH 100
-
 static lua_State *L0;
-static char *out;
-static size_t out_length, out_capacity;
-EXPORT("te_out") const char *te_out(void) { return out; }
-EXPORT("te_out_length") size_t te_out_length(void) { return out_length; }
+EXPORT("te_used") size_t te_used(void) { return L0 ? (size_t)lua_gc(L0, LUA_GCCOUNT, 0) * 1024 + (size_t)lua_gc(L0, LUA_GCCOUNTB, 0) : 0; }
 
-static void put(const void *bytes, size_t length)
+#include "replies.c"
+#include "bits.c"
+#include "msgpack.c"
+#include "structs.c"
+
+// Instructions of Lua's between two looks at whether the script is to end.
+#define TICK 50000
+// Scripts between two steps of the collector.
+#define COLLECT_EVERY 50
+
+static void tick(lua_State *L, lua_Debug *record)
 {
-    if (out_length + length > out_capacity) {
-        size_t wanted = (out_length + length) * 2 + 64;
-        char *grown = realloc(out, wanted);
-        if (!grown) __builtin_trap();
-        out = grown;
-        out_capacity = wanted;
-    }
-    memcpy(out + out_length, bytes, length);
-    out_length += length;
+    (void)L, (void)record;
+    host_tick();
 }
 
-static void head(char kind, long long number)
-{
-    char text[32];
-    put(text, snprintf(text, sizeof text, "%c%lld\r\n", kind, number));
-}
-
-static void bulk(const char *text, size_t length) { head('$', (long long)length); put(text, length); put("\r\n", 2); }
-
-// A line: its kind and a text in which line ends become spaces.
-static void line(char kind, const char *text, size_t length)
-{
-    put(&kind, 1);
-    for (size_t i = 0; i < length; i++) {
-        char byte = text[i] == '\r' || text[i] == '\n' ? ' ' : text[i];
-        put(&byte, 1);
-    }
-    put("\r\n", 2);
-}
-
-static int member(lua_State *L, const char *name, int type)
-{
-    lua_pushstring(L, name);
-    lua_rawget(L, -2);
-    if (lua_type(L, -1) == type) return 1;
-    lua_pop(L, 1);
-    return 0;
-}
-
-// Writes the value on top of the stack as RESP2, and pops it.
-static void answer(lua_State *L, int depth)
-{
-    size_t length;
-    const char *text;
-    if (depth > MAX_DEPTH || !lua_checkstack(L, 8)) {
-        static const char sentence[] = "ERR reached lua stack limit";
-        line('-', sentence, sizeof sentence - 1);
-        lua_pop(L, 1);
-        return;
-    }
-    switch (lua_type(L, -1)) {
-    case LUA_TSTRING: text = lua_tolstring(L, -1, &length); bulk(text, length); break;
-    case LUA_TNUMBER: head(':', (long long)lua_tonumber(L, -1)); break;
-    case LUA_TBOOLEAN: if (lua_toboolean(L, -1)) head(':', 1); else head('$', -1); break;
-    case LUA_TTABLE:
-        if (member(L, "err", LUA_TSTRING)) {
-            text = lua_tolstring(L, -1, &length);
-            line('-', text, length);
-            lua_pop(L, 1);
-            break;
-        }
-        if (member(L, "ok", LUA_TSTRING)) {
-            text = lua_tolstring(L, -1, &length);
-            line('+', text, length);
-            lua_pop(L, 1);
-            break;
-        }
-        length = 0;
-        for (;; length++) {
-            lua_rawgeti(L, -1, (int)length + 1);
-            int end = lua_isnil(L, -1);
-            lua_pop(L, 1);
-            if (end) break;
-        }
-        head('*', (long long)length);
-        for (size_t i = 1; i <= length; i++) {
-            lua_rawgeti(L, -1, (int)i);
-            answer(L, depth + 1);
-        }
-        break;
-    default: head('$', -1);
-    }
-    lua_pop(L, 1);
-}
-
-// Pushes the reply at `at` as a value; gives where the next one begins. The host wrote it: it is whole.
-static const char *push(lua_State *L, const char *at, int depth)
-{
-    char kind = *at++;
-    const char *end = strchr(at, '\r');
-    if (!end || depth > MAX_DEPTH) luaL_error(L, "a reply cannot be read");
-    luaL_checkstack(L, 4, "replies are nested too deep");
-    long long number = kind == ':' || kind == '$' || kind == '*' ? strtoll(at, NULL, 10) : 0;
-    const char *next = end + 2;
-    switch (kind) {
-    case ':': lua_pushnumber(L, (lua_Number)number); return next;
-    case '+':
-    case '-':
-        lua_createtable(L, 0, 1);
-        lua_pushlstring(L, at, end - at);
-        lua_setfield(L, -2, kind == '+' ? "ok" : "err");
-        return next;
-    case '$':
-        if (number < 0) { lua_pushboolean(L, 0); return next; }
-        lua_pushlstring(L, next, (size_t)number);
-        return next + number + 2;
-    case '*':
-        if (number < 0) { lua_pushboolean(L, 0); return next; }
-        lua_createtable(L, (int)number, 0);
-        for (int i = 1; i <= number; i++) {
-            next = push(L, next, depth + 1);
-            lua_rawseti(L, -2, i);
-        }
-        return next;
-    default: luaL_error(L, "a reply of an unknown kind"); return next;
-    }
-}
-
-// redis.call without its raising of errors, which the prelude does.
-static int native_call(lua_State *L)
+static size_t request(lua_State *L, enum ask ask)
 {
     int count = lua_gettop(L);
     luaL_Buffer buffer;
@@ -212,12 +114,63 @@ static int native_call(lua_State *L)
     }
     luaL_pushresult(&buffer);
     size_t length;
-    const char *request = lua_tolstring(L, -1, &length);
-    size_t size = host_call(request, length);
+    const char *bytes = lua_tolstring(L, -1, &length);
+    size_t size = host_call(ask, bytes, length);
+    // There may have been as many arguments as there is room.
+    lua_settop(L, 0);
     char *reply = lua_newuserdata(L, size + 1);
     host_take(reply);
     reply[size] = 0;
     push(L, reply, 0);
+    return size;
+}
+
+// Leaves the table of an error on the stack.
+static int error_table(lua_State *L, const char *text)
+{
+    lua_createtable(L, 0, 1);
+    lua_pushstring(L, text);
+    lua_setfield(L, -2, "err");
+    return 1;
+}
+
+// redis.pcall: the reply, or the table of an error.
+static int native_pcall(lua_State *L)
+{
+    int count = lua_gettop(L);
+    if (!count) return error_table(L, "ERR Please specify at least one argument for this redis.call() call");
+    for (int i = 1; i <= count; i++) {
+        int type = lua_type(L, i);
+        if (type != LUA_TSTRING && type != LUA_TNUMBER) {
+            return error_table(L, "ERR Lua redis lib command arguments must be strings or integers");
+        }
+    }
+    request(L, ASK_CALL);
+    return 1;
+}
+
+// redis.call: an error is raised.
+static int native_call(lua_State *L)
+{
+    native_pcall(L);
+    if (lua_type(L, -1) == LUA_TTABLE && member(L, "err", LUA_TSTRING)) {
+        lua_pop(L, 1);
+        lua_error(L);
+    }
+    return 1;
+}
+
+// redis.acl_check_cmd: whether the user may.
+static int native_may(lua_State *L)
+{
+    int count = lua_gettop(L);
+    if (!count) return luaL_error(L, "Please specify at least one argument for this redis.acl_check_cmd() call");
+    for (int i = 1; i <= count; i++) {
+        if (!lua_isstring(L, i)) return luaL_error(L, "redis.acl_check_cmd() arguments must be strings or integers");
+    }
+    request(L, ASK_MAY);
+    if (lua_type(L, -1) != LUA_TNUMBER) return luaL_error(L, "Invalid command passed to redis.acl_check_cmd()");
+    lua_pushboolean(L, lua_tonumber(L, -1) != 0);
     return 1;
 }
 
@@ -239,31 +192,50 @@ static int native_sha1(lua_State *L)
     return 1;
 }
 
-static int32_t bits(lua_State *L, int at) { return (int32_t)(int64_t)luaL_checknumber(L, at); }
-static int native_tobit(lua_State *L) { lua_pushnumber(L, bits(L, 1)); return 1; }
-static int native_band(lua_State *L) { int32_t x = -1; for (int i = lua_gettop(L); i; i--) x &= bits(L, i); lua_pushnumber(L, x); return 1; }
-static int native_bor(lua_State *L) { int32_t x = 0; for (int i = lua_gettop(L); i; i--) x |= bits(L, i); lua_pushnumber(L, x); return 1; }
-static int native_bxor(lua_State *L) { int32_t x = 0; for (int i = lua_gettop(L); i; i--) x ^= bits(L, i); lua_pushnumber(L, x); return 1; }
-static int native_lshift(lua_State *L) { lua_pushnumber(L, (int32_t)((uint32_t)bits(L, 1) << (bits(L, 2) & 31))); return 1; }
-static int native_rshift(lua_State *L) { lua_pushnumber(L, (int32_t)((uint32_t)bits(L, 1) >> (bits(L, 2) & 31))); return 1; }
-static int native_arshift(lua_State *L) { lua_pushnumber(L, bits(L, 1) >> (bits(L, 2) & 31)); return 1; }
+static int native_version(lua_State *L)
+{
+    script_version = (int)luaL_checknumber(L, 1);
+    host_version((uint32_t)script_version);
+    return 0;
+}
+
+static int native_clock(lua_State *L) { lua_pushnumber(L, host_clock()); return 1; }
+
+// Where in the script we are: "@user_script:3", or nothing.
+static int native_where(lua_State *L)
+{
+    lua_Debug record;
+    for (int level = 1; lua_getstack(L, level, &record); level++) {
+        if (lua_getinfo(L, "Sl", &record) && !strncmp(record.source, "@user_", 6)) {
+            lua_pushfstring(L, "%s:%d", record.source, record.currentline);
+            return 1;
+        }
+    }
+    return 0;
+}
 
 static const luaL_Reg natives[] = {
-    { "call", native_call },     { "log", native_log },       { "sha1hex", native_sha1 },   { "tobit", native_tobit },
-    { "band", native_band },     { "bor", native_bor },       { "bxor", native_bxor },      { "lshift", native_lshift },
-    { "rshift", native_rshift }, { "arshift", native_arshift }, { NULL, NULL },
+    { "call", native_call },       { "pcall", native_pcall },     { "may", native_may },     { "log", native_log },
+    { "sha1hex", native_sha1 },    { "version", native_version }, { "clock", native_clock }, { "where", native_where },
+    { "freeze", native_freeze },   { "is_frozen", native_is_frozen }, { "put", native_put }, { NULL, NULL },
 };
 
-static int fail(lua_State *L, const char *what)
+static int fail(lua_State *L)
 {
-    const char *text = lua_tostring(L, -1);
-    lua_pushfstring(L, "%s%s", what, text ? text : "an error without a text");
     size_t length;
-    text = lua_tolstring(L, -1, &length);
+    const char *text = lua_tolstring(L, -1, &length);
+    if (!text) text = "an error without a text", length = strlen(text);
     out_length = 0;
     line('-', text, length);
     lua_settop(L, 0);
     return 1;
+}
+
+static void library(lua_State *L, const char *name, const luaL_Reg *functions)
+{
+    lua_newtable(L);
+    luaL_register(L, NULL, functions);
+    lua_setfield(L, -2, name);
 }
 
 static int prepare(lua_State *L)
@@ -278,67 +250,134 @@ static int prepare(lua_State *L)
     if (luaL_loadbuffer(L, lua_touserdata(L, 1), length, "=prelude")) lua_error(L);
     lua_newtable(L);
     luaL_register(L, NULL, natives);
+    library(L, "bit", bits);
+    library(L, "cmsgpack", msgpack);
+    library(L, "struct", structs);
     lua_pushlightuserdata(L, NULL);
     lua_setfield(L, -2, "null");
     lua_call(L, 1, 1);
-    // What the prelude gives is called for each script.
-    lua_setfield(L, LUA_REGISTRYINDEX, "teemate.run");
+    // What the prelude gives: what is called for scripts and functions, and the globals that they see.
+    lua_getfield(L, -1, "globals");
+    lua_replace(L, LUA_GLOBALSINDEX);
+    lua_setfield(L, LUA_REGISTRYINDEX, "teemate.prelude");
+    lua_sethook(L, tick, LUA_MASKCOUNT, TICK);
     return 0;
 }
 
 // Makes the state and runs the prelude.
 EXPORT("te_init") int te_init(const char *prelude, size_t length)
 {
+    srand(host_seed());
     L0 = luaL_newstate();
     if (!L0) return 1;
     lua_pushcfunction(L0, prepare);
     lua_pushlightuserdata(L0, (void *)prelude);
     lua_pushnumber(L0, (lua_Number)length);
-    return lua_pcall(L0, 2, 0, 0) ? fail(L0, "") : 0;
+    return lua_pcall(L0, 2, 0, 0) ? fail(L0) : 0;
 }
 
-static const char *name_, *text_, *arguments_;
-static size_t length_;
-static uint32_t keys_, all_;
+enum what { EVAL = 0, LOAD = 1, CALL = 2, COMPILE = 3 };
 
-// Compiles and keeps a script, or finds it, and leaves what it returns as RESP in `out`.
+// What the host asked for: it is passed so because a protected call takes one pointer.
+static struct {
+    enum what what;
+    // Of a script its SHA-1; of a library what the host calls it by; ends with 0.
+    const char *name;
+    // The script, the library, or the function's name.
+    const char *text;
+    size_t length;
+    const char *arguments;
+    uint32_t keys, all;
+} job;
+
+static void compile(lua_State *L, const char *chunk, const char *what)
+{
+    const char *why;
+    if (job.length && job.text[0] == LUA_SIGNATURE[0]) why = "bytecode is not a script";
+    else if (!luaL_loadbuffer(L, job.text, job.length, chunk)) return;
+    else why = lua_tostring(L, -1);
+    lua_pushfstring(L, "ERR Error compiling %s: %s", what, why);
+    lua_error(L);
+}
+
+// Pushes a table of the arguments from one to another.
+static const char *arguments(lua_State *L, const char *at, uint32_t count)
+{
+    lua_createtable(L, (int)count, 0);
+    for (uint32_t i = 1; i <= count; i++) {
+        uint32_t size;
+        memcpy(&size, at, 4);
+        lua_pushlstring(L, at + 4, size);
+        lua_rawseti(L, -2, (int)i);
+        at += 4 + size;
+    }
+    return at;
+}
+
+// Leaves what came of the job as RESP in `out`.
 static int run(lua_State *L)
 {
-    lua_getfield(L, LUA_REGISTRYINDEX, "teemate.run");
-    lua_getfield(L, LUA_REGISTRYINDEX, name_);
-    if (lua_isnil(L, -1)) {
+    static const char *const called[] = { "eval", "load", "call", "eval" };
+    lua_getfield(L, LUA_REGISTRYINDEX, "teemate.prelude");
+    lua_getfield(L, -1, called[job.what]);
+    lua_getfield(L, LUA_REGISTRYINDEX, job.name);
+    switch (job.what) {
+    case EVAL:
+    case COMPILE:
+        if (lua_isnil(L, -1)) {
+            lua_pop(L, 1);
+            compile(L, "@user_script", "script (new function)");
+            lua_pushvalue(L, -1);
+            lua_setfield(L, LUA_REGISTRYINDEX, job.name);
+        }
+        if (job.what == COMPILE) return 0;
+        break;
+    case LOAD:
         lua_pop(L, 1);
-        if (length_ && text_[0] == LUA_SIGNATURE[0]) luaL_error(L, "ERR Error compiling script (new function): bytecode is not a script");
-        if (luaL_loadbuffer(L, text_, length_, "@user_script")) {
-            lua_pushfstring(L, "ERR Error compiling script (new function): %s", lua_tostring(L, -1));
-            lua_error(L);
+        compile(L, "@user_function", "function");
+        lua_call(L, 1, 2);
+        // Its functions by their names are kept, and what is told of them is the reply.
+        if (lua_istable(L, -1)) {
+            lua_pushvalue(L, -1);
+            lua_setfield(L, LUA_REGISTRYINDEX, job.name);
         }
-        lua_pushvalue(L, -1);
-        lua_setfield(L, LUA_REGISTRYINDEX, name_);
+        lua_pop(L, 1);
+        answer(L, 0);
+        return 0;
+    case CALL:
+        if (!lua_istable(L, -1)) luaL_error(L, "the library is not loaded");
+        lua_pushlstring(L, job.text, job.length);
+        lua_rawget(L, -2);
+        lua_remove(L, -2);
+        break;
     }
-    const char *at = arguments_;
-    for (uint32_t from = 0, to = keys_, part = 0; part < 2; part++, from = keys_, to = all_) {
-        lua_createtable(L, (int)(to - from), 0);
-        for (uint32_t i = from; i < to; i++) {
-            uint32_t size;
-            memcpy(&size, at, 4);
-            lua_pushlstring(L, at + 4, size);
-            lua_rawseti(L, -2, (int)(i - from) + 1);
-            at += 4 + size;
-        }
-    }
-    lua_pushstring(L, name_);
+    arguments(L, arguments(L, job.arguments, job.keys), job.all - job.keys);
+    if (job.what == CALL) lua_pushlstring(L, job.text, job.length);
+    else lua_pushstring(L, job.name);
     lua_call(L, 4, 1);
-    out_length = 0;
     answer(L, 0);
     return 0;
 }
 
-// 0: `out` holds the reply. 1: it holds an error of the script's text; anything else cannot come.
-EXPORT("te_eval") int te_eval(const char *name, const char *text, size_t length, const char *arguments, uint32_t keys, uint32_t all)
+// `out` holds the reply. 0; or it is an error: 1, one that was told to nobody yet; 2, of a command, counted already.
+EXPORT("te_run")
+int te_run(uint32_t what, const char *name, const char *text, size_t length, const char *arguments, uint32_t keys, uint32_t all,
+    uint32_t version)
 {
-    name_ = name, text_ = text, length_ = length, arguments_ = arguments, keys_ = keys, all_ = all;
+    static unsigned runs;
+    job.what = what, job.name = name, job.text = text, job.length = length;
+    job.arguments = arguments, job.keys = keys, job.all = all;
+    client_version = (int)version, script_version = 2, out_length = 0, is_error = 0;
     lua_settop(L0, 0);
     lua_pushcfunction(L0, run);
-    return lua_pcall(L0, 0, 0, 0) ? fail(L0, "") : 0;
+    int failed = lua_pcall(L0, 0, 0, 0) ? fail(L0) : is_error;
+    if (++runs % COLLECT_EVERY == 0) lua_gc(L0, LUA_GCSTEP, COLLECT_EVERY);
+    return failed;
+}
+
+// A library goes.
+EXPORT("te_forget") void te_forget(const char *name)
+{
+    lua_pushnil(L0);
+    lua_setfield(L0, LUA_REGISTRYINDEX, name);
 }

@@ -18,18 +18,19 @@ pub fn dump(write: impl FnOnce(&mut Writer<Vec<u8>>) -> io::Result<()>) -> io::R
     let mut writer = Writer::bare();
     write(&mut writer)?;
     let mut bytes = writer.into_bare()?;
-    bytes.extend(VERSION.to_le_bytes());
-    let mut crc = Crc64::default();
-    crc.update(&bytes);
-    bytes.extend(crc.value().to_le_bytes());
+    sign(&mut bytes);
     Ok(bytes)
 }
 
-/// The value that a payload of DUMP's has.
-///
-/// # Errors
-/// [`Error::Payload`] when it was changed, or is of a newer version; the others when its content is wrong.
-pub fn restore(payload: &[u8]) -> Result<Value, Error> {
+fn sign(bytes: &mut Vec<u8>) {
+    bytes.extend(VERSION.to_le_bytes());
+    let mut crc = Crc64::default();
+    crc.update(bytes);
+    bytes.extend(crc.value().to_le_bytes());
+}
+
+/// What is before the version and the sum, if both are right.
+fn signed(payload: &[u8]) -> Result<&[u8], Error> {
     let (value, footer) = payload.split_at_checked(payload.len().wrapping_sub(FOOTER)).ok_or(Error::Payload)?;
     let (version, sum) = footer.split_first_chunk::<2>().ok_or(Error::Payload)?;
     let mut crc = Crc64::default();
@@ -38,6 +39,39 @@ pub fn restore(payload: &[u8]) -> Result<Value, Error> {
     if u16::from_le_bytes(*version) > NEWEST || sum != crc.value().to_le_bytes() {
         return Err(Error::Payload);
     }
+    Ok(value)
+}
+
+/// What FUNCTION DUMP gives for these libraries.
+pub fn dump_functions(libraries: &[Vec<u8>]) -> Vec<u8> {
+    let mut writer = Writer::bare();
+    // Writing into memory does not fail.
+    let written = libraries.iter().try_for_each(|code| writer.function(code));
+    let mut bytes = written.and_then(|()| writer.into_bare()).unwrap_or_default();
+    sign(&mut bytes);
+    bytes
+}
+
+/// The libraries that a payload of FUNCTION DUMP's has.
+///
+/// # Errors
+/// As [`restore`].
+pub fn restore_functions(payload: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
+    let all = signed(payload)?;
+    let mut reader = Reader::bare(all);
+    let mut libraries = Vec::new();
+    while reader.at() < all.len() as u64 {
+        libraries.push(reader.bare_function()?);
+    }
+    Ok(libraries)
+}
+
+/// The value that a payload of DUMP's has.
+///
+/// # Errors
+/// [`Error::Payload`] when it was changed, or is of a newer version; the others when its content is wrong.
+pub fn restore(payload: &[u8]) -> Result<Value, Error> {
+    let value = signed(payload)?;
     let mut reader = Reader::bare(value);
     let read = reader.bare_value()?;
     if reader.at() == value.len() as u64 { Ok(read) } else { Err(Error::Payload) }
@@ -59,6 +93,17 @@ mod tests {
         for cut in 0..payload.len() {
             assert!(restore(&payload[..cut]).is_err());
         }
+    }
+
+    #[test]
+    fn libraries_come_back_too() {
+        let libraries = [b"#!lua name=a\n".to_vec(), vec![7; 100]];
+        let payload = dump_functions(&libraries);
+        assert_eq!(restore_functions(&payload).unwrap(), libraries);
+        assert!(restore_functions(&payload[1..]).is_err() && restore(&payload).is_err());
+        assert!(restore_functions(&dump_functions(&[])).unwrap().is_empty());
+        let value = dump(|writer| writer.list(0, b"", None, [b"a"].iter())).unwrap();
+        assert!(restore_functions(&value).is_err());
     }
 
     #[test]

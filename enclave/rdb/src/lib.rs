@@ -15,7 +15,7 @@ mod stream;
 mod writer;
 
 pub use crc64::Crc64;
-pub use dump::{dump, restore};
+pub use dump::{dump, dump_functions, restore, restore_functions};
 pub use reader::{Entry, Error, Reader, Value};
 pub use stream::{Consumer, Group, Pending, Stream, StreamEntry, StreamId, StreamState};
 pub use writer::Writer;

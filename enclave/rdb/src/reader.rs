@@ -135,6 +135,12 @@ impl<R: Read> Reader<R> {
         if is_value(kind) { self.value(kind) } else { Err(Error::Kind { kind, at: 0 }) }
     }
 
+    /// The code of a library.
+    pub(crate) fn bare_function(&mut self) -> Result<Vec<u8>, Error> {
+        let kind = self.byte()?;
+        if kind == code::FUNCTION { self.string() } else { Err(Error::Kind { kind, at: 0 }) }
+    }
+
     /// Libraries of functions that came so far, as FUNCTION LOAD takes them.
     pub fn functions(&self) -> &[Vec<u8>] {
         &self.functions

@@ -235,6 +235,8 @@ fn kill(context: &mut Context<'_>) -> Done {
                 return Err(Error::Syntax);
             }
         }
+    } else if context.args.len() == 2 {
+        return Err(Error::Arity("client|kill".to_owned()));
     } else {
         return Err(Error::Syntax);
     }

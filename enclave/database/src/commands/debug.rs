@@ -5,6 +5,7 @@ use sha1::{Digest, Sha1};
 use super::{Command, Context, Done, Kind, command, flag};
 use crate::error::Error;
 use crate::number;
+use crate::persistence;
 use crate::store::Expiry;
 use crate::value::{Text, Value};
 
@@ -29,12 +30,15 @@ fn debug(context: &mut Context<'_>) -> Done {
         | "replybuffer"
         | "quicklist-packed-threshold"
         | "change-repl-id"
-        | "set-disable-deny-scripts"
         | "jmap"
         | "listpack-entries"
         | "config-rewrite-force-all"
         | "dict-resizing"
         | "stringmatch-len" => context.reply.ok(),
+        "set-disable-deny-scripts" => {
+            context.shared.scripts_may = context.integer(2)? != 0;
+            context.reply.ok();
+        }
         "object" => object(context)?,
         "reload" | "loadaof" => reload(context)?,
         "populate" => populate(context)?,
@@ -81,7 +85,7 @@ fn debug(context: &mut Context<'_>) -> Done {
 fn object(context: &mut Context<'_>) -> Done {
     let (db, key) = (context.db(), context.arg(2));
     let now = context.store.now;
-    let Some(value) = context.store.peek(db, key) else { return Err(Error::NoSuchKey) };
+    let Some(value) = context.store.peek_late(db, key) else { return Err(Error::NoSuchKey) };
     let line = format!(
         "Value at:0x1 refcount:1 encoding:{} serializedlength:{} lru:{} lru_seconds_idle:0",
         value.encoding(),
@@ -99,12 +103,17 @@ fn reload(context: &mut Context<'_>) -> Done {
     if !has("nosave") {
         super::server::write(context)?;
     }
+    let is_empty = (0..context.store.databases()).all(|db| context.store.is_empty(db)) && context.shared.libraries().is_empty();
+    if has("noflush") && !has("merge") && !is_empty {
+        return Err(Error::new("Error trying to load the RDB dump, check server logs."));
+    }
     if !has("noflush") {
         (0..context.store.databases()).for_each(|db| context.store.flush(db));
     }
     let place = context.shared.storage.snapshot(&context.shared.config).map_err(Error::new)?;
     if let Some(file) = place.open().map_err(Error::new)? {
-        crate::persistence::rdb::read(context.store, file, place.name()).map_err(Error::new)?;
+        let (_, _, libraries) = persistence::rdb::read(context.store, file, place.name()).map_err(Error::new)?;
+        persistence::take_libraries(context.shared, &libraries, has("noflush"), place.name()).map_err(Error::new)?;
     }
     // What was not in the file, or is there beside it, no command did.
     if has("nosave") || has("noflush") {

@@ -22,7 +22,7 @@ fn flags(command: &Command) -> Vec<&'static str> {
         (command.is(flag::FAST), "fast"),
         (command.is(flag::NO_AUTH), "no_auth"),
         (command.is(flag::NO_MULTI), "no_multi"),
-        (command.is(flag::MOVABLE), "movablekeys"),
+        (command.is(flag::MOVABLE) && !matches!(command.name, "memory" | "object"), "movablekeys"),
     ];
     marks.into_iter().filter(|(is, _)| *is).map(|(_, mark)| mark).collect()
 }
@@ -114,7 +114,7 @@ fn commands(context: &mut Context<'_>) -> Done {
                 return Err(Error::new("Invalid number of arguments specified for command"));
             }
             let keys = command.keys(args);
-            if keys.is_empty() {
+            if keys.is_empty() && !command.is(flag::SCRIPTING) {
                 return Err(Error::new("Invalid arguments specified for command"));
             }
             if context.is(1, "getkeys") {

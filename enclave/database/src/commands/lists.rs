@@ -1,6 +1,6 @@
 //! Lists, and waiting for them.
 
-use super::{Command, Context, Done, Kind, command, range};
+use super::{Command, Context, Done, Kind, command, flag, range};
 use crate::error::Error;
 use crate::number;
 use crate::session::Otherwise;
@@ -24,12 +24,13 @@ pub const COMMANDS: &[Command] = &[
     command("lpos", -3, Kind::Read, (1, 1, 1), lpos),
     command("lmove", 5, Kind::Grow, (1, 2, 1), lmove),
     command("rpoplpush", 3, Kind::Grow, (1, 2, 1), |context| carry(context, false, true).map(drop)),
-    command("blpop", -3, Kind::Write, (1, -2, 1), |context| wait_and_pop(context, true)),
-    command("brpop", -3, Kind::Write, (1, -2, 1), |context| wait_and_pop(context, false)),
-    command("blmove", 6, Kind::Grow, (1, 2, 1), blmove),
-    command("lmpop", -4, Kind::Write, (0, 0, 0), |context| lmpop(context, 1)),
-    command("blmpop", -5, Kind::Write, (0, 0, 0), |context| lmpop(context, 2)),
-    command("brpoplpush", 4, Kind::Grow, (1, 2, 1), |context| wait_and_carry(context, false, true, 3)),
+    command("blpop", -3, Kind::Write, (1, -2, 1), |context| wait_and_pop(context, true)).with(flag::BLOCKING | flag::NO_SCRIPT),
+    command("brpop", -3, Kind::Write, (1, -2, 1), |context| wait_and_pop(context, false)).with(flag::BLOCKING | flag::NO_SCRIPT),
+    command("blmove", 6, Kind::Grow, (1, 2, 1), blmove).with(flag::BLOCKING | flag::NO_SCRIPT),
+    command("lmpop", -4, Kind::Write, (0, 0, 0), |context| lmpop(context, 1)).with(flag::MOVABLE),
+    command("blmpop", -5, Kind::Write, (0, 0, 0), |context| lmpop(context, 2)).with(flag::MOVABLE | flag::BLOCKING | flag::NO_SCRIPT),
+    command("brpoplpush", 4, Kind::Grow, (1, 2, 1), |context| wait_and_carry(context, false, true, 3))
+        .with(flag::BLOCKING | flag::NO_SCRIPT),
 ];
 
 type List = Sequence<Blob>;

@@ -22,12 +22,11 @@ pub const COMMANDS: &[Command] = &[
     command("monitor", 1, Kind::Server, (0, 0, 0), monitor).with(ADMIN | flag::HIDDEN | flag::NO_MULTI),
     command("memory", -2, Kind::Read, (2, 2, 1), memory).with(flag::MOVABLE),
     command("module", -2, Kind::Server, (0, 0, 0), module).with(ADMIN),
-    command("function", -2, Kind::Server, (0, 0, 0), function).with(flag::SCRIPTING | flag::NO_SCRIPT),
     command("teemate.identity", 1, Kind::Server, (0, 0, 0), identity).with(flag::FAST | flag::CONNECTION | flag::NO_AUTH | flag::NO_SCRIPT),
     command("lolwut", -1, Kind::Server, (0, 0, 0), lolwut).with(flag::FAST),
     command("readonly", 1, Kind::Server, (0, 0, 0), no_cluster).with(flag::FAST | flag::CONNECTION),
     command("readwrite", 1, Kind::Server, (0, 0, 0), no_cluster).with(flag::FAST | flag::CONNECTION),
-    command("cluster", -2, Kind::Server, (0, 0, 0), no_cluster),
+    command("cluster", -2, Kind::Server, (0, 0, 0), no_cluster).with(flag::NO_SCRIPT),
 ];
 
 /// Writes a snapshot while the client, and all others, wait.
@@ -237,11 +236,13 @@ fn latency(context: &mut Context<'_>) -> Done {
             context.count(2..=2)?;
             context.reply.verbatim("Dave, I have observed the system: LATENCY LATEST tells what it saw.\n");
         }
-        "histogram" => context.reply.map(0),
+        "histogram" => histogram(context),
+        "help" if context.args.len() > 2 => context.count(2..=2)?,
         "help" => super::help(
             context,
             &[
                 "LATENCY <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+                "HISTOGRAM [<command> ...]",
                 "HISTORY <event>",
                 "LATEST",
                 "RESET [<event> ...]",
@@ -251,6 +252,34 @@ fn latency(context: &mut Context<'_>) -> Done {
         _ => return Err(context.unknown_subcommand()),
     }
     Ok(())
+}
+
+/// How long calls took, by command: of those asked for, a command's subcommands with it, or of all.
+fn histogram(context: &mut Context<'_>) {
+    let asked: Vec<String> = context.args[2..].iter().map(|name| String::from_utf8_lossy(name).to_ascii_lowercase()).collect();
+    let is_asked = |name: &str| {
+        let of = |one: &String| name == one || name.split_once('|').is_some_and(|(command, _)| command == one);
+        asked.is_empty() || asked.iter().any(of)
+    };
+    let mut all: Vec<_> = context.shared.calls.iter().filter(|(name, calls)| calls.calls > 0 && is_asked(name)).collect();
+    all.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    context.reply.map(all.len());
+    for (name, calls) in all {
+        context.reply.bulk(name.as_bytes());
+        context.reply.map(2);
+        context.reply.bulk(b"calls");
+        context.reply.integer(calls.calls as i64);
+        context.reply.bulk(b"histogram_usec");
+        let last = calls.took.iter().rposition(|count| *count > 0).unwrap_or(0);
+        let first = calls.took.iter().position(|count| *count > 0).unwrap_or(0);
+        context.reply.map(last + 1 - first);
+        let mut sum = 0;
+        for bits in first..=last {
+            sum += i64::from(calls.took[bits]);
+            context.reply.integer(1 << bits);
+            context.reply.integer(sum);
+        }
+    }
 }
 
 fn monitor(context: &mut Context<'_>) -> Done {
@@ -318,19 +347,6 @@ fn module(context: &mut Context<'_>) -> Done {
     match context.subcommand().as_str() {
         "list" => context.reply.array(0),
         "load" | "loadex" | "unload" => return Err(Error::new("modules are not supported")),
-        _ => return Err(context.unknown_subcommand()),
-    }
-    Ok(())
-}
-
-/// There are none, so there is nothing to forget, and nothing to list.
-fn function(context: &mut Context<'_>) -> Done {
-    match context.subcommand().as_str() {
-        "flush" => {
-            context.count(2..=3)?;
-            context.reply.ok();
-        }
-        "list" => context.reply.array(0),
         _ => return Err(context.unknown_subcommand()),
     }
     Ok(())

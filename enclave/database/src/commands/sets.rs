@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::keys::Scan;
-use super::{Command, Context, Done, Kind, command};
+use super::{Command, Context, Done, Kind, command, flag};
 use crate::error::Error;
 use crate::number;
 use crate::store::Expiry;
@@ -26,7 +26,7 @@ pub const COMMANDS: &[Command] = &[
     command("sinterstore", -3, Kind::Grow, (1, -1, 1), |context| combine(context, inter, 2, true)),
     command("sunionstore", -3, Kind::Grow, (1, -1, 1), |context| combine(context, union, 2, true)),
     command("sdiffstore", -3, Kind::Grow, (1, -1, 1), |context| combine(context, diff, 2, true)),
-    command("sintercard", -3, Kind::Read, (0, 0, 0), sintercard),
+    command("sintercard", -3, Kind::Read, (0, 0, 0), sintercard).with(flag::MOVABLE),
     command("sscan", -3, Kind::Read, (1, 1, 1), sscan),
 ];
 

@@ -10,7 +10,7 @@ use crate::value::{Blob, Value};
 
 pub const COMMANDS: &[Command] = &[
     command("sort", -2, Kind::Grow, (1, 1, 1), |context| sort(context, false)).with(flag::MOVABLE),
-    command("sort_ro", -2, Kind::Read, (1, 1, 1), |context| sort(context, true)),
+    command("sort_ro", -2, Kind::Read, (1, 1, 1), |context| sort(context, true)).with(flag::MOVABLE),
 ];
 
 /// What an element is ordered by.
@@ -75,8 +75,8 @@ fn sort(context: &mut Context<'_>, only_read: bool) -> Done {
         }
         Some(_) => return Err(Error::WrongType),
     };
-    // A set has no order of its own: what is stored must not depend on where its members happen to be.
-    if unsorted && store.is_some() && matches!(context.read(1), Some(Value::Set(_))) {
+    // A set has no order of its own: what is stored, or what a script gets, must not depend on where its members happen to be.
+    if unsorted && (store.is_some() || context.session.script) && matches!(context.read(1), Some(Value::Set(_))) {
         (unsorted, alpha, by) = (false, true, None);
     }
     if unsorted {

@@ -4,20 +4,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::sorted_sets::show;
-use super::{Command, Context, Done, Kind, command};
+use super::{Command, Context, Done, Kind, command, flag};
 use crate::error::Error;
 use crate::number;
 use crate::store::Expiry;
 use crate::value::{Member, SortedSet, Value};
 
 pub const COMMANDS: &[Command] = &[
-    command("zunion", -3, Kind::Read, (0, 0, 0), |context| combine(context, How::Union, None)),
-    command("zinter", -3, Kind::Read, (0, 0, 0), |context| combine(context, How::Inter, None)),
-    command("zdiff", -3, Kind::Read, (0, 0, 0), |context| combine(context, How::Diff, None)),
-    command("zunionstore", -4, Kind::Grow, (1, 1, 1), |context| combine(context, How::Union, Some(1))),
-    command("zinterstore", -4, Kind::Grow, (1, 1, 1), |context| combine(context, How::Inter, Some(1))),
-    command("zdiffstore", -4, Kind::Grow, (1, 1, 1), |context| combine(context, How::Diff, Some(1))),
-    command("zintercard", -3, Kind::Read, (0, 0, 0), zintercard),
+    command("zunion", -3, Kind::Read, (0, 0, 0), |context| combine(context, How::Union, None)).with(flag::MOVABLE),
+    command("zinter", -3, Kind::Read, (0, 0, 0), |context| combine(context, How::Inter, None)).with(flag::MOVABLE),
+    command("zdiff", -3, Kind::Read, (0, 0, 0), |context| combine(context, How::Diff, None)).with(flag::MOVABLE),
+    command("zunionstore", -4, Kind::Grow, (1, 1, 1), |context| combine(context, How::Union, Some(1))).with(flag::MOVABLE),
+    command("zinterstore", -4, Kind::Grow, (1, 1, 1), |context| combine(context, How::Inter, Some(1))).with(flag::MOVABLE),
+    command("zdiffstore", -4, Kind::Grow, (1, 1, 1), |context| combine(context, How::Diff, Some(1))).with(flag::MOVABLE),
+    command("zintercard", -3, Kind::Read, (0, 0, 0), zintercard).with(flag::MOVABLE),
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq)]

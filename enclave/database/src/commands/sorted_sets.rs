@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::keys::Scan;
-use super::{Command, Context, Done, Kind, command, range};
+use super::{Command, Context, Done, Kind, command, flag, range};
 use crate::error::Error;
 use crate::number;
 use crate::session::Otherwise;
@@ -24,8 +24,8 @@ pub const COMMANDS: &[Command] = &[
     command("zrange", -4, Kind::Read, (1, 1, 1), zrange),
     command("zrangestore", -5, Kind::Grow, (1, 2, 1), zrangestore),
     command("zrandmember", -2, Kind::Read, (1, 1, 1), zrandmember),
-    command("zmpop", -4, Kind::Write, (0, 0, 0), |context| zmpop(context, 1)),
-    command("bzmpop", -5, Kind::Write, (0, 0, 0), |context| zmpop(context, 2)),
+    command("zmpop", -4, Kind::Write, (0, 0, 0), |context| zmpop(context, 1)).with(flag::MOVABLE),
+    command("bzmpop", -5, Kind::Write, (0, 0, 0), |context| zmpop(context, 2)).with(flag::MOVABLE | flag::BLOCKING | flag::NO_SCRIPT),
     command("zrevrange", -4, Kind::Read, (1, 1, 1), |context| old_range(context, Order::Rank, true)),
     command("zrangebyscore", -4, Kind::Read, (1, 1, 1), |context| old_range(context, Order::Score, false)),
     command("zrevrangebyscore", -4, Kind::Read, (1, 1, 1), |context| old_range(context, Order::Score, true)),
@@ -36,8 +36,8 @@ pub const COMMANDS: &[Command] = &[
     command("zremrangebylex", 4, Kind::Write, (1, 1, 1), |context| remove(context, by_name)),
     command("zpopmin", -2, Kind::Write, (1, 1, 1), |context| zpop(context, false)),
     command("zpopmax", -2, Kind::Write, (1, 1, 1), |context| zpop(context, true)),
-    command("bzpopmin", -3, Kind::Write, (1, -2, 1), |context| bzpop(context, false)),
-    command("bzpopmax", -3, Kind::Write, (1, -2, 1), |context| bzpop(context, true)),
+    command("bzpopmin", -3, Kind::Write, (1, -2, 1), |context| bzpop(context, false)).with(flag::BLOCKING | flag::NO_SCRIPT | flag::FAST),
+    command("bzpopmax", -3, Kind::Write, (1, -2, 1), |context| bzpop(context, true)).with(flag::BLOCKING | flag::NO_SCRIPT | flag::FAST),
     command("zscan", -3, Kind::Read, (1, 1, 1), zscan),
 ];
 

@@ -388,6 +388,10 @@ pub(super) fn reading(context: &Context<'_>, of_group: bool) -> Result<Reading, 
     while at < context.args.len() {
         let left = context.args.len() - at - 1;
         if context.is(at, "BLOCK") && left >= 1 {
+            if context.session.script {
+                let name = context.name();
+                return Err(Error::new(format_args!("{name} command is not allowed with BLOCK option from scripts")));
+            }
             reading.wait = Some(context.timeout_ms(at + 1)?);
             at += 2;
         } else if context.is(at, "COUNT") && left >= 1 {

@@ -206,7 +206,26 @@ pub(crate) fn invalidate(shared: &mut Shared, key: Option<&[u8]>, by: Option<&Se
             continue;
         }
         let to = if tracking.redirect == 0 { session.id } else { tracking.redirect };
-        told.push((to, Push::Invalidate(key.map(|key| vec![Box::from(key)]))));
+        let Some(key) = key.filter(|_| tracking.broadcast) else {
+            told.push((to, Push::Invalidate(key.map(|key| vec![Box::from(key)]))));
+            continue;
+        };
+        for prefix in tracking.prefixes.iter().filter(|prefix| key.starts_with(prefix)) {
+            told.push((to, Push::Broadcast { prefix: prefix.clone(), keys: vec![key.into()] }));
+        }
     }
-    shared.messages.extend(told);
+    for (to, push) in told {
+        let Push::Broadcast { prefix, keys: new } = &push else {
+            shared.messages.push((to, push));
+            continue;
+        };
+        let same = shared.messages.iter_mut().find_map(|(other, push)| match push {
+            Push::Broadcast { prefix: of, keys } if *other == to && of == prefix => Some(keys),
+            _ => None,
+        });
+        match same {
+            Some(keys) => keys.extend(new.iter().cloned()),
+            None => shared.messages.push((to, push)),
+        }
+    }
 }

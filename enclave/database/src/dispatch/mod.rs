@@ -11,7 +11,7 @@ use crate::eviction;
 use crate::persistence::effects;
 use crate::session::Replies;
 
-use notes::{follow, monitor, note_slow};
+use notes::{follow, monitor, note_call, note_slow};
 pub use notes::{note_error, quote};
 
 /// Carries one request out, or queues it, or refuses it; the reply is written in any case.
@@ -21,9 +21,17 @@ pub fn process(context: &mut Context<'_>) {
     context.session.used = context.store.now;
     match admit(context) {
         Err(error) => {
+            let aborts = context.session.queue.is_some() && context.is(0, "exec") && !matches!(error, Error::Arity(_));
             if context.session.queue.is_some() && !matches!(context.args.first(), Some(name) if is_control(name)) {
                 context.session.refused = true;
             }
+            let error = if aborts {
+                context.session.queue = None;
+                commands::unwatch(context.store, context.session);
+                Error::Other(format!("EXECABORT Transaction discarded because of: {error}"))
+            } else {
+                error
+            };
             note_error(context, &error);
             context.reply.error(&error.to_string());
         }
@@ -62,6 +70,23 @@ fn is_for_anybody(command: &Command) -> bool {
     command.is(flag::NO_AUTH) || matches!(command.name, "ping" | "config" | "acl")
 }
 
+/// What others are told while a script runs that does not end.
+pub(crate) fn busy(is_function: bool) -> Error {
+    let what = if is_function { "FUNCTION" } else { "SCRIPT" };
+    Error::Other(format!("BUSY Redis is busy running a script. You can only call {what} KILL or SHUTDOWN NOSAVE."))
+}
+
+/// Commands that do not need the databases, and those that end it.
+fn may_while_busy(context: &Context<'_>, command: &Command) -> bool {
+    match command.name {
+        "auth" | "hello" | "quit" | "reset" | "multi" | "discard" | "watch" | "unwatch" => true,
+        "shutdown" => context.is(1, "nosave"),
+        "script" => context.is(1, "kill"),
+        "function" => context.is(1, "kill") || context.is(1, "stats"),
+        _ => false,
+    }
+}
+
 /// Commands that a transaction does not queue.
 fn is_control(name: &[u8]) -> bool {
     ["exec", "discard", "multi", "watch", "quit", "reset"].iter().any(|control| name.eq_ignore_ascii_case(control.as_bytes()))
@@ -74,7 +99,7 @@ fn admit(context: &mut Context<'_>) -> Result<&'static Command, Error> {
         return Err(unknown(context));
     };
     let refuse = |context: &mut Context<'_>, error: Error| {
-        context.shared.calls.entry(command.name).or_default().rejected += 1;
+        context.shared.calls_of(command.name).rejected += 1;
         Err(error)
     };
     if !command.fits(context.args.len()) {
@@ -87,6 +112,13 @@ fn admit(context: &mut Context<'_>) -> Result<&'static Command, Error> {
         return refuse(context, Error::Other(NO_OWNER.to_owned()));
     }
     if let Err(error) = permitted(context, command) {
+        return refuse(context, error);
+    }
+    if let Some(running) = &context.shared.running
+        && !context.session.executing
+        && !may_while_busy(context, command)
+    {
+        let error = busy(running.is_function);
         return refuse(context, error);
     }
     if context.session.queue.is_some() && command.is(flag::NO_MULTI) {
@@ -108,31 +140,34 @@ fn admit(context: &mut Context<'_>) -> Result<&'static Command, Error> {
         let queued = context.session.queue.iter().flatten().filter_map(|request| commands::find(request.first()?));
         let exec = command.name == "exec" && queued.into_iter().any(|command| command.kind == Kind::Grow);
         if (command.kind != Kind::Server || exec) && !eviction::make_room(context.store, context.shared) {
-            if exec {
-                context.session.queue = None;
-                commands::unwatch(context.store, context.session);
-                return refuse(
-                    context,
-                    Error::Other(format!("EXECABORT Transaction discarded because of: {}", &Error::OutOfMemory.to_string())),
-                );
-            }
-            if command.kind == Kind::Grow {
+            if exec || command.kind == Kind::Grow {
                 return refuse(context, Error::OutOfMemory);
             }
         }
     }
-    if context.shared.replication.is_replica() && context.shared.config.is_on("replica-read-only") {
-        let queued = context.session.queue.iter().flatten().filter_map(|request| commands::find(request.first()?));
-        if command.writes() || command.name == "teemate.import" || command.name == "exec" && queued.into_iter().any(Command::writes) {
-            return refuse(context, Error::Other("READONLY You can't write against a read only replica.".to_owned()));
-        }
+    let queued = || context.session.queue.iter().flatten().filter_map(|request| commands::find(request.first()?)).any(Command::writes);
+    let writes = command.writes() || command.name == "exec" && queued();
+    if context.shared.replication.is_replica()
+        && context.shared.config.is_on("replica-read-only")
+        && (writes || command.name == "teemate.import")
+    {
+        return refuse(context, Error::Other("READONLY You can't write against a read only replica.".to_owned()));
     }
-    if command.writes()
-        && let Some(why) = crate::persistence::refuses_writes(context.shared)
+    if writes
+        && let Some(why) = refuses_writes(context.shared)
     {
         return refuse(context, Error::Other(why));
     }
     Ok(command)
+}
+
+/// Why nothing may be written now, if so.
+pub(crate) fn refuses_writes(shared: &crate::shared::Shared) -> Option<String> {
+    if shared.config.hot.replicas > 0 {
+        // There are none.
+        return Some("NOREPLICAS Not enough good replicas to write.".to_owned());
+    }
+    crate::persistence::refuses_writes(shared)
 }
 
 /// Whether the client's user may do this.
@@ -180,17 +215,22 @@ fn unknown(context: &Context<'_>) -> Error {
 
 /// Carries a command out that may be, and notes what is to be noted.
 pub fn call(context: &mut Context<'_>, command: &'static Command) {
-    if !context.shared.monitors.is_empty() && !command.is(flag::HIDDEN) {
+    let watched = !context.shared.monitors.is_empty() && !command.is(flag::HIDDEN);
+    // A transaction's commands come before its end.
+    if watched && command.name != "exec" {
         monitor(context);
     }
     let (began, state) = (context.shared.clock, effects::before(context.store));
     context.shared.depth += 1;
     if context.shared.depth == 1 {
-        context.session.last = command.name;
+        context.session.last = commands::full_name(command, context.args);
     }
     let before = context.reply.bytes.len();
     let result = commands::run(context, command);
     context.shared.depth -= 1;
+    if watched && command.name == "exec" {
+        monitor(context);
+    }
     let ended = Instant::now();
     let took = ended.saturating_duration_since(began);
     context.shared.clock = ended;
@@ -204,17 +244,14 @@ pub fn call(context: &mut Context<'_>, command: &'static Command) {
             true
         }
     };
-    let calls = context.shared.calls.entry(command.name).or_default();
-    calls.calls += 1;
-    calls.us += took.as_micros() as u64;
-    calls.failed += u64::from(failed);
+    note_call(context, command, took, failed);
     context.shared.counters.commands += 1;
     note_slow(context, command, took);
     if context.store.record {
         follow(context);
     }
     effects::note(context, command, state, failed);
-    if context.shared.trackers.contains(&context.session.id) && command.kind == Kind::Read && !failed {
+    if context.shared.trackers.contains(&context.session.id) && command.kind == Kind::Read && !failed && !context.session.script {
         commands::remember(context, command);
     }
     if let Some(tracking) = &mut context.session.tracking
@@ -230,14 +267,17 @@ pub fn call(context: &mut Context<'_>, command: &'static Command) {
 /// # Errors
 /// The handler's; that it waits on is none, nor noted.
 pub fn again(context: &mut Context<'_>, command: &'static Command) -> Result<(), Error> {
-    let before = effects::before(context.store);
+    let (began, before) = (Instant::now(), effects::before(context.store));
     let result = commands::run(context, command);
+    if context.session.retrying {
+        note_slow(context, command, began.elapsed());
+    }
     effects::note(context, command, before, result.is_err());
     if let Err(error) = &result
         && *error != Error::WrongType
     {
         note_error(context, error);
-        context.shared.calls.entry(command.name).or_default().failed += 1;
+        context.shared.calls_of(command.name).failed += 1;
     }
     result
 }

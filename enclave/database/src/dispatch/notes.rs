@@ -1,5 +1,6 @@
 //! What is noted of a command: errors, what it did to keys that others keep, slow ones, lines for monitors.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::commands::{self, Command, Context, event, flag};
@@ -9,6 +10,9 @@ use crate::store::Cause;
 
 /// Counts an error.
 pub fn note_error(context: &mut Context<'_>, error: &Error) {
+    if matches!(error, Error::Passed(_)) {
+        return;
+    }
     let text = error.to_string();
     let counters = &mut context.shared.counters;
     counters.errors += 1;
@@ -33,6 +37,20 @@ pub(super) fn follow(context: &mut Context<'_>) {
     }
 }
 
+/// Counts a call.
+pub(super) fn note_call(context: &mut Context<'_>, command: &Command, took: Duration, failed: bool) {
+    let us = took.as_micros() as u64;
+    let name = commands::full_name(command, context.args);
+    // Whoever makes up subcommands does not make this grow.
+    let name = if failed { Cow::Borrowed(command.name) } else { name };
+    let calls = context.shared.calls.entry(name).or_default();
+    calls.calls += 1;
+    calls.us += us;
+    calls.failed += u64::from(failed);
+    let bits = (u64::BITS - us.saturating_sub(1).leading_zeros()) as usize;
+    calls.took[bits.min(31)] += 1;
+}
+
 pub(super) fn note_slow(context: &mut Context<'_>, command: &Command, took: Duration) {
     let (us, hot) = (took.as_micros() as u64, &context.shared.config.hot);
     if hot.latency > 0 && took.as_millis() as i64 >= hot.latency {
@@ -40,7 +58,9 @@ pub(super) fn note_slow(context: &mut Context<'_>, command: &Command, took: Dura
         context.shared.note_latency(event, context.store.now / 1000, took.as_millis() as u64);
     }
     let limit = context.shared.config.hot.slower_than;
-    if limit < 0 || us < limit as u64 || command.is(flag::HIDDEN) || context.session.waiting.is_some() {
+    // Of a transaction its commands are noted, each by itself.
+    let is_other = command.is(flag::HIDDEN) || command.name == "exec" || context.session.waiting.is_some();
+    if limit < 0 || us < limit as u64 || is_other {
         return;
     }
     let most = usize::try_from(context.shared.config.number("slowlog-max-len")).unwrap_or(0);
@@ -75,7 +95,7 @@ fn shorten(args: &[&[u8]]) -> Vec<Box<[u8]>> {
 
 pub(super) fn monitor(context: &mut Context<'_>) {
     let now = context.store.now;
-    let who = if context.session.executing && context.shared.depth > 1 { "lua" } else { context.session.address.as_str() };
+    let who = if context.session.script { "lua" } else { context.session.address.as_str() };
     let mut line = format!("{}.{:06} [{} {who}]", now / 1000, now % 1000 * 1000, context.session.database);
     let secret = ["auth", "hello"].iter().any(|name| context.is(0, name));
     for (at, arg) in context.args.iter().enumerate() {

@@ -70,7 +70,7 @@ impl Batched {
         slots.dedup();
         for slot in slots {
             let (Some(Some(connection)), Some(buffers)) = (self.slots.get(slot), buffers.get(slot)) else { continue };
-            let output = &buffers.output[buffers.sent..];
+            let output = buffers.output.get(buffers.sent..).unwrap_or_default();
             if connection.blocked || output.is_empty() {
                 continue;
             }

@@ -5,12 +5,15 @@
 
 pub mod batched;
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use rustix::event::epoll;
+
+use crate::resp::Request;
 
 /// Bytes that one turn reads from one connection: the others get theirs before it gets more.
 const READ: usize = 64 << 10;
@@ -38,7 +41,7 @@ pub struct Buffers {
 impl Buffers {
     /// Bytes that wait to be sent.
     pub fn unsent(&self) -> usize {
-        self.output.len() - self.sent + self.behind
+        self.output.len().saturating_sub(self.sent) + self.behind
     }
 
     /// Takes out what is to be sent.
@@ -72,6 +75,40 @@ pub trait Network {
 
     /// Closes a connection. Its slot may be given to a new one.
     fn close(&mut self, slot: usize);
+}
+
+/// The network, and what is on its way.
+#[derive(Default)]
+pub struct Wires {
+    /// Not there while a turn is under way, nor for who only carries out a log.
+    pub network: Option<Box<dyn Network>>,
+    /// By the connections' slots.
+    pub buffers: Vec<Buffers>,
+    /// Slots with something to send.
+    pub dirty: Vec<usize>,
+    /// Slots with requests that have come and are next.
+    pub ready: VecDeque<usize>,
+    /// Slots with requests that a turn had no time for, or that waited.
+    pub again: Vec<usize>,
+    /// Slots whose other end went: they are closed when what they asked for is done.
+    pub gone: Vec<usize>,
+    /// The next connection's number.
+    pub next_id: u64,
+    /// Room for a request, used again and again.
+    pub request: Request,
+}
+
+impl Wires {
+    /// Sends what waits on these slots, waits, and reads. `None`: there is no network.
+    ///
+    /// # Errors
+    /// Those of [`Network::turn`].
+    pub fn turn(&mut self, dirty: &[usize], wait: Duration, turn: &mut Turn) -> io::Result<()> {
+        match &mut self.network {
+            Some(network) => network.turn(&mut self.buffers, dirty, wait, turn),
+            None => Ok(()),
+        }
+    }
 }
 
 /// By the operating system's own calls, over TCP without encryption: for one machine.

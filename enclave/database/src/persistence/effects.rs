@@ -51,7 +51,7 @@ pub fn note(context: &mut Context<'_>, command: &Command, before: Before, failed
 
 /// Whether a command that changed something is to be carried out again. A read that keeps a count in the value is: DUMP shows it.
 pub fn is_logged(command: &Command) -> bool {
-    command.writes() || command.name == "pfcount" || command.name == "debug"
+    command.writes() || matches!(command.name, "pfcount" | "debug" | "function")
 }
 
 fn by_name(context: &mut Context<'_>, name: &str) {

@@ -26,7 +26,7 @@ pub struct Report {
     pub keys: u64,
     /// Keys whose time was over.
     pub expired: u64,
-    /// Libraries of functions, which there are none of here.
+    /// Libraries of functions that are there now.
     pub functions: u64,
     /// Where it is kept.
     pub kept: Kept,
@@ -100,6 +100,8 @@ impl std::fmt::Debug for Import {
 pub(crate) struct Loaded {
     /// The databases.
     pub store: Store,
+    /// Libraries of functions.
+    pub libraries: Vec<Vec<u8>>,
     report: Report,
 }
 
@@ -176,7 +178,7 @@ fn refuse_unless_empty(store: &Store) -> Result<(), String> {
 /// That it is no snapshot, is not whole, has what can't be here, or needs more memory.
 pub(crate) fn load(mut store: Store, from: &mut dyn Read, limits: &Limits, most: usize, name: &str) -> Result<Loaded, Error> {
     let mut report = Report::default();
-    let (_, functions) = rdb::entries(from, name, |entry| {
+    let (_, libraries) = rdb::entries(from, name, |entry| {
         if most > 0 && used_memory() > most {
             return Err(Error::Memory);
         }
@@ -192,9 +194,9 @@ pub(crate) fn load(mut store: Store, from: &mut dyn Read, limits: &Limits, most:
         store.set(database, &entry.key, value, entry.expires.map_or(Expiry::Never, Expiry::At));
         Ok(())
     })?;
-    report.functions = functions as u64;
+    report.functions = libraries.len() as u64;
     report.keys = (0..store.databases()).map(|database| store.len(database) as u64).sum();
-    Ok(Loaded { store, report })
+    Ok(Loaded { store, libraries, report })
 }
 
 /// What came, as something that can be read.
@@ -258,7 +260,11 @@ fn advance(import: &mut Import, store: &mut Store, shared: &mut Shared) -> Optio
             return Some(Answer::Failed(why));
         }
         let Stage::Ready(loaded) = std::mem::replace(&mut import.stage, Stage::Takes) else { return None };
-        let Loaded { store: own, report } = *loaded;
+        let Loaded { store: own, libraries, report } = *loaded;
+        // Before anything is replaced: one that is none is found here.
+        if let Err(error) = super::take_libraries(shared, &libraries, false, NAME) {
+            return Some(Answer::Failed(error.to_string()));
+        }
         match put_in_place(own, store, shared) {
             Ok(kept) => import.stage = Stage::Keeps(Report { kept, ..report }),
             Err(error) => return Some(Answer::Failed(not_kept(&error.to_string()))),

@@ -66,6 +66,14 @@ pub enum Error {
         /// What is wrong.
         source: teemate_rdb::Error,
     },
+    /// Functions.
+    #[error("{file}: a library of functions can't be loaded: {why}")]
+    Libraries {
+        /// Which file.
+        file: String,
+        /// Why.
+        why: String,
+    },
     /// More than a snapshot.
     #[error("{0}: something follows after the snapshot's end")]
     Rest(String),
@@ -188,7 +196,8 @@ pub fn start(store: &mut Store, shared: &mut Shared) -> Result<Started, Error> {
         && let Ok(place) = shared.storage.snapshot(&shared.config)
         && let Some(file) = place.open()?
     {
-        let (keys, read) = rdb::read(store, file, place.name())?;
+        let (keys, read, libraries) = rdb::read(store, file, place.name())?;
+        take_libraries(shared, &libraries, false, place.name())?;
         // It may have been exchanged since its beginning was looked at.
         shared.guard.found_snapshot(read.version, &shared.storage)?;
         (started.keys, started.from) = (keys, Some(place.name().to_owned()));
@@ -226,11 +235,20 @@ fn replay(store: &mut Store, shared: &mut Shared) -> Result<(), Error> {
     store.replaying = true;
     let mut replay = Replay::new(store, &shared.config);
     let opened = shared.log.open(&shared.storage, &shared.config, shared.guard.known_log(), &mut replay);
-    let (read, base) = (replay.bytes, replay.base);
+    let (read, base, libraries) = (replay.bytes, replay.base, replay.libraries());
     store.replaying = false;
     opened.map_err(|error| shared.guard.explain(error, &shared.storage))?;
+    take_libraries(shared, &libraries, false, "the log")?;
     shared.log.continues(read, base);
     Ok(())
+}
+
+/// Takes the libraries of functions that a file had, in place of those that there are; `merge`: of those with the same names.
+///
+/// # Errors
+/// That one of them is none.
+pub(crate) fn take_libraries(shared: &mut Shared, libraries: &[Vec<u8>], merge: bool, file: &str) -> Result<(), Error> {
+    shared.set_libraries(libraries, merge).map_err(|why| Error::Libraries { file: file.to_owned(), why })
 }
 
 /// What commands did, and keys that went by themselves, is put together for the log and for replicas.
@@ -245,9 +263,17 @@ pub fn gather(store: &mut Store, shared: &mut Shared) {
 pub fn commit(store: &mut Store, shared: &mut Shared) -> bool {
     gather(store, shared);
     let owed = shared.log.is_owed();
-    if !shared.log.commit(shared.config.hot.sync) {
-        return false;
-    }
+    shared.log.commit(shared.config.hot.sync) && is_covered(shared, owed)
+}
+
+/// The same for what came before a script that is being carried out.
+pub fn commit_before(shared: &mut Shared) -> bool {
+    let owed = shared.log.is_owed();
+    shared.log.commit_before(shared.config.hot.sync) && is_covered(shared, owed)
+}
+
+/// Tells the witness of the log, if it is to know before anybody is answered. Whether those to whom something is `owed` may be.
+fn is_covered(shared: &mut Shared, owed: bool) -> bool {
     shared.guard.log_is(shared.log.on_disk());
     let hot = &shared.config.hot;
     !hot.witness_always || shared.guard.cover() || !owed || !hot.witness_refuses
@@ -306,7 +332,8 @@ fn limit(shared: &Shared) -> usize {
 pub fn begin_file(store: &mut Store, shared: &mut Shared) -> Result<bool, Error> {
     let (place, limit) = (shared.storage.snapshot(&shared.config)?, limit(shared));
     let notes = Notes { version: shared.guard.next_snapshot(), beyond: shared.log.has_less() };
-    shared.saving.begin(store, Target::File(place, notes), limit)
+    let libraries = shared.libraries();
+    shared.saving.begin(store, libraries, Target::File(place, notes), limit)
 }
 
 /// Begins a snapshot for replicas that wait for one: not within a transaction or a script, for the same reason as a rewrite. False: one is
@@ -321,7 +348,8 @@ pub fn begin_for_replicas(store: &mut Store, shared: &mut Shared) -> Result<bool
     let Some(number) = shared.replication.take_spool() else { return Ok(false) };
     gather(store, shared);
     let (place, limit) = (shared.storage.spool(&shared.config, number)?, limit(shared));
-    shared.saving.begin(store, Target::Replicas(place), limit)
+    let libraries = shared.libraries();
+    shared.saving.begin(store, libraries, Target::Replicas(place), limit)
 }
 
 /// Begins a rewrite of the log: not within a transaction or a script, for what those did so far is in the snapshot, and would come again.
@@ -347,7 +375,8 @@ fn begin_base(store: &mut Store, shared: &mut Shared) -> Result<(), Error> {
     let base = shared.log.begin_rewrite()?;
     store.logs = shared.takes_effects();
     let limit = limit(shared);
-    shared.saving.begin(store, Target::Base(Box::new(base)), limit).map(drop)
+    let libraries = shared.libraries();
+    shared.saving.begin(store, libraries, Target::Base(Box::new(base)), limit).map(drop)
 }
 
 /// Waits until the snapshot under way, if there is one, has ended.

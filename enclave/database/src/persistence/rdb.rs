@@ -91,12 +91,13 @@ pub fn notes(from: impl Read, name: &str) -> Result<Notes, Error> {
     Ok(Notes::of(&reader))
 }
 
-fn begin<W: Write>(into: W, name: &str, notes: &Notes) -> Result<Writer<W>, Error> {
+fn begin<W: Write>(into: W, libraries: &[Vec<u8>], name: &str, notes: &Notes) -> Result<Writer<W>, Error> {
     let begun = || {
         let mut writer = Writer::new(into)?;
         writer.aux("redis-ver", "7.0.0")?;
         writer.aux("redis-bits", "64")?;
         notes.write(&mut writer)?;
+        libraries.iter().try_for_each(|library| writer.function(library))?;
         Ok(writer)
     };
     begun().map_err(failed(name, "written"))
@@ -109,12 +110,12 @@ fn put<W: Write>(writer: &mut Writer<W>, items: Vec<Item>, name: &str) -> Result
         .map_err(failed(name, "written"))
 }
 
-/// Writes what comes out of the queue, until its end. Bytes written.
+/// Writes libraries of functions, and what comes out of the queue, until its end. Bytes written.
 ///
 /// # Errors
 /// Those of `into`, which `name` names, and that the snapshot was given up.
-pub fn write(queue: &Queue, into: impl Write, name: &str, notes: &Notes) -> Result<u64, Error> {
-    let mut writer = begin(into, name, notes)?;
+pub fn write(queue: &Queue, libraries: &[Vec<u8>], into: impl Write, name: &str, notes: &Notes) -> Result<u64, Error> {
+    let mut writer = begin(into, libraries, name, notes)?;
     loop {
         match queue.take() {
             Ok(items) => put(&mut writer, items, name)?,
@@ -125,13 +126,13 @@ pub fn write(queue: &Queue, into: impl Write, name: &str, notes: &Notes) -> Resu
     Ok(writer.finish().map_err(failed(name, "written"))?.0)
 }
 
-/// Writes all that is in a store that nobody uses meanwhile. Bytes written.
+/// Writes libraries, and all that is in a store that nobody uses meanwhile. Bytes written.
 ///
 /// # Errors
 /// As [`write()`].
-pub fn write_store(store: &mut Store, into: impl Write, name: &str) -> Result<u64, Error> {
+pub fn write_store(store: &mut Store, libraries: &[Vec<u8>], into: impl Write, name: &str) -> Result<u64, Error> {
     let queue = store.begin_snapshot(usize::MAX).ok_or_else(|| Error::Aborted("another one is under way".to_owned()))?;
-    let mut writer = begin(into, name, &Notes::default())?;
+    let mut writer = begin(into, libraries, name, &Notes::default())?;
     while !matches!(store.walk(), Walked::Done | Walked::Nothing) {
         while queue.weight() > 0 {
             put(&mut writer, queue.take().unwrap_or_default(), name)?;
@@ -143,13 +144,13 @@ pub fn write_store(store: &mut Store, into: impl Write, name: &str) -> Result<u6
     Ok(writer.finish().map_err(failed(name, "written"))?.0)
 }
 
-/// Reads a snapshot to its end. Keys read, without those whose time is over; and what is noted in it.
+/// Reads a snapshot to its end. Keys read, without those whose time is over; what is noted in it; and its libraries of functions.
 ///
 /// # Errors
 /// That it is not one, or was changed: nothing of it is to be served then.
-pub fn read(store: &mut Store, from: impl Read, name: &str) -> Result<(u64, Notes), Error> {
+pub fn read(store: &mut Store, from: impl Read, name: &str) -> Result<(u64, Notes, Vec<Vec<u8>>), Error> {
     let mut keys = 0;
-    let (notes, _) = entries(from, name, |entry| {
+    let (notes, libraries) = entries(from, name, |entry| {
         if entry.database >= store.databases() {
             return Err(Error::Databases { file: name.to_owned(), database: entry.database, there: store.databases() });
         }
@@ -162,11 +163,11 @@ pub fn read(store: &mut Store, from: impl Read, name: &str) -> Result<(u64, Note
         }
         Ok(())
     })?;
-    Ok((keys, notes))
+    Ok((keys, notes, libraries))
 }
 
-/// Gives each entry of a snapshot, and reads it to its end: a sealed one is known to be whole only then. What is noted in it, and how many
-/// libraries of functions it had beside them.
+/// Gives each entry of a snapshot, and reads it to its end: a sealed one is known to be whole only then. What is noted in it, and its
+/// libraries of functions.
 ///
 /// # Errors
 /// Those of `each`, and that it is no snapshot, or was changed.
@@ -174,17 +175,17 @@ pub fn entries(
     from: impl Read,
     name: &str,
     mut each: impl FnMut(teemate_rdb::Entry) -> Result<(), Error>,
-) -> Result<(Notes, usize), Error> {
+) -> Result<(Notes, Vec<Vec<u8>>), Error> {
     let wrong = |source| Error::Content { file: name.to_owned(), source };
     let mut from = BufReader::with_capacity(1 << 18, from);
     let mut reader = Reader::new(&mut from).map_err(wrong)?;
     while let Some(entry) = reader.next_entry().map_err(wrong)? {
         each(entry)?;
     }
-    let (notes, functions) = (Notes::of(&reader), reader.functions().len());
+    let (notes, libraries) = (Notes::of(&reader), reader.functions().to_vec());
     drop(reader);
     match from.read(&mut [0]).map_err(failed(name, "read"))? {
-        0 => Ok((notes, functions)),
+        0 => Ok((notes, libraries)),
         _ => Err(Error::Rest(name.to_owned())),
     }
 }

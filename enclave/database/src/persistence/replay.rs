@@ -41,6 +41,11 @@ impl<'a> Replay<'a> {
         Replay { store, shared, session, reply: Reply::default(), unit: Vec::new(), records: 0, bytes: 0, base: 0 }
     }
 
+    /// The libraries of functions that there are by now.
+    pub fn libraries(&self) -> Vec<Vec<u8>> {
+        self.shared.libraries()
+    }
+
     fn carry_out(&mut self, args: &[&[u8]]) -> Result<(), String> {
         // Neither names nor values: what is said here is the host's to read.
         let wrong = |what: &str| format!("the command in record {} {what}", self.records);
@@ -70,7 +75,8 @@ impl Content for Replay<'_> {
         let result = rdb::read(self.store, &mut counted, "the log's base");
         self.base = counted.1;
         self.bytes = self.base;
-        result.map(drop).map_err(|error| error.to_string())
+        let (_, libraries) = result.map_err(|error| error.to_string())?;
+        self.shared.set_libraries(&libraries, false)
     }
 
     fn record(&mut self, record: &[u8]) -> Result<(), String> {

@@ -142,11 +142,11 @@ impl Saving {
         self.under_way.as_ref().filter(|one| one.purpose == purpose).map(|one| one.began.elapsed().as_millis())
     }
 
-    /// Begins a snapshot, which a thread writes. False: one is under way already.
+    /// Begins a snapshot, with these libraries of functions, which a thread writes. False: one is under way already.
     ///
     /// # Errors
     /// When no thread can be had.
-    pub fn begin(&mut self, store: &mut Store, target: Target, limit: usize) -> Result<bool, Error> {
+    pub fn begin(&mut self, store: &mut Store, libraries: Vec<Vec<u8>>, target: Target, limit: usize) -> Result<bool, Error> {
         if self.is_under_way() {
             return Ok(false);
         }
@@ -160,7 +160,7 @@ impl Saving {
         let job = Job {
             run: Box::new(move || {
                 // Whatever ends this thread, nothing is kept for it any more.
-                let result = write(&queue, target);
+                let result = write(&queue, &libraries, target);
                 queue.desert();
                 // Who would be told may have gone.
                 let _ = tell.send(result);
@@ -230,18 +230,18 @@ impl Saving {
     }
 }
 
-fn write(queue: &Queue, target: Target) -> Result<Written, Error> {
+fn write(queue: &Queue, libraries: &[Vec<u8>], target: Target) -> Result<Written, Error> {
     match target {
         Target::File(place, notes) => {
-            place.replace(|writer| rdb::write(queue, writer, place.name(), &notes))?;
+            place.replace(|writer| rdb::write(queue, libraries, writer, place.name(), &notes))?;
             Ok(Written::File(notes.version))
         }
         Target::Replicas(place) => {
-            let bytes = place.replace(|writer| rdb::write(queue, writer, place.name(), &Notes::default()))?;
+            let bytes = place.replace(|writer| rdb::write(queue, libraries, writer, place.name(), &Notes::default()))?;
             Ok(Written::Replicas(place, bytes))
         }
         Target::Base(mut base) => {
-            let bytes = rdb::write(queue, &mut base, "the log's base", &Notes::default())?;
+            let bytes = rdb::write(queue, libraries, &mut base, "the log's base", &Notes::default())?;
             Ok(Written::Base(base.finish()?, bytes))
         }
     }

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::persistence::import;
+use crate::persistence::import::{self, Loaded};
 use crate::resp::write_request;
 use crate::store::Store;
 use crate::value::Limits;
@@ -35,7 +35,7 @@ pub enum Event {
     /// It begins a snapshot of that stream, which has come so far: what there is here does not count any more.
     Full,
     /// The snapshot, the stream's name, and how far that had come.
-    Loaded(Box<Store>, String, u64),
+    Loaded(Box<Loaded>, String, u64),
     /// It goes on where it was; the stream may have another name now.
     Continues(String),
     /// The next bytes of the stream.
@@ -277,7 +277,7 @@ impl Thread {
         let loaded = import::load(store, &mut stream.take(length), &self.limits, 0, "its snapshot").map_err(broken)?;
         self.stream = Some((id.to_owned(), offset));
         self.told.applied.store(offset, SeqCst);
-        self.tell(Event::Loaded(Box::new(loaded.store), id.to_owned(), offset))
+        self.tell(Event::Loaded(Box::new(loaded), id.to_owned(), offset))
     }
 
     /// Passes the stream on, and says how far this end is.

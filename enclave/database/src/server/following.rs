@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use super::{SLICE, Server};
 use crate::commands::{self, Context};
 use crate::dispatch;
-use crate::network::Network;
 use crate::number;
 use crate::persistence;
 use crate::replication::link::{Event, State};
@@ -37,7 +36,7 @@ impl Followed {
     }
 }
 
-impl<N: Network> Server<N> {
+impl Server {
     /// Carries out what came from the server that is followed, for a short time. How soon there may be more.
     pub(super) fn follow(&mut self) -> Option<Duration> {
         let began = Instant::now();
@@ -64,10 +63,13 @@ impl<N: Network> Server<N> {
         link.heard = now;
         match event {
             Event::Full => link.state = State::Loading,
-            Event::Loaded(own, id, offset) => {
+            Event::Loaded(loaded, id, offset) => {
                 link.rest.clear();
                 self.followed = Followed::new();
-                if let Err(error) = persistence::import::put_in_place(*own, &mut self.store, &mut self.shared) {
+                if let Err(error) = persistence::take_libraries(&mut self.shared, &loaded.libraries, false, "the snapshot that came") {
+                    eprintln!("teemate-database: {error}");
+                }
+                if let Err(error) = persistence::import::put_in_place(loaded.store, &mut self.store, &mut self.shared) {
                     eprintln!("teemate-database: what came from the server that is followed is not kept yet: {error}");
                 }
                 self.shared.replication.stream.become_one(id, offset);
@@ -134,7 +136,7 @@ impl<N: Network> Server<N> {
             link.applied(end);
         }
         if self.store.has_filled() || !self.shared.messages.is_empty() {
-            self.after();
+            self.connections().after();
         }
     }
 

@@ -2,11 +2,10 @@
 
 use super::Server;
 use crate::commands;
-use crate::network::Network;
 use crate::persistence::import;
 use crate::resp::Reply;
 
-impl<N: Network> Server<N> {
+impl Server {
     /// Goes on with the import under way. Whether there is more soon.
     pub(super) fn import(&mut self) -> bool {
         if let Some((id, answer)) = import::step(&mut self.store, &mut self.shared)
@@ -14,12 +13,12 @@ impl<N: Network> Server<N> {
             && let Some(mut session) = self.shared.sessions.get_mut(slot).and_then(Option::take)
         {
             if let Some(waiting) = session.waiting.take() {
-                self.forget(id, &waiting);
-                let mut reply = Reply { bytes: std::mem::take(&mut self.buffers[slot].output), version: session.version };
+                self.connections().forget(id, &waiting);
+                let mut reply = Reply { bytes: std::mem::take(&mut self.shared.wires.buffers[slot].output), version: session.version };
                 commands::answer_import(&mut reply, &answer);
-                self.buffers[slot].output = reply.bytes;
-                self.dirty.push(slot);
-                self.again.push(slot);
+                self.shared.wires.buffers[slot].output = reply.bytes;
+                self.shared.wires.dirty.push(slot);
+                self.shared.wires.again.push(slot);
             }
             self.shared.sessions[slot] = Some(session);
         }

@@ -4,7 +4,7 @@ use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
 use super::Server;
-use crate::network::{Buffers, Network};
+use crate::network::Buffers;
 use crate::persistence;
 use crate::replication::spool::{self, Spool};
 use crate::replication::stream::Stream;
@@ -30,7 +30,7 @@ enum Next {
     Gone,
 }
 
-impl<N: Network> Server<N> {
+impl Server {
     /// Gives those who follow what there is for them. Whether there is more soon.
     pub(super) fn replicate(&mut self) -> bool {
         if self.shared.replication.is_idle() {
@@ -51,17 +51,18 @@ impl<N: Network> Server<N> {
         let mut gone = Vec::new();
         replicas.retain(|session, replica| {
             let Some(slot) = self.shared.slots.get(session).copied() else { return false };
-            let buffers = &mut self.buffers[slot];
+            let buffers = &mut self.shared.wires.buffers[slot];
             let before = buffers.output.len();
             let next = feed(replica, &self.shared.replication.stream, buffers, self.store.now);
-            if buffers.output.len() > before {
-                self.dirty.push(slot);
+            let (grew, unsent) = (buffers.output.len() > before, buffers.unsent());
+            if grew {
+                self.shared.wires.dirty.push(slot);
             }
             let late = self.store.now - replica.heard > self.shared.config.number("repl-timeout") * 1000;
             match next {
                 Next::Gone => gone.push(slot),
                 Next::Stays | Next::Soon if late && is_timed(replica) => gone.push(slot),
-                _ if is_far_behind(replica, &self.shared, buffers.unsent(), self.store.now) => {
+                _ if is_far_behind(replica, &self.shared, unsent, self.store.now) => {
                     self.shared.counters.output_limit += 1;
                     gone.push(slot);
                 }
@@ -77,7 +78,7 @@ impl<N: Network> Server<N> {
             true
         });
         self.shared.replication.replicas = replicas;
-        gone.into_iter().for_each(|slot| self.close(slot));
+        gone.into_iter().for_each(|slot| self.connections().close(slot));
         self.forget_stream();
         self.settle_waits();
         soon
@@ -100,8 +101,8 @@ impl<N: Network> Server<N> {
                     if replica.told
                         && let Some(slot) = self.shared.slots.get(session)
                     {
-                        self.buffers[*slot].output.extend_from_slice(format!("+FULLRESYNC {id} {end}\r\n").as_bytes());
-                        self.dirty.push(*slot);
+                        self.shared.wires.buffers[*slot].output.extend_from_slice(format!("+FULLRESYNC {id} {end}\r\n").as_bytes());
+                        self.shared.wires.dirty.push(*slot);
                     }
                 }
             }
@@ -117,7 +118,7 @@ impl<N: Network> Server<N> {
         };
         for (session, replica) in &mut self.shared.replication.replicas {
             let (Stage::Saves, Some(slot)) = (&replica.stage, self.shared.slots.get(session).copied()) else { continue };
-            let output = &mut self.buffers[slot].output;
+            let output = &mut self.shared.wires.buffers[slot].output;
             match spool::read(spool.clone()) {
                 Ok(pieces) => {
                     output.extend_from_slice(format!("${}\r\n", spool.length).as_bytes());
@@ -130,7 +131,7 @@ impl<N: Network> Server<N> {
                     }
                 }
             }
-            self.dirty.push(slot);
+            self.shared.wires.dirty.push(slot);
         }
     }
 
@@ -145,8 +146,8 @@ impl<N: Network> Server<N> {
         });
         for id in refused {
             let Some(slot) = self.shared.slots.get(&id).copied() else { continue };
-            self.buffers[slot].output.extend_from_slice(format!("-ERR there is no snapshot: {why}\r\n").as_bytes());
-            self.dirty.push(slot);
+            self.shared.wires.buffers[slot].output.extend_from_slice(format!("-ERR there is no snapshot: {why}\r\n").as_bytes());
+            self.shared.wires.dirty.push(slot);
             if let Some(Some(session)) = self.shared.sessions.get_mut(slot) {
                 session.closing = true;
             }
@@ -172,8 +173,8 @@ impl<N: Network> Server<N> {
                 && let Some(slot) = self.shared.slots.get(session)
             {
                 replica.heard = now;
-                self.buffers[*slot].output.push(b'\n');
-                self.dirty.push(*slot);
+                self.shared.wires.buffers[*slot].output.push(b'\n');
+                self.shared.wires.dirty.push(*slot);
             }
         }
     }
@@ -208,7 +209,7 @@ impl<N: Network> Server<N> {
             };
             waiting.otherwise = Otherwise::Integer(have);
             if have >= waiter.replicas {
-                self.end_waiting(waiter.session, false);
+                self.connections().end_waiting(waiter.session, false);
             } else {
                 self.shared.replication.waiters.push(waiter);
             }

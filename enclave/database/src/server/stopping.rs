@@ -3,7 +3,6 @@
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use super::Server;
-use crate::network::Network;
 use crate::persistence;
 
 /// Why the server has ended.
@@ -28,9 +27,9 @@ impl Stop {
     }
 }
 
-impl<N: Network> Server<N> {
+impl Server {
     /// The same, which takes orders to end.
-    pub fn until(self, stops: Receiver<Stop>) -> Server<N> {
+    pub fn until(self, stops: Receiver<Stop>) -> Server {
         Server { stops: Some(stops), ..self }
     }
 

@@ -4,18 +4,17 @@ use std::time::Instant;
 
 use super::{SLICE, Server, TICK};
 use crate::commands::{self, event};
-use crate::network::Network;
 use crate::persistence;
 use crate::store::{Cause, Walked};
 
-impl<N: Network> Server<N> {
+impl Server {
     pub(super) fn background(&mut self) {
         while let Some((until, id)) = self.shared.deadlines.first().copied() {
             if until > self.store.now {
                 break;
             }
             self.shared.deadlines.remove(&(until, id));
-            self.end_waiting(id, false);
+            self.connections().end_waiting(id, false);
         }
         if self.shared.pause.until > 0 && self.shared.pause.until <= self.store.now {
             self.shared.pause.until = 0;
@@ -28,9 +27,9 @@ impl<N: Network> Server<N> {
             self.tick();
         }
         let gone: Vec<usize> = self.limits();
-        gone.into_iter().for_each(|slot| self.close(slot));
+        gone.into_iter().for_each(|slot| self.connections().close(slot));
         if self.store.has_filled() || !self.shared.messages.is_empty() || !self.shared.unblock.is_empty() {
-            self.after();
+            self.connections().after();
         }
     }
 
@@ -93,10 +92,10 @@ impl<N: Network> Server<N> {
         let (mut gone, now) = (Vec::new(), self.store.now);
         let slow = self.shared.config.number("timeout");
         let mut over = 0;
-        let touched: Vec<usize> = self.dirty.clone();
+        let touched: Vec<usize> = self.shared.wires.dirty.clone();
         for slot in touched {
             let Some(Some(session)) = self.shared.sessions.get_mut(slot) else { continue };
-            let unsent = self.buffers[slot].unsent();
+            let unsent = self.shared.wires.buffers[slot].unsent();
             let (hard, soft, seconds) = self.shared.config.hot.output_limits[usize::from(session.is_subscriber())];
             if session.follows {
                 // What waits for a replica is looked at where it is given.
@@ -118,7 +117,7 @@ impl<N: Network> Server<N> {
             let idle =
                 slow > 0 && now - session.used > slow * 1000 && session.waiting.is_none() && !session.is_subscriber() && !session.follows;
             // What it is told last is sent first; who does not read it within a minute does not want it.
-            if session.killed || session.closing && self.buffers[slot].unsent() == 0 || idle {
+            if session.killed || session.closing && self.shared.wires.buffers[slot].unsent() == 0 || idle {
                 gone.push(slot);
             }
         }

@@ -1,17 +1,16 @@
 //! What follows from commands for others than who sent them: those who waited for a key, those who get messages, those who are paused.
 
-use super::Server;
+use super::connections::Connections;
 use crate::commands::{self, Context};
 use crate::dispatch;
 use crate::error::Error;
-use crate::network::Network;
 use crate::resp::{self, Reply};
 use crate::session::{Session, Waiting};
 use crate::shared::{Push, Shared};
 use crate::store::Store;
 use crate::value::Value;
 
-impl<N: Network> Server<N> {
+impl Connections<'_> {
     /// What follows from commands: messages to others, who waited for a key.
     pub(super) fn after(&mut self) {
         // What one gets may be what another waits for; each round serves at least one, or ends.
@@ -40,7 +39,7 @@ impl<N: Network> Server<N> {
             self.shared.sessions[slot] = Some(session);
             return;
         };
-        let buffers = &mut self.buffers[slot];
+        let buffers = &mut self.shared.wires.buffers[slot];
         let mut reply = Reply { bytes: std::mem::take(&mut buffers.output), version: session.version };
         let before = reply.bytes.len();
         let args: Vec<&[u8]> = waiting.request.iter().map(|arg| &**arg).collect();
@@ -73,10 +72,10 @@ impl<N: Network> Server<N> {
                 reply.error(&error.to_string());
             }
             self.forget(id, &waiting);
-            self.again.push(slot);
+            self.shared.wires.again.push(slot);
         }
-        self.buffers[slot].output = reply.bytes;
-        self.dirty.push(slot);
+        self.shared.wires.buffers[slot].output = reply.bytes;
+        self.shared.wires.dirty.push(slot);
         self.shared.sessions[slot] = Some(session);
     }
 
@@ -92,7 +91,7 @@ impl<N: Network> Server<N> {
         let Some(mut session) = self.shared.sessions.get_mut(slot).and_then(Option::take) else { return };
         if let Some(waiting) = session.waiting.take() {
             self.forget(id, &waiting);
-            let buffers = &mut self.buffers[slot];
+            let buffers = &mut self.shared.wires.buffers[slot];
             if waiting.paused {
                 // It comes again, before what came behind it.
                 let mut input = Vec::new();
@@ -107,9 +106,9 @@ impl<N: Network> Server<N> {
                     reply.otherwise(waiting.otherwise);
                 }
                 buffers.output = reply.bytes;
-                self.dirty.push(slot);
+                self.shared.wires.dirty.push(slot);
             }
-            self.again.push(slot);
+            self.shared.wires.again.push(slot);
         }
         self.shared.sessions[slot] = Some(session);
     }
@@ -119,11 +118,11 @@ impl<N: Network> Server<N> {
         for (id, push) in std::mem::take(&mut self.shared.messages) {
             let Some(slot) = self.shared.slots.get(&id).copied() else { continue };
             let Some(Some(session)) = self.shared.sessions.get(slot) else { continue };
-            let buffers = &mut self.buffers[slot];
+            let buffers = &mut self.shared.wires.buffers[slot];
             let mut reply = Reply { bytes: std::mem::take(&mut buffers.output), version: session.version };
             write_push(&mut reply, &push);
             buffers.output = reply.bytes;
-            self.dirty.push(slot);
+            self.shared.wires.dirty.push(slot);
         }
     }
 }
@@ -137,14 +136,16 @@ pub(super) fn is_paused(store: &Store, shared: &Shared, session: &Session, args:
     if command.name == "client" || command.name == "ping" && !shared.pause.all {
         return false;
     }
-    let writes = command.writes() || matches!(command.name, "publish" | "spublish" | "pfcount" | "eval" | "evalsha" | "fcall" | "script");
-    let queued = command.name == "exec"
-        && session
-            .queue
-            .iter()
-            .flatten()
-            .any(|request| request.first().is_some_and(|name| commands::find(name).is_some_and(commands::Command::writes)));
-    shared.pause.all || writes || queued
+    let writes = |command: &commands::Command, args: &[&[u8]]| {
+        command.writes() || matches!(command.name, "publish" | "spublish" | "pfcount") || commands::may_write(shared, command, args)
+    };
+    let queued = || {
+        session.queue.iter().flatten().any(|request| {
+            let args: Vec<&[u8]> = request.iter().map(|arg| &**arg).collect();
+            args.first().and_then(|name| commands::find(name)).is_some_and(|command| writes(command, &args))
+        })
+    };
+    shared.pause.all || writes(command, args) || command.name == "exec" && queued()
 }
 
 pub(super) fn paused(args: &[&[u8]], until: i64) -> Waiting {
@@ -179,6 +180,7 @@ fn write_push(reply: &mut Reply, push: &Push) {
             reply.integer(*id as i64);
         }
         Push::RedirectBroken(_) => {}
+        Push::Broadcast { keys, .. } => write_push(reply, &Push::Invalidate(Some(keys.clone()))),
         Push::Invalidate(keys) => {
             if reply.version >= 3 {
                 reply.push(2);

@@ -174,6 +174,11 @@ impl Store {
         self.databases[database].entries.get_hashed(hash, key).map(|entry| &entry.value)
     }
 
+    /// The same of a key whose time may be over: it is not dropped.
+    pub fn peek_late(&self, database: usize, key: &[u8]) -> Option<&Value> {
+        self.databases[database].entries.get_hashed(hash(key), key).map(|entry| &entry.value)
+    }
+
     /// Whether there is such a key.
     pub fn contains(&mut self, database: usize, key: &[u8]) -> bool {
         self.peek(database, key).is_some()

@@ -129,7 +129,7 @@ impl Machine {
 /// What is in a store.
 pub fn content(store: &mut Store) -> Content {
     let mut bytes = Vec::new();
-    rdb::write_store(store, &mut bytes, "memory").unwrap();
+    rdb::write_store(store, &[], &mut bytes, "memory").unwrap();
     read(&bytes)
 }
 

@@ -204,7 +204,7 @@ pub fn import(arguments: &Import, output: &Output) -> Result<ExitCode, Failure> 
             text += &format!("\n{expired} keys were left out: their time is over");
         }
         if functions > 0 {
-            text += &format!("\n{functions} libraries of functions were left out: this database has none");
+            text += &format!("\n{functions} libraries of functions came with them");
         }
         text
     })?;

@@ -346,6 +346,16 @@ impl AppendLog {
         }
     }
 
+    /// As [`AppendLog::commit`] while a unit is being gathered, for what came before it.
+    pub fn commit_before(&mut self, policy: Policy) -> bool {
+        let unit = std::mem::take(&mut self.unit);
+        let done = self.commit(policy);
+        // Who was not told, or did what is in this unit, is still owed that.
+        self.owed = !done || !unit.is_empty();
+        self.unit = unit;
+        done
+    }
+
     /// Why nothing can be written, if so.
     pub fn failed(&self) -> Option<&str> {
         self.failed.as_deref()
