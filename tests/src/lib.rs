@@ -10,6 +10,7 @@ pub mod memory;
 pub mod object_store;
 pub mod owner;
 pub mod redis;
+pub mod redis_suite;
 pub mod running;
 pub mod witness;
 

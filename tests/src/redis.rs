@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::artifacts::Artifacts;
-use crate::owner::Owner;
+use crate::owner::{Owner, Run};
 use crate::running::Node;
 
 /// A reply of the protocol, version 2.
@@ -165,6 +165,17 @@ impl Proxy {
     /// Whose it is.
     pub fn owner(&self) -> &Owner {
         &self.owner
+    }
+
+    /// Becomes the owner of the database at `endpoint`, with this password: `teemate db claim`.
+    ///
+    /// # Errors
+    /// When the command can't be run. What it said is in what it gives.
+    pub fn claim(&self, endpoint: SocketAddr, password: &str) -> Result<Run, String> {
+        let file = self.owner.home().join("password");
+        std::fs::write(&file, format!("{password}\n")).map_err(|error| format!("{}: {error}", file.display()))?;
+        let (file, policy) = (file.display().to_string(), self.policy.display().to_string());
+        self.owner.run(&["db", "claim", &format!("https://{endpoint}"), "--password-file", &file, "--policy", &policy])
     }
 
     /// A connection through it.

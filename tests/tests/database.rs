@@ -36,10 +36,7 @@ fn claim(proxy: &Proxy, endpoint: SocketAddr) {
 }
 
 fn try_claim(proxy: &Proxy, endpoint: SocketAddr) -> Run {
-    let file = proxy.owner().home().join("password");
-    std::fs::write(&file, format!("{PASSWORD}\n")).unwrap();
-    let (file, policy) = (file.display().to_string(), proxy.policy().display().to_string());
-    proxy.owner().run(&["db", "claim", &format!("https://{endpoint}"), "--password-file", &file, "--policy", &policy]).unwrap()
+    proxy.claim(endpoint, PASSWORD).unwrap()
 }
 
 fn ok(redis: &mut Redis, words: &[&str]) {

@@ -8,6 +8,7 @@ mod demo;
 mod fuzz;
 mod lint;
 mod paths;
+mod redis_suite;
 mod step;
 mod tally;
 mod test;
@@ -24,6 +25,7 @@ cargo xtask TASK
   build            everything, into artifacts/
   image            only what the enclave's image needs; prints its MRENCLAVE
   bench [OPTIONS]  build, then measure figures 7 to 10; --help lists the options
+  redis-suite      Redis's own test suite against the database; --help lists the options
   fuzz [MINUTES]   fuzz the parsers that read hostile bytes (default: 5 minutes in all)
   lint             formatting and clippy, warnings are errors
   clean            remove artifacts/ and what was compiled for it
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
     let done = match (arguments.first().map(String::as_str), rest) {
         (Some("bench"), rest) => bench::run(rest),
         (Some("fuzz"), rest) => fuzz::run(rest),
+        (Some("redis-suite"), rest) => redis_suite::run(rest),
         (None | Some("help" | "--help" | "-h"), _) => {
             println!("{HELP}");
             return ExitCode::SUCCESS;

@@ -68,6 +68,16 @@ pub const REDIS: Tool = Tool {
     purpose: "comparing the database with Redis",
 };
 
+/// For Redis's own test suite.
+pub const TCL: Tool = Tool { name: "tclsh", probe: Probe::Path("/usr/bin/tclsh"), packages: &["tcl"], purpose: "Redis's own test suite" };
+/// To unpack it.
+pub const DPKG_SOURCE: Tool = Tool {
+    name: "dpkg-source",
+    probe: Probe::Program("dpkg-source", "--version"),
+    packages: &["dpkg-dev"],
+    purpose: "unpacking Redis's own test suite",
+};
+
 impl Tool {
     /// Whether it is there.
     pub fn found(&self) -> bool {
