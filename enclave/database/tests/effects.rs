@@ -210,7 +210,7 @@ fn run(seed: u64, steps: usize) {
     let mut lines = Vec::new();
     for _ in 0..steps {
         step(&mut machine, &mut dice);
-        lines.push(machine.session.last);
+        lines.push(machine.session.last.clone());
         match dice.roll(60) {
             0..20 => assert!(machine.commit()),
             // A rewrite, while more happens.
