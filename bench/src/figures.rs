@@ -27,6 +27,14 @@ pub struct Chart<'a> {
     pub groups: &'a [Group],
 }
 
+/// A line.
+pub struct Line<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its points, from the left.
+    pub points: Vec<(f64, f64)>,
+}
+
 const COLOURS: [RGBColor; 10] = [
     RGBColor(0x4e, 0x79, 0xa7),
     RGBColor(0xf2, 0x8e, 0x2b),
@@ -51,6 +59,44 @@ pub fn draw(chart: &Chart<'_>, path: &Path) -> Result<()> {
     let logarithmic = chart.parts.len() <= 1 && top / least > 50.0;
     draw_on(chart, path, top * if logarithmic { 2.0 } else { 1.1 }, logarithmic.then_some(least / 2.0))
         .map_err(|error| anyhow!("{}: {error}", path.display()))
+}
+
+/// Draws lines over a horizontal axis; both axes begin at zero and are named.
+pub fn lines(title: &str, axes: (&str, &str), lines: &[Line<'_>], path: &Path) -> Result<()> {
+    let points = || lines.iter().flat_map(|line| &line.points);
+    let (right, top) = points().fold((0.0, 0.0), |(right, top), (x, y)| (f64::max(right, *x), f64::max(top, *y)));
+    if right <= 0.0 || top <= 0.0 {
+        return Ok(());
+    }
+    lines_on(title, axes, lines, path, (right, top * 1.2)).map_err(|error| anyhow!("{}: {error}", path.display()))
+}
+
+fn lines_on(
+    title: &str,
+    axes: (&str, &str),
+    lines: &[Line<'_>],
+    path: &Path,
+    (right, top): (f64, f64),
+) -> Result<(), Box<dyn std::error::Error>> {
+    let root = SVGBackend::new(path, (900, 480)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut context = ChartBuilder::on(&root)
+        .caption(title, ("sans-serif", 20))
+        .margin(12)
+        .x_label_area_size(44)
+        .y_label_area_size(72)
+        .build_cartesian_2d(0.0..right, 0.0..top)?;
+    context.configure_mesh().disable_x_mesh().x_desc(axes.0).y_desc(axes.1).draw()?;
+    for (line, colour) in lines.iter().zip(COLOURS.iter().cycle()) {
+        context
+            .draw_series(LineSeries::new(line.points.iter().copied(), colour))?
+            .label(line.name)
+            .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 12, y + 5)], colour.filled()));
+    }
+    let labels = SeriesLabelPosition::UpperRight;
+    context.configure_series_labels().position(labels).background_style(WHITE.mix(0.85)).border_style(BLACK).draw()?;
+    root.present()?;
+    Ok(())
 }
 
 fn draw_on(chart: &Chart<'_>, path: &Path, top: f64, logarithmic: Option<f64>) -> Result<(), Box<dyn std::error::Error>> {
@@ -139,7 +185,9 @@ mod tests {
         let flat = [Group { label: "a".into(), bars: vec![vec![1.0], vec![1000.0]] }];
         let chart = Chart { title: "t", axis: "1/s", series: &["x", "y"], parts: &[], groups: &flat };
         draw(&chart, &directory.path().join("flat.svg")).unwrap();
-        for name in ["piled.svg", "flat.svg"] {
+        let line = Line { name: "l", points: vec![(0.0, 1.0), (1.0, 2.0)] };
+        lines("t", ("s", "MiB"), &[line], &directory.path().join("lines.svg")).unwrap();
+        for name in ["piled.svg", "flat.svg", "lines.svg"] {
             assert!(std::fs::read_to_string(directory.path().join(name)).unwrap().contains("<rect"));
         }
     }

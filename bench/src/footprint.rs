@@ -38,7 +38,7 @@ pub struct Footprint {
 }
 
 /// Memory now: (EPC, resident, containers).
-fn now(node: &Node) -> Option<(u64, u64, usize)> {
+pub fn now(node: &Node) -> Option<(u64, u64, usize)> {
     let ps = node.ps().ok()?;
     let epc: u64 = ps.enclaves.iter().map(|enclave| enclave.epc_pages * 4).sum();
     let processes = memory::of(&memory::family(node.pid()?));

@@ -1,7 +1,8 @@
-//! `teemate-bench`: the paper's figures 7 to 10, in one run on one machine.
+//! `teemate-bench`: the paper's figures 7 to 10, in one run on one machine; `teemate-bench database`: 11 and 12.
 #![forbid(unsafe_code)]
 
 mod attested;
+mod database;
 mod figures;
 mod footprint;
 mod latency;
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use teemate_client::deployment::Deployment;
 use teemate_control::function::Reuse;
 use teemate_control::node::Sharing;
@@ -39,8 +40,10 @@ use crate::workload::{SMALL, Workload};
 ///
 /// Starts nodes of its own. Modes take turns within each figure; only the ratios of one run mean something.
 #[derive(Debug, Parser)]
-#[command(name = "teemate-bench", version)]
+#[command(name = "teemate-bench", version, args_conflicts_with_subcommands = true)]
 struct Options {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// Where tables, raw samples and figures go [default: artifacts/bench/TIME].
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -73,8 +76,19 @@ struct Options {
     quick: bool,
 }
 
+/// What else can be measured.
+#[derive(Debug, Subcommand)]
+enum Other {
+    Database(database::Options),
+}
+
 fn main() -> ExitCode {
-    match run(Options::parse()) {
+    let mut options = Options::parse();
+    let done = match options.other.take() {
+        Some(Other::Database(options)) => artifacts().and_then(|artifacts| database::run(options, &artifacts)),
+        None => run(options),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -159,11 +173,15 @@ fn run(mut options: Options) -> Result<()> {
     }
     run.load_after = machine::load();
 
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let output = options.output.unwrap_or_else(|| artifacts.directory().join("bench").join(seconds.to_string()));
+    let output = options.output.unwrap_or_else(|| artifacts.directory().join("bench").join(seconds().to_string()));
     let text = report::write(&run, &output)?;
     println!("{text}\nwritten to {}", output.display());
     Ok(())
+}
+
+/// Seconds since 1970: a name for what is written.
+fn seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Those that stand around this program, else those of the source tree.

@@ -1,5 +1,5 @@
 //! What end-to-end tests, the demo and the benchmark have in common: where the artifacts are, a node in a directory of its own, an object
-//! store, a containerd, what a host can see, and what a process has in memory.
+//! store, a containerd, what a host can see, what a process has in memory, and a soak of the database.
 #![forbid(unsafe_code)]
 
 pub mod archive;
@@ -12,6 +12,7 @@ pub mod owner;
 pub mod redis;
 pub mod redis_suite;
 pub mod running;
+pub mod soak;
 pub mod witness;
 
 /// Says why a test did not run. `cargo xtask test` finds the line and counts the test as skipped.

@@ -38,9 +38,9 @@ impl Reply {
     }
 }
 
-/// A connection that speaks the protocol.
-pub struct Redis {
-    stream: BufReader<TcpStream>,
+/// A connection that speaks the protocol, over TCP or what is over that.
+pub struct Redis<S = TcpStream> {
+    stream: BufReader<S>,
 }
 
 impl Redis {
@@ -52,7 +52,14 @@ impl Redis {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-        Ok(Redis { stream: BufReader::new(stream) })
+        Ok(Redis::over(stream))
+    }
+}
+
+impl<S: Read + Write> Redis<S> {
+    /// Over a connection that stands.
+    pub fn over(stream: S) -> Redis<S> {
+        Redis { stream: BufReader::new(stream) }
     }
 
     /// Sends a command and waits for its reply.
@@ -76,7 +83,17 @@ impl Redis {
             bytes.extend(word);
             bytes.extend(b"\r\n");
         }
-        self.stream.get_mut().write_all(&bytes)
+        self.stream.get_mut().write_all(&bytes)?;
+        self.stream.get_mut().flush()
+    }
+
+    /// A field of INFO. `None`: there is none of this name.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub fn info(&mut self, field: &str) -> std::io::Result<Option<String>> {
+        let text = self.call(&["info"])?.text();
+        Ok(text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).map(|value| value.trim().to_owned()))
     }
 
     /// Waits for a reply.

@@ -75,12 +75,25 @@ impl Node {
     /// # Errors
     /// As [`Node::start`].
     pub fn start_database(artifacts: &Artifacts) -> Result<Node, String> {
-        let mut node = Node::prepare(artifacts, Sharing::Shared)?;
-        node.options.image = Some(artifacts.database_image());
-        node.options.listen = Some("127.0.0.1:0".to_owned());
-        node.options.arguments = vec!["--data".into(), node.data().into()];
-        node.begin()?;
-        Ok(node)
+        let node = Node::prepare(artifacts, Sharing::Shared)?;
+        let data = node.data();
+        node.begin_database(artifacts, &data)
+    }
+
+    /// The same with its files in this directory.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn start_database_in(artifacts: &Artifacts, data: &Path) -> Result<Node, String> {
+        Node::prepare(artifacts, Sharing::Shared)?.begin_database(artifacts, data)
+    }
+
+    fn begin_database(mut self, artifacts: &Artifacts, data: &Path) -> Result<Node, String> {
+        self.options.image = Some(artifacts.database_image());
+        self.options.listen = Some("127.0.0.1:0".to_owned());
+        self.options.arguments = vec!["--data".into(), data.into()];
+        self.begin()?;
+        Ok(self)
     }
 
     /// Starts one in shared mode with another image than the artifacts', whose enclave answers its own clients.

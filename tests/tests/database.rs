@@ -49,9 +49,7 @@ fn text(redis: &mut Redis, words: &[&str]) -> String {
 
 /// A field of INFO.
 fn info(redis: &mut Redis, field: &str) -> String {
-    let text = text(redis, &["info"]);
-    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    line.unwrap_or_else(|| panic!("no {field} in {text}")).trim().to_owned()
+    redis.info(field).unwrap().unwrap_or_else(|| panic!("no {field} in INFO"))
 }
 
 /// Waits for the snapshot under way.

@@ -175,6 +175,17 @@ fn database(built: &Artifacts) -> Result<()> {
     sign(built, &payload, &root().join("xtask/database-image.toml"), &built.database_image())
 }
 
+/// The database as an ordinary program: only the bench compares with it. Nothing is built when `TEEMATE_ARTIFACTS` names a directory.
+pub fn native_database(built: &Artifacts) -> Result<()> {
+    const PROGRAM: &str = "teemate-database";
+    if std::env::var_os(artifacts::VARIABLE).is_some() {
+        return Ok(());
+    }
+    let mut command = Command::new(cargo());
+    step::run(command.current_dir(root()).args(["build", "--locked", "--release", "--package", PROGRAM, "--bin", PROGRAM]))?;
+    keep(&paths::target_base().join("release").join(PROGRAM), &built.program(PROGRAM))
+}
+
 fn libos(built: &Artifacts) -> Result<()> {
     let mut command = with_flags("libos", LIBOS, true)?;
     command.args(["build", "--locked", "--profile", "enclave", "--target", TARGET]);

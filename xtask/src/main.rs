@@ -9,6 +9,7 @@ mod fuzz;
 mod lint;
 mod paths;
 mod redis_suite;
+mod soak;
 mod step;
 mod tally;
 mod test;
@@ -25,6 +26,8 @@ cargo xtask TASK
   build            everything, into artifacts/
   image            only what the enclave's image needs; prints its MRENCLAVE
   bench [OPTIONS]  build, then measure figures 7 to 10; --help lists the options
+  bench database [OPTIONS]   the same for the database and Redis, figures 11 and 12
+  soak [MINUTES]   the database under load, kills, a full disk and restarts: is any acknowledged write lost? (default: 60 minutes)
   redis-suite      Redis's own test suite against the database; --help lists the options
   fuzz [MINUTES]   fuzz the parsers that read hostile bytes (default: 5 minutes in all)
   lint             formatting and clippy, warnings are errors
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         (Some("bench"), rest) => bench::run(rest),
         (Some("fuzz"), rest) => fuzz::run(rest),
         (Some("redis-suite"), rest) => redis_suite::run(rest),
+        (Some("soak"), rest) => soak::run(rest),
         (None | Some("help" | "--help" | "-h"), _) => {
             println!("{HELP}");
             return ExitCode::SUCCESS;

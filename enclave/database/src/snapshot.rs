@@ -4,8 +4,8 @@
 //! once: by the walker, which goes through the tables in small steps, or by whoever is about to change or drop the entry, just before. What
 //! is handed over is a shared value, not a copy.
 //!
-//! The queue between the two is bounded in bytes. The walker waits when it is full; a write can't wait, so the server pauses when writes have
-//! handed over much, and gives the snapshot up when they have handed over more than it may hold.
+//! The queue between the two is bounded in bytes. The walker waits when a part of it is full, so that there is room for writes: these can't wait,
+//! so the server pauses when all of it is, and gives the snapshot up when writes have handed over more than it may hold.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -32,8 +32,12 @@ impl Item {
     }
 }
 
-/// Bytes that wait at which the walker pauses, and writes make the server wait.
+/// Bytes that wait at which the walker pauses.
+pub const AHEAD: usize = 2 << 20;
+/// Bytes that wait at which writes make the server wait.
 pub const FULL: usize = 8 << 20;
+/// Bytes that wait at which the writer is woken: for each entry it would be a system call. The walker comes as far, or to its end.
+const WAKE: usize = 128 << 10;
 
 /// How a snapshot ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +55,8 @@ struct State {
     end: Option<End>,
     /// Nobody takes anything any more.
     deserted: bool,
+    /// Whether the writer waits for entries, the server for room.
+    waits: (bool, bool),
 }
 
 /// The queue between the server and a snapshot's writer.
@@ -70,7 +76,10 @@ impl Queue {
         }
         state.weight += item.weight();
         state.items.push_back(item);
-        self.0.1.notify_all();
+        if state.weight >= WAKE && state.waits.0 {
+            state.waits.0 = false;
+            self.0.1.notify_all();
+        }
         state.weight
     }
 
@@ -97,21 +106,27 @@ impl Queue {
             if !state.items.is_empty() {
                 state.weight = 0;
                 let items = std::mem::take(&mut state.items).into();
-                self.0.1.notify_all();
+                if state.waits.1 {
+                    self.0.1.notify_all();
+                }
                 return Ok(items);
             }
             if let Some(end) = &state.end {
                 return Err(end.clone());
             }
+            state.waits.0 = true;
             state = self.0.1.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     /// Waits until less than `weight` bytes wait, at most for `time`. Whether that came to be.
     pub fn wait_below(&self, weight: usize, time: Duration) -> bool {
-        let state = self.state();
+        let mut state = self.state();
+        state.waits.1 = true;
         let waited = self.0.1.wait_timeout_while(state, time, |state| state.weight >= weight && !state.deserted);
-        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+        let (mut state, result) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.waits.1 = false;
+        !result.timed_out()
     }
 
     /// The writer is gone: nothing needs to be handed over any more.

@@ -285,6 +285,7 @@ fn persistence(store: &Store, shared: &Shared, text: &mut String) -> std::fmt::R
     line("rdb_current_bgsave_time_sec", &since(saving.file_under_way()))?;
     line("rdb_last_cow_size", &saving.file.handed)?;
     line("rdb_last_start_us", &saving.file.start_us)?;
+    line("rdb_last_writer_start_us", &saving.writer_us.load(std::sync::atomic::Ordering::Relaxed))?;
     line("rdb_saves", &saving.saves)?;
     let figures = log.figures();
     line("aof_enabled", &u8::from(log.is_wanted()))?;

@@ -3,6 +3,8 @@
 //! The writer is a thread, or a container ([`crate::runner`]), that takes entries from the snapshot's queue. It writes beside what there is,
 //! which stays until the new one is complete and on disk, whatever ends it early.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::Instant;
 
@@ -84,6 +86,8 @@ pub struct Saving {
     pub replicas: Figures,
     /// Good files since the start.
     pub saves: u64,
+    /// Microseconds from the begin of the last file until its writer ran, in its container if it has one. 0: it has not yet.
+    pub writer_us: Arc<AtomicU64>,
 }
 
 impl Default for Saving {
@@ -98,6 +102,7 @@ impl Default for Saving {
             base: Figures::default(),
             replicas: Figures::default(),
             saves: 0,
+            writer_us: Arc::default(),
         }
     }
 }
@@ -153,12 +158,15 @@ impl Saving {
         let began = Instant::now();
         let Some(queue) = store.begin_snapshot(limit) else { return Ok(false) };
         let purpose = target.purpose();
-        let figures = Figures { start_us: began.elapsed().as_micros() as u64, ..Figures::default() };
-        *self.figures(purpose) = figures;
+        let writer_us: Arc<AtomicU64> = Arc::default();
+        if purpose == Purpose::File {
+            self.writer_us = writer_us.clone();
+        }
         let (tell, done) = channel();
         let (tell_lost, lost, taken) = (tell.clone(), queue.clone(), queue.clone());
         let job = Job {
             run: Box::new(move || {
+                writer_us.store(began.elapsed().as_micros() as u64, Ordering::Relaxed);
                 // Whatever ends this thread, nothing is kept for it any more.
                 let result = write(&queue, &libraries, target);
                 queue.desert();
@@ -177,6 +185,7 @@ impl Saving {
             store.abort_snapshot("there is no thread for it");
             return Err(Error::Thread(error));
         }
+        *self.figures(purpose) = Figures { start_us: began.elapsed().as_micros() as u64, ..Figures::default() };
         self.under_way = Some(UnderWay { done, began, changes: store.changes, purpose });
         Ok(true)
     }

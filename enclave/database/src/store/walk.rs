@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Entry, Store};
-use crate::snapshot::{End, FULL, Item, Queue};
+use crate::snapshot::{AHEAD, End, FULL, Item, Queue};
 use crate::structures::Dict;
 
 /// Entries that one step of the walker looks at.
@@ -30,7 +30,7 @@ pub enum Walked {
     Nothing,
     /// There is more to do, now.
     More,
-    /// The queue is full.
+    /// The queue is as full as the walker may make it.
     Full,
     /// That was the end.
     Done,
@@ -83,7 +83,7 @@ impl Store {
             self.walk = None;
             return Walked::Done;
         }
-        if walk.queue.weight() >= FULL {
+        if walk.queue.weight() >= AHEAD {
             return Walked::Full;
         }
         let epoch = self.epoch;
