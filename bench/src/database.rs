@@ -99,6 +99,9 @@ pub fn run(mut options: Options, artifacts: &Artifacts) -> Result<()> {
         run.notes.push("native: teemate-database is not among the artifacts; `cargo xtask bench database` builds it".to_owned());
         options.modes.retain(|kind| *kind != Kind::Native);
     }
+    let output = options.output.clone();
+    let output = output.unwrap_or_else(|| artifacts.directory().join("bench").join(format!("database-{}", crate::seconds())));
+    let mut text = String::new();
     for part in &options.parts {
         match part {
             Part::Start => start(&mut run, &options, artifacts),
@@ -107,10 +110,10 @@ pub fn run(mut options: Options, artifacts: &Artifacts) -> Result<()> {
             Part::Series => series(&mut run, &options, time, every, artifacts),
             Part::Steady => steady(&mut run, &options, artifacts),
         }
+        run.load_after = machine::load();
+        // After each part: who ends it early has what was measured until then.
+        text = report::write(&run, &output)?;
     }
-    run.load_after = machine::load();
-    let output = options.output.unwrap_or_else(|| artifacts.directory().join("bench").join(format!("database-{}", crate::seconds())));
-    let text = report::write(&run, &output)?;
     println!("{text}\nwritten to {}", output.display());
     Ok(())
 }

@@ -211,7 +211,10 @@ impl Machine {
         let mut redis = Redis::connect(self.address).map_err(|error| error.to_string())?;
         order(&mut redis, &["config", "set", "requirepass", PASSWORD])?;
         let mut redis = self.connect()?;
-        order(&mut redis, &["config", "set", "save", "60 1", "stop-writes-on-bgsave-error", "no", "appendfsync", "always", "appendonly", "yes"])?;
+        order(
+            &mut redis,
+            &["config", "set", "save", "60 1", "stop-writes-on-bgsave-error", "no", "appendfsync", "always", "appendonly", "yes"],
+        )?;
         let broken = |error: std::io::Error| error.to_string();
         for first in (0..content(mib)).step_by(100) {
             let last = (first + 100).min(content(mib));

@@ -32,6 +32,8 @@ pub struct Server {
     store: Store,
     shared: Shared,
     last_tick: Instant,
+    /// When the last request came.
+    served: Instant,
     expiry: (usize, u64),
     stops: Option<Receiver<Stop>>,
     /// Another thread is about to have something for a connection.
@@ -51,6 +53,7 @@ impl Server {
             store,
             shared,
             last_tick: Instant::now(),
+            served: Instant::now(),
             expiry: (0, 0),
             stops: None,
             soon: None,
@@ -74,8 +77,11 @@ impl Server {
             if let Some(why) = self.shared.guard.left_behind() {
                 return Err(io::Error::other(why.to_owned()));
             }
-            let busy = !self.shared.wires.again.is_empty() || self.store.is_walking();
-            let wait = if busy { Duration::ZERO } else { self.until_next() };
+            let wait = match (self.shared.wires.again.is_empty(), self.store.is_walking()) {
+                (true, false) => self.until_next(),
+                (true, true) if self.is_paced() => self.until_next().min(SLICE),
+                _ => Duration::ZERO,
+            };
             self.send(wait, &mut turn)?;
             self.set_time();
             self.shared.counters.input += turn.bytes.0;
@@ -85,6 +91,10 @@ impl Server {
             }
             let wires = &mut self.shared.wires;
             wires.ready.extend(wires.again.drain(..).chain(turn.ready.drain(..)));
+            if !wires.ready.is_empty() {
+                self.served = self.shared.clock;
+            }
+            let wires = &mut self.shared.wires;
             // Not to be closed later under a number that a script's turns have given to another.
             wires.gone.append(&mut turn.closed);
             while let Some(slot) = self.shared.wires.ready.pop_front() {

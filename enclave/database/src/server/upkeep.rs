@@ -1,13 +1,26 @@
 //! What is done as time passes: waiting that ends, the snapshot's walk, expiry, limits.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{SLICE, Server, TICK};
 use crate::commands::{self, event};
+use crate::eviction::used_memory;
 use crate::persistence;
 use crate::store::{Cause, Walked};
 
+/// Bytes a second that a snapshot is given while clients are served: they and the writer share the processors.
+const PACE: usize = 64 << 20;
+/// Seconds that a snapshot of everything takes at most by that pace, however much there is.
+const LONGEST: usize = 120;
+/// For how long after its last request a server is taken to be serving.
+const SERVING: Duration = Duration::from_millis(10);
+
 impl Server {
+    /// Whether the snapshot under way has to wait for a moment, since clients are served.
+    pub(super) fn is_paced(&self) -> bool {
+        self.served.elapsed() < SERVING && self.store.is_given_more(PACE.max(used_memory() / LONGEST))
+    }
+
     pub(super) fn background(&mut self) {
         while let Some((until, id)) = self.shared.deadlines.first().copied() {
             if until > self.store.now {
@@ -19,7 +32,7 @@ impl Server {
         if self.shared.pause.until > 0 && self.shared.pause.until <= self.store.now {
             self.shared.pause.until = 0;
         }
-        if self.store.is_walking() {
+        if self.store.is_walking() && !self.is_paced() {
             self.walk();
         }
         if self.last_tick.elapsed() >= TICK {
@@ -53,7 +66,7 @@ impl Server {
         if self.shared.active_expire && !self.shared.replication.is_replica() {
             self.expire();
         }
-        let used = crate::eviction::used_memory();
+        let used = used_memory();
         self.shared.counters.peak = self.shared.counters.peak.max(used);
         persistence::upkeep(&mut self.store, &mut self.shared);
     }

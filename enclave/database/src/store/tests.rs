@@ -157,6 +157,17 @@ fn writes_that_hand_over_too_much_end_the_snapshot() {
 }
 
 #[test]
+fn what_a_snapshot_was_given_has_a_pace() {
+    let mut store = Store::new(1);
+    assert!(!store.is_given_more(0), "there is none");
+    (0..2).for_each(|k| store.set(0, &key(k), Value::Text(Text::new(&[b'x'; 1 << 20])), Expiry::Never));
+    let _queue = store.begin_snapshot(usize::MAX).unwrap();
+    assert!(!store.is_given_more(0), "it was given nothing");
+    store.set(0, &key(0), Value::Text(Text::Integer(1)), Expiry::Never);
+    assert!(store.is_given_more(1) && !store.is_given_more(usize::MAX), "a write counts");
+}
+
+#[test]
 fn what_nobody_takes_is_not_kept() {
     let mut store = Store::new(1);
     (0..1000).for_each(|k| store.set(0, &key(k), Value::Text(Text::Integer(1)), Expiry::Never));

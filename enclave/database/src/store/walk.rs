@@ -1,6 +1,6 @@
 //! The walker of a snapshot, and what writes hand over to it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Entry, Store};
 use crate::snapshot::{AHEAD, End, FULL, Item, Queue};
@@ -19,6 +19,9 @@ pub(super) struct Walk {
     flushed: Vec<(usize, Dict<Entry>, u64)>,
     /// Bytes handed over by writes.
     handed: usize,
+    /// Bytes handed over by all, and since when.
+    given: usize,
+    began: Instant,
     /// The most that may wait.
     limit: usize,
 }
@@ -55,7 +58,7 @@ impl Store {
             (database.origin, database.cursor) = (number, (!database.entries.is_empty()).then_some(0));
         }
         let queue = Queue::default();
-        self.walk = Some(Walk { queue: queue.clone(), flushed: Vec::new(), handed: 0, limit });
+        self.walk = Some(Walk { queue: queue.clone(), flushed: Vec::new(), handed: 0, given: 0, began: Instant::now(), limit });
         Some(queue)
     }
 
@@ -67,6 +70,11 @@ impl Store {
     /// Bytes that writes have handed over to the snapshot under way.
     pub fn handed_over(&self) -> usize {
         self.walk.as_ref().map_or(0, |walk| walk.handed)
+    }
+
+    /// Whether the snapshot under way has been given more than so many bytes a second.
+    pub fn is_given_more(&self, bytes_a_second: usize) -> bool {
+        self.walk.as_ref().is_some_and(|walk| walk.given as f64 > walk.began.elapsed().as_secs_f64() * bytes_a_second as f64)
     }
 
     /// Gives the snapshot up.
@@ -87,9 +95,10 @@ impl Store {
             return Walked::Full;
         }
         let epoch = self.epoch;
-        let hand_over = |database: usize, key: &[u8], entry: &mut Entry| {
+        let mut hand_over = |database: usize, key: &[u8], entry: &mut Entry| {
             if entry.epoch < epoch {
                 entry.epoch = epoch;
+                walk.given += key.len() + entry.value.weight();
                 walk.queue.push(item(database, key, entry));
             }
         };
@@ -121,7 +130,8 @@ impl Store {
         let Some(entry) = it.entries.get_mut_hashed(hash, key) else { return };
         entry.epoch = self.epoch;
         let item = item(it.origin, key, entry);
-        walk.handed += item.key.len() + item.value.weight();
+        let bytes = item.key.len() + item.value.weight();
+        (walk.handed, walk.given) = (walk.handed + bytes, walk.given + bytes);
         let weight = walk.queue.push(item);
         if weight >= FULL && !walk.queue.wait_below(FULL, PAUSE) && walk.queue.weight() >= walk.limit {
             let limit = walk.limit;
