@@ -36,8 +36,8 @@ pub enum Part {
     Steady,
 }
 
-/// Measures the database against Redis, figures 11 and 12: the start of a snapshot by size, requests and memory while one is made, memory over
-/// time, and steady throughput.
+/// Measures the database against Redis, figures 11 and 12: the start of a snapshot by size, requests and memory while one is made, memory
+/// over time, and steady throughput.
 ///
 /// Starts servers of its own. They take turns within each part; only the ratios of one run mean something.
 #[derive(Clone, Debug, Args)]

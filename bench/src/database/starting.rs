@@ -83,9 +83,9 @@ pub fn measure(kind: Kind, mib: u64, samples: usize, artifacts: &Artifacts) -> R
     Ok(starts)
 }
 
-/// The Strawman: another enclave of the same image is built, and all there is goes to it through an encrypted channel. The part of the parent
-/// is played by this program, which has the content at hand: what is measured is the building, one encryption, one decryption and that the child
-/// has everything in its tables. Reading it out of the parent is not in it, so a real one takes longer.
+/// The Strawman: another enclave of the same image is built, and all there is goes to it through an encrypted channel. The part of the
+/// parent is played by this program, which has the content at hand: what is measured is the building, one encryption, one decryption and
+/// that the child has everything in its tables. Reading it out of the parent is not in it, so a real one takes longer.
 fn exclusive(mib: u64, artifacts: &Artifacts) -> Result<Start> {
     let begin = Instant::now();
     let child = Server::start(Kind::Shared, artifacts)?;

@@ -4,8 +4,8 @@
 //! once: by the walker, which goes through the tables in small steps, or by whoever is about to change or drop the entry, just before. What
 //! is handed over is a shared value, not a copy.
 //!
-//! The queue between the two is bounded in bytes. The walker waits when a part of it is full, so that there is room for writes: these can't wait,
-//! so the server pauses when all of it is, and gives the snapshot up when writes have handed over more than it may hold.
+//! The queue between the two is bounded in bytes. The walker waits when a part of it is full, so that there is room for writes: these can't
+//! wait, so the server pauses when all of it is, and gives the snapshot up when writes have handed over more than it may hold.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -141,8 +141,8 @@ impl Client {
         }
     }
 
-    /// After a connection broke: which of the units under way were carried out. Everything that was acknowledged before must be there, then as
-    /// many of these as there are, from the first on, each of them whole, and nothing else.
+    /// After a connection broke: which of the units under way were carried out. Everything that was acknowledged before must be there, then
+    /// as many of these as there are, from the first on, each of them whole, and nothing else.
     fn find_out(&mut self, units: &[Unit], common: &Common) -> Result<Redis, String> {
         let mut candidates = vec![self.model.clone()];
         for unit in units {
