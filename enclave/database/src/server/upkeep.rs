@@ -9,7 +9,7 @@ use crate::persistence;
 use crate::store::{Cause, Walked};
 
 /// Bytes a second that a snapshot is given while clients are served: they and the writer share the processors.
-const PACE: usize = 64 << 20;
+const PACE: usize = 32 << 20;
 /// Seconds that a snapshot of everything takes at most by that pace, however much there is.
 const LONGEST: usize = 120;
 /// For how long after its last request a server is taken to be serving.
