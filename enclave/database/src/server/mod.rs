@@ -32,8 +32,9 @@ pub struct Server {
     store: Store,
     shared: Shared,
     last_tick: Instant,
-    /// When the last request came.
-    served: Instant,
+    /// Commands as of the last tick, and whether many came before it.
+    commands: u64,
+    serving: bool,
     expiry: (usize, u64),
     stops: Option<Receiver<Stop>>,
     /// Another thread is about to have something for a connection.
@@ -53,7 +54,8 @@ impl Server {
             store,
             shared,
             last_tick: Instant::now(),
-            served: Instant::now(),
+            commands: 0,
+            serving: false,
             expiry: (0, 0),
             stops: None,
             soon: None,
@@ -91,10 +93,6 @@ impl Server {
             }
             let wires = &mut self.shared.wires;
             wires.ready.extend(wires.again.drain(..).chain(turn.ready.drain(..)));
-            if !wires.ready.is_empty() {
-                self.served = self.shared.clock;
-            }
-            let wires = &mut self.shared.wires;
             // Not to be closed later under a number that a script's turns have given to another.
             wires.gone.append(&mut turn.closed);
             while let Some(slot) = self.shared.wires.ready.pop_front() {

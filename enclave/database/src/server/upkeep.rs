@@ -1,6 +1,6 @@
 //! What is done as time passes: waiting that ends, the snapshot's walk, expiry, limits.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{SLICE, Server, TICK};
 use crate::commands::{self, event};
@@ -12,13 +12,13 @@ use crate::store::{Cause, Walked};
 const PACE: usize = 32 << 20;
 /// Seconds that a snapshot of everything takes at most by that pace, however much there is.
 const LONGEST: usize = 120;
-/// For how long after its last request a server is taken to be serving.
-const SERVING: Duration = Duration::from_millis(10);
+/// Commands between two ticks from which on clients are taken to be served: who merely looks how the snapshot goes on does not slow it.
+const SERVING: u64 = 100;
 
 impl Server {
     /// Whether the snapshot under way has to wait for a moment, since clients are served.
     pub(super) fn is_paced(&self) -> bool {
-        self.served.elapsed() < SERVING && self.store.is_given_more(PACE.max(used_memory() / LONGEST))
+        self.serving && self.store.is_given_more(PACE.max(used_memory() / LONGEST))
     }
 
     pub(super) fn background(&mut self) {
@@ -66,6 +66,9 @@ impl Server {
         if self.shared.active_expire && !self.shared.replication.is_replica() {
             self.expire();
         }
+        let commands = self.shared.counters.commands;
+        self.serving = commands.saturating_sub(self.commands) >= SERVING;
+        self.commands = commands;
         let used = used_memory();
         self.shared.counters.peak = self.shared.counters.peak.max(used);
         persistence::upkeep(&mut self.store, &mut self.shared);
