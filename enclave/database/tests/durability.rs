@@ -334,7 +334,8 @@ fn plain(lines: &[&str]) -> Vec<u8> {
         machine.ask(line);
     }
     let mut bytes = Vec::new();
-    rdb::write_store(&mut machine.store, &mut bytes, "memory").unwrap();
+    let libraries = machine.shared.libraries();
+    rdb::write_store(&mut machine.store, &libraries, &mut bytes, "memory").unwrap();
     bytes
 }
 

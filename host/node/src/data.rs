@@ -30,8 +30,7 @@ pub struct Data {
 
 impl Data {
     /// Opens it, and the directory that stands for its part `witness`, if that lies elsewhere. They are made, for the node's user alone, if
-    /// they
-    /// are missing.
+    /// they are missing.
     pub fn open(path: &Path, counter: Option<&Path>) -> Result<Data> {
         Ok(Data { directory: directory(path)?, counter: counter.map(directory).transpose()?, path: path.to_owned() })
     }
@@ -135,7 +134,7 @@ mod tests {
     #[test]
     fn files_are_opened_renamed_and_removed_below_it() {
         let directory = tempfile::tempdir().unwrap();
-        let data = Data::open(&directory.path().join("new")).unwrap();
+        let data = Data::open(&directory.path().join("new"), None).unwrap();
         assert_eq!(open(&data, "a", libc::O_RDONLY).unwrap_err(), Errno::NOENT);
         open(&data, "a", CREATE as i32).unwrap().write_all(b"hello").unwrap();
         assert_eq!(open(&data, "a", CREATE as i32 | libc::O_EXCL).unwrap_err(), Errno::EXIST);

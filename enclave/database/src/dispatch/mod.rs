@@ -153,9 +153,7 @@ fn admit(context: &mut Context<'_>) -> Result<&'static Command, Error> {
     {
         return refuse(context, Error::Other("READONLY You can't write against a read only replica.".to_owned()));
     }
-    if writes
-        && let Some(why) = refuses_writes(context.shared)
-    {
+    if writes && let Some(why) = refuses_writes(context.shared) {
         return refuse(context, Error::Other(why));
     }
     Ok(command)

@@ -97,7 +97,7 @@ impl std::fmt::Debug for Import {
 }
 
 /// What was read.
-pub(crate) struct Loaded {
+pub struct Loaded {
     /// The databases.
     pub store: Store,
     /// Libraries of functions.

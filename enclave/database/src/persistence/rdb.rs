@@ -200,7 +200,7 @@ mod tests {
         let version = Version { epoch: u64::MAX, count: 3 };
         for kept in [Notes::default(), Notes { version, beyond: None }, Notes { version, beyond: Some(beyond) }] {
             let mut bytes = Vec::new();
-            let mut writer = begin(&mut bytes, "it", &kept).unwrap();
+            let mut writer = begin(&mut bytes, &[], "it", &kept).unwrap();
             writer.text(0, b"key", None, &[7; 5000]).unwrap();
             writer.finish().unwrap();
             assert_eq!(notes(&bytes[..], "it").unwrap(), kept);

@@ -75,7 +75,7 @@ impl Content for Replay<'_> {
         let result = rdb::read(self.store, &mut counted, "the log's base");
         self.base = counted.1;
         self.bytes = self.base;
-        let (_, libraries) = result.map_err(|error| error.to_string())?;
+        let (_, _, libraries) = result.map_err(|error| error.to_string())?;
         self.shared.set_libraries(&libraries, false)
     }
 

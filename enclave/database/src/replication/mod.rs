@@ -119,7 +119,7 @@ pub struct Replication {
 impl Default for Replication {
     fn default() -> Self {
         Replication {
-            stream: Stream::new(),
+            stream: Stream::default(),
             before: None,
             may_follow: false,
             link: None,

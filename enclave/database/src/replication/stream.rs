@@ -9,8 +9,8 @@ use teemate_service::clock;
 
 use crate::resp::write_request;
 
-/// The stream.
-#[derive(Debug)]
+/// The stream. A new one follows nothing.
+#[derive(Debug, Default)]
 pub struct Stream {
     /// Forty hexadecimal digits: which stream it is. Empty: it has no name yet.
     id: String,
@@ -25,11 +25,6 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// A new one, which follows nothing.
-    pub fn new() -> Stream {
-        Stream { id: String::new(), end: 0, kept: VecDeque::new(), database: None, unit: (Vec::new(), 0) }
-    }
-
     /// Its name.
     pub fn id(&mut self) -> &str {
         if self.id.is_empty() {
@@ -118,7 +113,7 @@ impl Stream {
 
     /// Becomes another server's stream, which has come so far.
     pub fn become_one(&mut self, id: String, end: u64) {
-        *self = Stream { id, end, ..Stream::new() };
+        *self = Stream { id, end, ..Stream::default() };
     }
 
     /// Goes on under another name.
@@ -134,7 +129,7 @@ impl Stream {
 
     /// Becomes another stream: nobody who followed the one before can go on.
     pub fn restart(&mut self) {
-        *self = Stream { end: self.end, ..Stream::new() };
+        *self = Stream { end: self.end, ..Stream::default() };
     }
 }
 
@@ -156,7 +151,7 @@ mod tests {
 
     #[test]
     fn units_are_transactions_and_the_database_is_said_once() {
-        let mut stream = Stream::new();
+        let mut stream = Stream::default();
         stream.note(0, &[b"DEL", b"a"]);
         stream.end_unit();
         let one = stream.end();
@@ -170,7 +165,7 @@ mod tests {
 
     #[test]
     fn what_is_forgotten_can_not_be_had_and_numbers_stay() {
-        let mut stream = Stream::new();
+        let mut stream = Stream::default();
         for _ in 0..1000 {
             stream.say(&[b"PING"]);
         }

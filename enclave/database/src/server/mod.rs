@@ -13,7 +13,7 @@ use std::io;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::commands::event;
+use crate::commands::{self, event};
 use crate::network::{Network, Turn};
 use crate::persistence;
 use crate::shared::Shared;
