@@ -250,6 +250,8 @@ fn of_two_copies_at_once_one_goes_on() {
     let mut second = Node::start_database(&artifacts).unwrap();
     second.crash().unwrap();
     copy(&node.data(), &second.data());
+    // On the same machine: the simulated processor's fuses are a file beside.
+    copy(&node.state().join("simulator"), &second.state().join("simulator"));
     second.restart_here().unwrap();
     let other = Proxy::start(&artifacts, &second, second.endpoint()).unwrap();
     let mut redis = connected(&other);

@@ -51,12 +51,13 @@ impl Counter for MemoryCounter {
 }
 
 /// In a sealed file. The host can put back an old one together with an old database, or delete it, unnoticed: this finds accidents, such as
-/// a
-/// database that was restored from a backup alone, and no host that means it.
+/// a database that was restored from a backup alone, and no host that means it. A new database, which has nothing yet, leaves no file.
 pub struct FileCounter {
     directory: Arc<dyn Directory + Sync>,
     sealing: Arc<dyn Sealing + Send + Sync>,
     label: Label,
+    /// Of a database that has nothing yet.
+    new: Remembered,
 }
 
 impl FileCounter {
@@ -80,7 +81,7 @@ impl FileCounter {
         name: &str,
     ) -> FileCounter {
         let label = Label { owner: owner.to_owned(), database: database.to_owned(), kind: "head", name: name.to_owned() };
-        FileCounter { directory, sealing, label }
+        FileCounter { directory, sealing, label, new: Remembered::default() }
     }
 
     fn failed(&self, what: &'static str) -> impl Fn(io::Error) -> Error {
@@ -91,12 +92,12 @@ impl FileCounter {
         }
     }
 
-    fn read(&self) -> Result<Remembered, Error> {
-        let Some(file) = self.directory.open(&self.label.name).map_err(self.failed("opened"))? else { return Ok(Remembered::default()) };
+    fn read(&self) -> Result<Option<Remembered>, Error> {
+        let Some(file) = self.directory.open(&self.label.name).map_err(self.failed("opened"))? else { return Ok(None) };
         let mut bytes = Vec::new();
         Reader::new(file, &*self.sealing, &self.label)?.read_to_end(&mut bytes).map_err(self.failed("read"))?;
         let damaged = || Error::Damaged { file: self.label.name.clone(), what: "it is of another release".to_owned() };
-        postcard::from_bytes(&bytes).map_err(|_| damaged())
+        postcard::from_bytes(&bytes).map(Some).map_err(|_| damaged())
     }
 
     fn write(&self, kept: &Remembered) -> Result<(), Error> {
@@ -112,13 +113,17 @@ impl FileCounter {
 
 impl Counter for FileCounter {
     fn open(&mut self, above: u64) -> Result<Remembered, Error> {
-        let kept = next(self.read()?, above)?;
-        self.write(&kept)?;
+        let found = self.read()?;
+        let kept = next(found.unwrap_or_default(), above)?;
+        match found {
+            None if above == 0 => self.new = kept,
+            _ => self.write(&kept)?,
+        }
         Ok(kept)
     }
 
     fn remember(&mut self, mark: &Mark) -> Result<(), Error> {
-        let kept = self.read()?;
+        let kept = self.read()?.unwrap_or(self.new);
         if kept.last == Some(*mark) && kept.epoch == mark.epoch {
             return Ok(());
         }

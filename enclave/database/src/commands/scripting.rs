@@ -189,8 +189,11 @@ impl Host for Inside {
     }
 }
 
+/// Words of a request.
+type Words<'a> = &'a [&'a [u8]];
+
 /// Keys and further arguments, behind their number.
-pub(super) fn arguments<'a>(context: &Context<'a>, wrong: Error) -> Result<(&'a [&'a [u8]], &'a [&'a [u8]]), Error> {
+pub(super) fn arguments<'a>(context: &Context<'a>, wrong: Error) -> Result<(Words<'a>, Words<'a>), Error> {
     let keys = number::integer(context.arg(2)).ok_or(wrong)?;
     let rest = &context.args[3..];
     if keys < 0 {

@@ -139,10 +139,11 @@ fn admit(context: &mut Context<'_>) -> Result<&'static Command, Error> {
     if context.shared.config.hot.max_memory > 0 && !context.session.executing {
         let queued = context.session.queue.iter().flatten().filter_map(|request| commands::find(request.first()?));
         let exec = command.name == "exec" && queued.into_iter().any(|command| command.kind == Kind::Grow);
-        if (command.kind != Kind::Server || exec) && !eviction::make_room(context.store, context.shared) {
-            if exec || command.kind == Kind::Grow {
-                return refuse(context, Error::OutOfMemory);
-            }
+        if (command.kind != Kind::Server || exec)
+            && !eviction::make_room(context.store, context.shared)
+            && (exec || command.kind == Kind::Grow)
+        {
+            return refuse(context, Error::OutOfMemory);
         }
     }
     let queued = || context.session.queue.iter().flatten().filter_map(|request| commands::find(request.first()?)).any(Command::writes);

@@ -187,8 +187,16 @@ impl Guard {
         self.mark.log = head.or(self.mark.log);
     }
 
+    /// Whether nothing was kept yet that could be put back.
+    fn is_new(&self) -> bool {
+        !self.has_settings() && !self.has_snapshot() && self.mark.log.is_none()
+    }
+
     /// Tells what is new, by another thread, when that is due.
     pub fn tick(&mut self) {
+        if self.is_new() {
+            return;
+        }
         let Some(teller) = self.teller.as_mut().filter(|_| self.left_behind.is_none()) else { return };
         if let Some(told) = teller.look() {
             self.note(told);
@@ -212,7 +220,7 @@ impl Guard {
 
     /// Tells everything now, and waits for it. Whether that went well, or there is nobody to tell.
     pub fn tell(&mut self) -> bool {
-        let Some(witness) = self.witness.clone() else { return true };
+        let Some(witness) = self.witness.clone().filter(|_| !self.is_new()) else { return true };
         // In the order in which it came to be.
         if let Some(told) = self.teller.as_mut().and_then(Helper::wait) {
             self.note(told);
@@ -228,7 +236,7 @@ impl Guard {
 
     /// The same, before an answer. When the witness is away nobody waits for it again: the other thread finds out when it is back.
     pub fn cover(&mut self) -> bool {
-        if self.witness.is_none() || self.told == Some(self.mark) && self.away.is_none() {
+        if self.witness.is_none() || self.is_new() || self.told == Some(self.mark) && self.away.is_none() {
             return true;
         }
         self.away.is_none() && self.tell()

@@ -85,7 +85,7 @@ pub struct Counters {
 }
 
 /// All of it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Replication {
     /// What is carried out after the snapshot.
     pub stream: Stream,
@@ -114,27 +114,6 @@ pub struct Replication {
     saving: usize,
     /// How that ended.
     saved: Option<Result<(Place, u64), String>>,
-}
-
-impl Default for Replication {
-    fn default() -> Self {
-        Replication {
-            stream: Stream::default(),
-            before: None,
-            may_follow: false,
-            link: None,
-            replicas: BTreeMap::new(),
-            kept: false,
-            alone_since: None,
-            said: 0,
-            waiters: Vec::new(),
-            asks: false,
-            counters: Counters::default(),
-            spools: Default::default(),
-            saving: 0,
-            saved: None,
-        }
-    }
 }
 
 impl Replication {

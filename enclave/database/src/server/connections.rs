@@ -59,7 +59,7 @@ impl Connections<'_> {
         wires.buffers[slot] = Buffers::default();
         wires.dirty.retain(|dirty| *dirty != slot);
         wires.again.retain(|again| *again != slot);
-        commands::unwatch(&mut self.store, &mut session);
+        commands::unwatch(self.store, &mut session);
         if let Some(waiting) = session.waiting.take() {
             self.forget(session.id, &waiting);
         }
