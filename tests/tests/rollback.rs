@@ -320,18 +320,29 @@ fn a_counter_in_a_file_tells_an_accident() {
     stop();
     // One that never had an owner has nothing, and starts again.
     assert_eq!(start().code, 0);
-    let status = owner.json(&["--socket", &socket, "node", "status"]).unwrap();
-    let endpoint = status["endpoint"].as_str().unwrap().to_owned();
+    let endpoint = || {
+        let status = owner.json(&["--socket", &socket, "node", "status"]).unwrap();
+        status["endpoint"].as_str().unwrap().to_owned()
+    };
     let policy = text("policy.toml");
     let image = artifacts.database_image().display().to_string();
     owner.json(&["policy", "init", "--image", &image, "--insecure-simulation", "--policy", &policy]).unwrap();
     std::fs::write(at("password"), format!("{PASSWORD}\n")).unwrap();
-    let claim = ["db", "claim", &format!("https://{endpoint}"), "--password-file", &text("password"), "--policy", &policy];
+    let (database, password) = (format!("https://{}", endpoint()), text("password"));
+    let claim = ["db", "claim", &database, "--password-file", &password, "--policy", &policy];
     let claimed = owner.run(&claim).unwrap();
     assert!(claimed.code == 0 && claimed.out.contains("protected by: file"), "{claimed:?}");
     stop();
     copy(&at("db/files"), &at("old"));
     assert_eq!(start().code, 0);
+    // Something changes: everything is taken out, and put in again.
+    for words in [&["export"][..], &["import", "--replace"]] {
+        let (endpoint, password) = (format!("https://{}", endpoint()), text("password"));
+        let rest = [endpoint.as_str(), "--password-file", &password, "--policy", &policy, &text("all.rdb")].map(ToOwned::to_owned);
+        let words: Vec<&str> = ["db"].into_iter().chain(words.iter().copied()).chain(rest.iter().map(String::as_str)).collect();
+        let done = owner.run(&words).unwrap();
+        assert_eq!(done.code, 0, "{done:?}");
+    }
     stop();
     copy(&at("old"), &at("db/files"));
     let refused = start();
