@@ -355,7 +355,7 @@ fn a_waiting_container_that_is_killed_loses_no_call() {
         };
         match answer.result {
             Ok(_) => {}
-            Err(failure) => assert_eq!(failure.kind, FailureKind::ContainerLost),
+            Err(failure) => assert_eq!(failure.kind, FailureKind::ContainerLost, "{}", failure.message),
         }
     }
 }

@@ -14,7 +14,7 @@
 //! * EENTER and ERESUME are code at a fixed address ([`transition`]); neither needs a system call, let alone a signal.
 //! * An exception inside is a signal ([`signals`]); its handler writes the SSA frame ([`ssa`]) and returns to the AEP. `syscall` is caught
 //!   by Syscall User Dispatch and becomes the #UD that it is inside an enclave.
-//! * ENCLU raises #UD on a processor without SGX, and #GP on one where it is switched off, so the handler can carry out any leaf, anywhere
+//! * ENCLU raises #UD on a processor without SGX, and #GP or #PF on one where it is switched off or hidden, so the handler can carry out any leaf, anywhere
 //!   ([`leaves`]).
 //! * **The gate.** A trapped ENCLU costs 7 us here, and 20 us under the guard. So, after EINIT, the loader overwrites the one ENCLU that
 //!   the image names (`teemate_abi::layout::symbol::ENCLU_GATE`, 16 bytes that it checks first) with a jump to the transition code. What was

@@ -244,6 +244,7 @@ extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut l
     let code = unsafe { (*info).si_code };
     // Trap number and CR2 in the frame are those of the thread's last fault: stale unless this signal is a fault itself.
     let fault = code > 0 && signal != libc::SIGSYS;
+    let by_enclu = fault && may_be_enclu(signal, trap, error) && is_enclu(rip);
     let mut cause = match (signal, trap) {
         _ if !fault => Cause::Interrupt,
         (libc::SIGSEGV | libc::SIGBUS, 14) => Cause::Exception { vector: 14, error, address },
@@ -253,7 +254,7 @@ extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut l
     if fault && signal == libc::SIGBUS && trap == 14 {
         // No memory behind the page: the machine's, not the enclave's limit, but the same for the enclave.
         cause = Cause::Exception { vector: 14, error: error & 0x12 | 4 | crate::device::EPC_FULL, address };
-    } else if let (Cause::Exception { vector: 14, .. }, true) = (cause, process::in_elrange(address)) {
+    } else if let (Cause::Exception { vector: 14, .. }, true) = (cause, process::in_elrange(address) && !by_enclu) {
         match process::resolve(record, address, error) {
             Resolution::Mapped => {
                 process::count(&record.aex);
@@ -279,7 +280,7 @@ extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut l
     live.rip -= past_instruction(signal, code, trap);
     match transition::locate(record, identity.elrange_size, identity.gate, &live) {
         Place::Inside { context, xstate_in_record, .. } => {
-            if raised_by_enclu(signal, code, trap) && !xstate_in_record && is_enclu(rip) {
+            if by_enclu && !xstate_in_record {
                 return trapped_leaf(&shared, record, &mut registers, bases);
             }
             let size = identity.xsave_size;
@@ -354,10 +355,15 @@ fn fault_of_transition(record: &Record, registers: &mut Registers<'_>, bases: &m
     bases.gs = record as *const Record as u64;
 }
 
-/// Whether an ENCLU may have raised this: #UD on a processor without SGX, #GP(0) on one whose SGX the firmware or the hypervisor keeps off
-/// (SDM vol. 3D, 40.4 "ENCLU").
-fn raised_by_enclu(signal: i32, code: i32, trap: u64) -> bool {
-    signal == libc::SIGILL || signal == libc::SIGSEGV && code > 0 && trap == 13
+/// Whether an ENCLU may have raised this. A processor without SGX raises #UD. One whose SGX is switched off, or only hidden by the hypervisor,
+/// raises #GP, or, for EENTER and ERESUME, #PF, since what RBX names is no page of its EPC (SDM vol. 3D, 40.4 "ENCLU").
+fn may_be_enclu(signal: i32, trap: u64, error: u32) -> bool {
+    const FETCH: u32 = 1 << 4;
+    match trap {
+        13 => signal == libc::SIGSEGV,
+        14 => signal == libc::SIGSEGV && error & FETCH == 0,
+        _ => signal == libc::SIGILL,
+    }
 }
 
 /// Whether an ENCLU is at this address.
