@@ -231,7 +231,8 @@ const COUNTER: &str = r#"(module
     (data (i32.const 0) "\10\00\00\00\0b\00\00\00\00\01\00\00\40\00\00\00") (data (i32.const 16) "{\22n\22:[0,0]}")
     (func (export "_initialize") (i32.store8 (i32.const 22) (i32.add (i32.load8_u (i32.const 22)) (i32.const 1))))
     (func (export "handle")
-        (i32.store8 (i32.const 24) (i32.add (i32.load8_u (i32.const 24)) (i32.const 1)))
+        (i32.store8 (i32.const 24)
+            (i32.add (i32.const 48) (i32.rem_u (i32.sub (i32.load8_u (i32.const 24)) (i32.const 47)) (i32.const 10))))
         (drop (call $w (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 32)))
         (drop (call $r (i32.const 0) (i32.const 8) (i32.const 1) (i32.const 36)))
         (if (i32.gt_u (i32.load (i32.const 36)) (i32.const 2)) (then (call $exit (i32.const 0))))))"#;
