@@ -132,7 +132,9 @@ proptest! {
         let (answers, counted) = talk(Version::Http1, &[bytes], Limits::default());
         prop_assert_eq!(counted.requests, counted.answered + counted.abandoned);
         // Malformed heads are answered by hyper, before they are requests: at most one, for the connection ends with it.
-        let heads = String::from_utf8_lossy(&answers).matches("HTTP/1.").count() as u64;
+        // A changed length makes the next request a part of the body, which is echoed: its first line ends with the version.
+        let is_head = |rest: &&str| rest.as_bytes().get(1..5).is_some_and(|bytes| bytes[0] == b' ' && bytes[1..].iter().all(u8::is_ascii_digit));
+        let heads = String::from_utf8_lossy(&answers).split("HTTP/1.").skip(1).filter(is_head).count() as u64;
         prop_assert!(heads <= counted.answered + 1, "{} for {:?}", heads, counted);
     }
 }
