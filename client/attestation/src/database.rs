@@ -1,6 +1,5 @@
 //! Which database an enclave serves. A quote says which program runs, and not on whose data: so a user remembers the database that he knew,
-//! and
-//! is told when another is shown to him, an older state of it, or the same one without its witness.
+//! and is told when another is shown to him, an older state of it, or the same one without its witness.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -93,14 +92,13 @@ impl Identity {
         let nonsense =
             || Error::Nonsense(String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).chars().filter(|c| !c.is_control()).collect());
         let (mut rest, mut words) = (bytes, Vec::new());
-        let Some(count) = line(&mut rest) else { return if bytes.len() < MAX_ANSWER { Ok(None) } else { Err(nonsense()) } };
+        let more = || if bytes.len() < MAX_ANSWER { Ok(None) } else { Err(nonsense()) };
+        let Some(count) = line(&mut rest) else { return more() };
         let count: usize = count.strip_prefix(b"*").and_then(number).filter(|count| *count <= 32 && count % 2 == 0).ok_or_else(nonsense)?;
         for _ in 0..count {
-            let Some(length) = line(&mut rest) else { return if bytes.len() < MAX_ANSWER { Ok(None) } else { Err(nonsense()) } };
+            let Some(length) = line(&mut rest) else { return more() };
             let length: usize = length.strip_prefix(b"$").and_then(number).filter(|length| *length <= MAX_ANSWER).ok_or_else(nonsense)?;
-            let Some((word, tail)) = rest.split_at_checked(length + 2) else {
-                return if bytes.len() < MAX_ANSWER { Ok(None) } else { Err(nonsense()) };
-            };
+            let Some((word, tail)) = rest.split_at_checked(length + 2) else { return more() };
             let word = word.strip_suffix(b"\r\n").and_then(|word| std::str::from_utf8(word).ok()).ok_or_else(nonsense)?;
             words.push(word);
             rest = tail;

@@ -3,6 +3,7 @@
 use super::{Command, Context, Done, Kind, command, flag};
 use crate::error::Error;
 use crate::number;
+use crate::persistence;
 use crate::replication::link::{Link, State};
 use crate::replication::{Replica, Stage, Waiter};
 use crate::session::{Otherwise, Waiting};
@@ -205,8 +206,7 @@ fn begin_to_follow(store: &mut Store, shared: &mut Shared, host: &str, port: u16
         return Err("an enclave's database follows nobody: there is no attested connection out of it yet".to_owned());
     }
     // What was done so far is of this server.
-    shared.drop_keys(&mut store.dropped);
-    shared.end_unit();
+    persistence::gather(store, shared);
     let replication = &mut shared.replication;
     // It may have been followed by the other one, which then knows the stream to here.
     let stream = replication.kept.then(|| (replication.stream.id().to_owned(), replication.stream.end()));

@@ -197,9 +197,9 @@ pub fn start(store: &mut Store, shared: &mut Shared) -> Result<Started, Error> {
         && let Some(file) = place.open()?
     {
         let (keys, read, libraries) = rdb::read(store, file, place.name())?;
-        take_libraries(shared, &libraries, false, place.name())?;
         // It may have been exchanged since its beginning was looked at.
         shared.guard.found_snapshot(read.version, &shared.storage)?;
+        take_libraries(shared, &libraries, false, place.name())?;
         (started.keys, started.from) = (keys, Some(place.name().to_owned()));
         if is_on {
             // Until this is its base, there is no log on disk that could be taken for all there is.
@@ -234,10 +234,10 @@ fn open_log(shared: &mut Shared, content: &mut dyn Content) -> Result<(), Error>
 fn replay(store: &mut Store, shared: &mut Shared) -> Result<(), Error> {
     store.replaying = true;
     let mut replay = Replay::new(store, &shared.config);
-    let opened = shared.log.open(&shared.storage, &shared.config, shared.guard.known_log(), &mut replay);
+    let opened = open_log(shared, &mut replay);
     let (read, base, libraries) = (replay.bytes, replay.base, replay.libraries());
     store.replaying = false;
-    opened.map_err(|error| shared.guard.explain(error, &shared.storage))?;
+    opened?;
     take_libraries(shared, &libraries, false, "the log")?;
     shared.log.continues(read, base);
     Ok(())
@@ -479,8 +479,7 @@ pub fn meet_witness(shared: &Shared) -> Result<Met, String> {
 }
 
 /// The settings that name it are kept: it has the say from now on. Everything that it is told of is made anew, so that nothing that was
-/// made
-/// before can be taken for it.
+/// made before can be taken for it.
 ///
 /// # Errors
 /// That the settings can't be kept once more.
