@@ -1,8 +1,8 @@
 //! Plain local connections for clients that can't verify: a pipe of bytes from a local socket to an enclave.
 //!
 //! Each local connection gets a connection of its own, which is verified by itself before a byte of the client's is sent; a database is
-//! asked which
-//! one it is, too. The proxy reads nothing of what it forwards. Where an endpoint is refused it says so in the client's protocol, as far as
+//! asked which one it is, too. The proxy reads nothing of what it forwards. Where an endpoint is refused it says so in the client's
+//! protocol, as far as
 //! that has a way to.
 
 use std::io;

@@ -26,8 +26,7 @@ pub trait Keep: Send {
 }
 
 /// Keeps what the settings and users are now, where they are kept, and tells the witness. While nobody could be told, nothing is changed
-/// that was
-/// promised to be told.
+/// that was promised to be told.
 ///
 /// # Errors
 /// When they can't be; the caller takes the change back.

@@ -12,8 +12,7 @@ use teemate_witness::protocol::{self, About, Refusal, Request, Response, Secret,
 use crate::persistence::guard::WITNESS;
 
 /// How long a connection, its handshake, a request and its response may take together. The server waits for it at the start, at the end,
-/// and,
-/// once, when the witness has gone.
+/// and, once, when the witness has gone.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// Bytes in both directions, which somebody carries.
@@ -40,8 +39,7 @@ pub struct Remote {
 
 impl Remote {
     /// The witness at this address, known by these certificates (PEM), for the database of this name and secret. `new`: it may see it for
-    /// the
-    /// first time.
+    /// the first time.
     ///
     /// # Errors
     /// What is wrong with address and certificates.

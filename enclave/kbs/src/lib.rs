@@ -6,8 +6,7 @@
 //!
 //! The protocol itself does no input and output: [`Hello`], [`Challenged`] and [`Session`] make requests and read answers, each of which can
 //! only be used in its turn. [`release`] drives them over a [`Transport`]; [`Http`] is one, over any stream. A [`Broker`] is where one is
-//! and by
-//! which authorities it is known, and makes such a stream of a TCP connection.
+//! and by which authorities it is known, and makes such a stream of a TCP connection.
 //!
 //! Who answers is authenticated by TLS alone: over plain HTTP the host could play the broker, and give secrets of its own choosing.
 #![forbid(unsafe_code)]

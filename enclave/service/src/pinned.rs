@@ -27,8 +27,7 @@ pub enum Error {
 }
 
 /// The server: its address, and the roots to one of which its certificate must chain. The owner gives both: the authorities that a machine
-/// trusts
-/// are the host's choice. So is the clock by which the certificate's dates are judged.
+/// trusts are the host's choice. So is the clock by which the certificate's dates are judged.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pinned {
     /// Of a host, or an address without brackets.

@@ -40,8 +40,7 @@ pub struct Start {
     #[arg(long)]
     pub foreground: bool,
     /// Directory, best on another disk, of a counter that tells a state that was put back by accident. It is this machine's: against a host
-    /// that
-    /// means it only a witness helps (`teemate witness serve`, `teemate db claim --witness`).
+    /// that means it only a witness helps (`teemate witness serve`, `teemate db claim --witness`).
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub witness_directory: Option<PathBuf>,
     /// How long the start may take: what was kept is read.

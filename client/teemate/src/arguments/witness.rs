@@ -31,8 +31,7 @@ pub struct Serve {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:6391")]
     pub listen: SocketAddr,
     /// Name or address by which databases reach it, for its certificate, which is made at the first start; repeatable. The address at which
-    /// it
-    /// listens is in it in any case.
+    /// it listens is in it in any case.
     #[arg(long, value_name = "NAME")]
     pub name: Vec<String>,
     /// Where it remembers.

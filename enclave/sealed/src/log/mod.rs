@@ -229,8 +229,7 @@ pub trait Content {
 
 impl Log {
     /// Opens a log, and gives what it has to `content`. Where there is none, one begins with its first frame or its first base: what ends
-    /// before
-    /// that leaves nothing behind.
+    /// before that leaves nothing behind.
     ///
     /// # Errors
     /// [`Error`]: whatever is not as this enclave wrote it. What `content` was given until then is not to be used.
@@ -311,8 +310,7 @@ impl Log {
     }
 
     /// Which log it is, and the last of its generations that may be on disk: a snapshot that was made of more than it has stands for more
-    /// than
-    /// those.
+    /// than those.
     pub fn generation(&self) -> ([u8; 16], u64) {
         (self.manifest.log, self.last)
     }
