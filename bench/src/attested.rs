@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use teemate_attestation::http::Request;
 use teemate_attestation::{Connector, Endpoint, Policy, Session};
+use teemate_control::function::Reuse;
 use teemate_tests::archive;
 use teemate_tests::artifacts::Artifacts;
 use teemate_tests::owner::Owner;
@@ -48,9 +49,19 @@ impl Attested {
 
     /// Deploys a function; one with files of its own has them in its archive.
     pub fn deploy(&self, workload: &Workload) -> Result<()> {
+        self.deploy_as(workload, &workload.name, Reuse::Fresh)
+    }
+
+    /// The same under a name and with a policy.
+    pub fn deploy_as(&self, workload: &Workload, name: &str, reuse: Reuse) -> Result<()> {
         let deployment = &workload.deployment;
         let code = if deployment.files.is_empty() { deployment.code.clone() } else { self.archive(workload)? }.display().to_string();
-        let mut arguments = vec!["--profile", "default", "function", "deploy", &workload.name, &code];
+        let reuse = match reuse {
+            Reuse::Fresh => "fresh",
+            Reuse::Rewind => "rewind",
+            Reuse::Keep => "keep",
+        };
+        let mut arguments = vec!["--profile", "default", "function", "deploy", name, &code, "--reuse", reuse];
         for destination in &deployment.egress {
             arguments.extend(["--egress", destination]);
         }
@@ -72,10 +83,20 @@ impl Attested {
 
     /// One call on a connection of its own: how long it took, in microseconds, and its result.
     pub fn call(&self, workload: &Workload) -> Result<(f64, Value)> {
-        let params = workload.params.to_string();
-        let path = format!("/api/v1/namespaces/_/actions/{}?blocking=true&result=true", workload.name);
         let begin = Instant::now();
-        let mut session = Session::open(&self.connector, &self.endpoint)?;
+        let value = self.call_on(&mut self.session()?, &workload.name, &workload.params)?;
+        Ok((begin.elapsed().as_secs_f64() * 1e6, value))
+    }
+
+    /// A connection for calls, verified.
+    pub fn session(&self) -> Result<Session> {
+        Ok(Session::open(&self.connector, &self.endpoint)?)
+    }
+
+    /// One call on this connection: its result.
+    pub fn call_on(&self, session: &mut Session, name: &str, params: &Value) -> Result<Value> {
+        let params = params.to_string();
+        let path = format!("/api/v1/namespaces/_/actions/{name}?blocking=true&result=true");
         let request = Request {
             method: "POST",
             path: &path,
@@ -83,11 +104,10 @@ impl Attested {
             body: Some(("application/json", params.as_bytes())),
         };
         let response = session.client().send_within(&request, MAX_ANSWER, PATIENCE)?;
-        let latency_us = begin.elapsed().as_secs_f64() * 1e6;
         let value = serde_json::from_slice(&response.body).context("the answer is not JSON")?;
         if response.status != 200 {
             bail!("HTTP {}: {value}", response.status);
         }
-        Ok((latency_us, value))
+        Ok(value)
     }
 }

@@ -11,6 +11,7 @@ mod mode;
 mod modules;
 mod nodejs;
 mod report;
+mod reuse;
 mod stats;
 mod throughput;
 mod workload;
@@ -121,6 +122,7 @@ fn run(mut options: Options) -> Result<()> {
         throughput: Vec::new(),
         memory: Vec::new(),
         modules: Vec::new(),
+        reuse: Vec::new(),
         notes: Vec::new(),
     };
     if machine::is_busy() {
@@ -150,6 +152,10 @@ fn run(mut options: Options) -> Result<()> {
         let others = Others { nodejs: nodejs.as_ref(), attested: attested.as_ref() };
         if options.figures.contains(&7) {
             figure7(&mut run, &options, &workloads, &nodes, others);
+            if options.modes.contains(&Mode::Rewound) {
+                let short: Vec<&Workload> = workloads.iter().filter(|workload| reuse::FUNCTIONS.contains(&&*workload.name)).collect();
+                run.reuse = reuse::measure(&short, options.samples * 4, &nodes.pooled, attested.as_ref())?;
+            }
         }
         if modules::MODES.iter().all(|mode| options.modes.contains(mode)) {
             match modules::workloads(&manifest, directory.path()) {

@@ -16,6 +16,7 @@ use crate::latency::Sample;
 use crate::machine::Machine;
 use crate::mode::Mode;
 use crate::modules;
+use crate::reuse;
 use crate::stats::{Spread, spread};
 use crate::throughput::Round;
 use crate::workload::SMALL;
@@ -39,6 +40,8 @@ pub struct Run {
     pub memory: Vec<Footprint>,
     /// Modules in the enclave and outside.
     pub modules: Vec<Sample>,
+    /// Containers used again.
+    pub reuse: Vec<reuse::Sample>,
     /// What was left out, and why.
     pub notes: Vec<String>,
 }
@@ -77,6 +80,9 @@ pub fn text(run: &Run) -> String {
     }
     if !run.memory.is_empty() {
         text += &memory_text(&run.memory);
+    }
+    if !run.reuse.is_empty() {
+        text += &reuse::text(&run.reuse);
     }
     if !run.modules.is_empty() {
         text += &modules::text(&run.modules);
@@ -224,7 +230,12 @@ fn marks_text(samples: &[Sample], rounds: &[Round], memory: &[Footprint]) -> Str
     let shared = resident(Mode::Shared);
     rows.push(("64 calls of sleep: memory exclusive / shared, at least".into(), ratio(resident(Mode::Exclusive), shared), 20.0, true));
     rows.push(("64 calls of sleep: memory Node container / shared, at least".into(), ratio(resident(Mode::Node), shared), 1.0, true));
-    rows.push(("small function: rewound / shared, at most".into(), ratio(small(Mode::Rewound), small(Mode::Shared)), 0.2, false));
+    rows.push((
+        "small function, after a pause: rewound / shared, at most".into(),
+        ratio(small(Mode::Rewound), small(Mode::Shared)),
+        0.2,
+        false,
+    ));
     // End to end: with the way to the enclave, TLS, the gateway and the record.
     let attested = Mode::Attested.title();
     for function in
@@ -435,6 +446,7 @@ mod tests {
                 ..Default::default()
             }],
             modules: vec![],
+            reuse: vec![],
             notes: vec!["a note".into()],
         }
     }

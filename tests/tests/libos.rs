@@ -14,7 +14,7 @@ use teemate_abi::transition::{enter, refused};
 use teemate_image::Image;
 use teemate_runner::board::Board;
 use teemate_runner::body::Mapped;
-use teemate_runner::descriptors::{Descriptors, Service};
+use teemate_runner::descriptors::{Descriptors, Service, new_kick};
 use teemate_runner::drive::End;
 use teemate_sgx::simulator::{Simulator, SimulatorOptions};
 use teemate_sgx::{BuildOptions, Device, DeviceKind, Enclave};
@@ -120,7 +120,8 @@ fn every_check_of_the_test_payload_passes() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (channel, _unused) = UnixStream::pair().unwrap();
-    let descriptors = Arc::new(Descriptors::of_service(Service::new(channel.into(), Some(listener.into())).unwrap(), 1));
+    let descriptors =
+        Arc::new(Descriptors::of_service(Service::new(channel.into(), Some(listener.into())).unwrap(), new_kick().unwrap(), 1));
 
     let over = Arc::new(AtomicBool::new(false));
     let edmm = {

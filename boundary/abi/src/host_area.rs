@@ -65,8 +65,6 @@ pub struct Header {
     pub spawn: AtomicU32,
     /// Bumped and woken when a slot asks the node for something ([`crate::ocall::EDMM`]).
     pub node: AtomicU32,
-    /// Bumped and woken by [`crate::ocall::KICK`] in a process other than the service's (which waits here).
-    pub kick: AtomicU32,
     /// Pages that the enclave has accepted since EINIT, for people to look at.
     pub accepted_pages: AtomicU64,
     /// How many the host means to let it accept; 0: it does not say. The enclave refuses its containers more memory before that, so that

@@ -14,4 +14,4 @@ pub mod transition;
 pub mod turn;
 
 /// Version of everything in this crate. Part of the measured [`layout::EnclaveInfo`] and of the host area's header: they must agree.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;

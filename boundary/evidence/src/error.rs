@@ -35,6 +35,12 @@ pub enum Error {
         /// Which piece.
         what: &'static str,
     },
+    /// It could not be signed.
+    #[error("the {what} can't be signed: the processor's generator of random numbers does not answer")]
+    Unsigned {
+        /// Which piece.
+        what: &'static str,
+    },
     /// Two things that must belong together do not.
     #[error("{0}")]
     Mismatch(&'static str),

@@ -1,6 +1,6 @@
 //! P-256 keys: those that sign receipts and certificates. Signatures are deterministic (RFC 6979), so no random numbers are needed to sign.
 
-use p256::ecdsa::signature::{Signer, Verifier};
+use p256::ecdsa::signature::{Signer as _, Verifier};
 use p256::ecdsa::{Signature, SigningKey, VerifyingKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
@@ -10,6 +10,25 @@ use crate::{Error, canonical};
 
 /// A signature: r, then s, 32 bytes each, as JWS has it.
 pub type RawSignature = [u8; 64];
+
+/// Signs with a key of its own: [`SecretKey`], or a faster one for who signs often.
+pub trait Signer {
+    /// The key that checks.
+    fn public(&self) -> PublicKey;
+
+    /// ECDSA with SHA-256. `None`: it could not be made.
+    fn sign(&self, message: &[u8]) -> Option<RawSignature>;
+}
+
+impl Signer for SecretKey {
+    fn public(&self) -> PublicKey {
+        SecretKey::public(self)
+    }
+
+    fn sign(&self, message: &[u8]) -> Option<RawSignature> {
+        Some(SecretKey::sign(self, message))
+    }
+}
 
 /// A key that signs.
 #[derive(Clone)]

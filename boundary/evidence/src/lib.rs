@@ -29,5 +29,5 @@ pub mod time;
 
 pub use binding::{Binding, Purpose};
 pub use error::Error;
-pub use key::{PublicKey, SecretKey};
+pub use key::{PublicKey, RawSignature, SecretKey, Signer};
 pub use receipt::Receipt;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::encoding::{as_hex, as_optional_hex, base64url, unbase64url, unbase64url_array};
-use crate::{Error, PublicKey, SecretKey, canonical};
+use crate::{Error, PublicKey, Signer, canonical};
 
 /// Version of the payload.
 pub const VERSION: u32 = 1;
@@ -134,13 +134,13 @@ impl Receipt {
     /// Signs it.
     ///
     /// # Errors
-    /// [`Error::Malformed`] for names that are too long and numbers beyond 2^53.
-    pub fn sign(&self, key: &SecretKey) -> Result<String, Error> {
+    /// [`Error::Malformed`] for names that are too long and numbers beyond 2^53; [`Error::Unsigned`].
+    pub fn sign(&self, key: &impl Signer) -> Result<String, Error> {
         self.check_form()?;
         let text = |value: Option<String>| value.ok_or_else(|| Error::malformed(WHAT, "a number is beyond 2^53"));
         let (header, payload) = (text(canonical::json(&Header::of(&key.public())))?, text(canonical::json(self))?);
         let mut token = format!("{}.{}", base64url(header.as_bytes()), base64url(payload.as_bytes()));
-        let signature = key.sign(token.as_bytes());
+        let signature = key.sign(token.as_bytes()).ok_or(Error::Unsigned { what: WHAT })?;
         token.push('.');
         token.push_str(&base64url(&signature));
         Ok(token)
@@ -209,6 +209,7 @@ const WHAT: &str = "receipt";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::SecretKey;
     use proptest::prelude::*;
 
     fn key() -> SecretKey {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use common::process::{Client, Real, Server, installed};
-use common::transfer::{fill, import, info, start, until};
+use common::transfer::{fill, import, info, start, until, until_within};
 
 /// Waits until a replica follows, and does something meanwhile.
 fn linked(replica: &Real, mut meanwhile: impl FnMut()) {
@@ -298,7 +298,10 @@ impl Sentinel {
         std::fs::write(&file, text).unwrap();
         let mut command = Command::new("redis-server");
         let child = command.arg(&file).arg("--sentinel").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        Sentinel { child, port: own, _directory: directory }
+        let sentinel = Sentinel { child, port: own, _directory: directory };
+        // It asks a server every ten seconds how it does, and waits for four of its own reports before it says that one is a replica.
+        until("Sentinel's start", || sentinel.ask("SENTINEL DEBUG INFO-PERIOD 500 PUBLISH-PERIOD 250").starts_with("OK"));
+        sentinel
     }
 
     /// What it says; nothing while it does not answer.
@@ -396,7 +399,7 @@ fn sentinel_has_a_replica_take_the_place_of_a_killed_server() {
         client.send("INFO replication");
         client.receive().is_ok_and(|text| text.contains("role:slave") && text.contains("master_link_status:up"))
     };
-    until("the first one as a replica", is_up);
+    until_within(Duration::from_secs(60), "the first one as a replica", is_up);
     assert_eq!(replica.connect().ask("WAIT 1 10000"), "1");
     assert_eq!(again.connect().ask("DBSIZE"), replica.connect().ask("DBSIZE"));
 }

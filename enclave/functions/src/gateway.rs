@@ -131,7 +131,7 @@ impl Administrator {
         let vault = Vault::open(Arc::new(HostDisk(self.handle.clone())), Arc::new(sealing))
             .map_err(|error| Failure::new(FailureKind::Integrity, format!("the sealed store can't be opened: {error}")))?;
         let owners = Arc::new(Owners::open(vault.clone()).map_err(refused)?);
-        let identity = Arc::new(Identity::generate());
+        let identity = Arc::new(Identity::generate().map_err(|error| internal(error.to_string()))?);
         let store = Arc::new(VaultStore::new(vault.clone(), owners.clone()));
         let receipts = Receipts::new(identity.clone(), store.clone());
         // The host says where that is; a function that calls back verifies whom it reaches.

@@ -1,6 +1,6 @@
 //! The service as other parts of this process use it: functions of owners, and questions to the host.
 //!
-//! Callbacks run on the service's own threads and must not wait for anything, least of all for another answer: they leave what they got
+//! Callbacks run on threads that have other things to do and must not wait for anything, least of all for another answer: they leave what they got
 //! and return.
 
 use std::io;
@@ -34,8 +34,8 @@ impl Handle {
         let _ = self.0.delete(&owners(name));
     }
 
-    /// Calls a function: in a container, or in this process where there are none. `done` gets the outcome, exactly once. Gives a number
-    /// with which the call can be given up.
+    /// Calls a function: in a container, or in this process where there are none. `done` gets the outcome, exactly once; mostly on the
+    /// thread that ran the call, while that is in its container still. Gives a number with which the call can be given up.
     pub fn invoke(&self, function: &str, input: Input, done: Box<dyn FnOnce(Outcome) + Send>) -> u64 {
         let number = self.0.numbers.fetch_add(1, SeqCst);
         self.0.invoke(Caller::Local(number), owners(function), input, !self.0.containers, Some(done));

@@ -17,6 +17,7 @@
 
 pub mod call;
 pub mod calls;
+pub mod cleaner;
 pub mod control;
 pub mod deploy;
 pub mod egress;
@@ -34,10 +35,11 @@ pub mod memory;
 pub mod registry;
 pub mod reuse;
 pub mod service;
+pub mod slices;
 pub mod snapshot;
 pub mod source;
 pub mod spec;
-pub mod ticker;
+pub mod stacks;
 pub mod wasi;
 
 pub use teemate_service::{asks, channel, clock};

@@ -184,7 +184,7 @@ pub(crate) mod tests {
     }
 
     fn life(shelf: &Arc<MemoryShelf>) -> (Arc<Identity>, Arc<Receipts>) {
-        let identity = Arc::new(Identity::generate());
+        let identity = Arc::new(Identity::generate().unwrap());
         let receipts = Receipts::new(identity.clone(), shelf.clone());
         receipts.vouch(vec![1, 2, 3], identity.voucher());
         (identity, receipts)

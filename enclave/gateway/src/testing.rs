@@ -214,7 +214,7 @@ pub fn service(limits: Limits) -> io::Result<(Arc<Service>, Arc<Echo>)> {
 /// # Errors
 /// When there is no loopback interface or no random numbers.
 pub fn parts(attester: Arc<dyn Attester>, routes: Arc<dyn Routes>, settings: Settings) -> io::Result<Parts> {
-    let identity = Arc::new(Identity::generate());
+    let identity = Arc::new(Identity::generate().map_err(io::Error::other)?);
     let receipts = Receipts::new(identity.clone(), Arc::new(MemoryShelf::new(1000)));
     Ok(Parts {
         listener: std::net::TcpListener::bind(("127.0.0.1", 0))?,

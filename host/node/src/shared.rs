@@ -22,6 +22,7 @@ use teemate_control::service::ToService;
 use teemate_image::Image;
 use teemate_runner::board::{Board, Guest, now_ns};
 use teemate_runner::body::SYNC;
+use teemate_runner::descriptors;
 use teemate_runner::reaper::{Command, Report, decode, encode};
 use teemate_runner::role::{self, DeviceName, Role, descriptor};
 use teemate_sgx::{Enclave, Error as DeviceError};
@@ -117,6 +118,8 @@ pub struct SharedEnclave {
     calls: Mutex<Calls>,
     trouble: Mutex<Sender<Trouble>>,
     reaper: OwnedFd,
+    /// Wakes threads of the payload that wait, from whatever process of the enclave.
+    kick: OwnedFd,
     /// With the reaper, and until when.
     adoptions: Mutex<HashMap<u32, Instant>>,
     pub(crate) stopping: AtomicBool,
@@ -181,6 +184,7 @@ impl SharedEnclave {
             calls: Mutex::new(Calls::default()),
             trouble: Mutex::new(sender),
             reaper,
+            kick: descriptors::new_kick().map_err(Error::system("make what wakes the enclave's waiting threads"))?,
             adoptions: Mutex::new(HashMap::new()),
             stopping: AtomicBool::new(false),
             broken: Mutex::new(None),
@@ -215,7 +219,7 @@ impl SharedEnclave {
         self.thread("janitor", move |this| this.janitor_loop(&troubles))?;
         self.thread("starter", |this| this.starter_loop())?;
         // Adoptions need nothing of the service, and the service's death must not end the reaper.
-        self.long_lived(Kind::Reaper, Role::Reaper, vec![reapers_end.as_fd()])?;
+        self.long_lived(Kind::Reaper, Role::Reaper, vec![reapers_end.as_fd(), self.kick.as_fd()])?;
         self.thread("reaper", |this| this.reports_loop())?;
         let service = self.service(service_end, 0)?;
         // What a service process does not survive before it is ready is no orphan: the whole enclave goes.
@@ -285,7 +289,7 @@ impl SharedEnclave {
         let broker = data.map(|data| crate::broker::serve(Allowed { egress: Vec::new(), data: Some(data) }, None, true)).transpose()?;
         let role = Role::Service { tcs, attach: None, broker: broker.is_some(), listener: listener.is_some(), life };
         let broker = broker.as_ref().map(AsFd::as_fd);
-        self.long_lived(Kind::Service, role, [Some(end.as_fd()), listener, broker].into_iter().flatten().collect())
+        self.long_lived(Kind::Service, role, [Some(end.as_fd()), listener, Some(self.kick.as_fd()), broker].into_iter().flatten().collect())
     }
 
     /// Has another process take over what the service's killed one was doing.
@@ -635,7 +639,7 @@ impl SharedEnclave {
             root,
             function: Some(wish.function),
             lifetime: Some(lifetime),
-            body: broker.iter().map(AsFd::as_fd).collect(),
+            body: [&self.kick].into_iter().chain(&broker).map(AsFd::as_fd).collect(),
             board: Some((Arc::clone(&self.board), lease.tcs)),
             marks: vec![
                 Mark { phase: Phase::ContainerRequested, at_ns: wish.at_ns },
@@ -836,7 +840,7 @@ impl SharedEnclave {
                 root: None,
                 function: None,
                 lifetime: None,
-                body: vec![theirs.as_fd()],
+                body: vec![self.kick.as_fd(), theirs.as_fd()],
                 board: Some((Arc::clone(&self.board), lease.tcs)),
                 marks: Vec::new(),
             };

@@ -10,7 +10,7 @@ use teemate_sgx::{Attachment, DeviceKind, Exit, Thread};
 
 use crate::board::{Board, Guest, Stamp};
 use crate::calls::Calls;
-use crate::descriptors::{Descriptors, Service};
+use crate::descriptors::{self, Descriptors, Service};
 use crate::drive::{self, End, Left, Transition};
 use crate::host::HostArea;
 use crate::role::{self, DeviceName, Role, descriptor};
@@ -139,14 +139,16 @@ impl Body for Runner {
             return role::EXIT_SETUP;
         };
         let result = match (role, &self.mapped) {
-            (Role::Function { tcs, number, ahead }, Some(mapped)) => return function(mapped, tcs, number, ahead, &start),
+            (Role::Function { tcs, number, ahead }, Some(mapped)) => return function(mapped, tcs, number, ahead, start),
             (Role::Service { tcs, attach: None, broker, listener, life }, Some(mapped)) => {
                 shared_service(mapped, &tcs, broker, listener, life, start.descriptors)
             }
             (Role::Service { tcs, attach: Some(device), broker, listener, .. }, _) => {
                 own_enclave(device, &tcs, broker, listener, start.descriptors)
             }
-            (Role::Reaper, Some(mapped)) => first(start.descriptors).map(|(fd, _)| reaper::serve(mapped, &fd)),
+            (Role::Reaper, Some(mapped)) => {
+                first(start.descriptors).and_then(|(commands, rest)| Ok(reaper::serve(mapped, &commands, kick(rest)?)))
+            }
             (Role::Native { slot, args, env, broker, listener }, _) => {
                 native(slot, args, env, broker, listener, start.id, start.descriptors)
             }
@@ -162,6 +164,11 @@ impl Body for Runner {
 fn first(descriptors: Vec<OwnedFd>) -> Result<(OwnedFd, std::vec::IntoIter<OwnedFd>), String> {
     let mut descriptors = descriptors.into_iter();
     Ok((descriptors.next().ok_or("a descriptor is missing")?, descriptors))
+}
+
+/// What wakes the payload's waiting threads.
+fn kick(mut descriptors: impl Iterator<Item = OwnedFd>) -> Result<OwnedFd, String> {
+    descriptors.next().ok_or_else(|| "what wakes the payload's threads is missing".to_owned())
 }
 
 /// The descriptors that the payload's own process begins with; then the others.
@@ -181,7 +188,8 @@ fn shared_service(
     mut descriptors: Vec<OwnedFd>,
 ) -> Result<i32, String> {
     let broker = if broker { descriptors.pop() } else { None };
-    let (service, _) = service_of(descriptors, listener)?;
+    let (service, rest) = service_of(descriptors, listener)?;
+    let kick = kick(rest)?;
     let takes_over = life > 0;
     if takes_over {
         mapped.attachment.sync();
@@ -191,16 +199,17 @@ fn shared_service(
             return Ok(role::EXIT_NO_LEAVE);
         }
     }
-    let descriptors = Descriptors::of_service(service, life);
+    let descriptors = Descriptors::of_service(service, kick, life);
     let broker = broker.as_ref().map(AsFd::as_fd);
-    Ok(service::serve(service::Service { mapped, descriptors: &descriptors, broker, shared: true, takes_over }, tcs))
+    Ok(service::serve(service::Service { mapped, descriptors: &descriptors, broker, takes_over }, tcs))
 }
 
 /// Everything up to the wait may lie before the call. From there on every instruction is part of its latency.
-fn function(mapped: &Mapped, tcs: u32, number: u32, ahead: bool, start: &Start) -> i32 {
+fn function(mapped: &Mapped, tcs: u32, number: u32, ahead: bool, start: Start) -> i32 {
     mapped.attachment.sync();
-    let Some(mailbox) = mapped.host.mailbox(tcs) else { return role::EXIT_SETUP };
-    let descriptors = Descriptors::none();
+    let mut given = start.descriptors.into_iter();
+    let (Some(mailbox), Some(kick)) = (mapped.host.mailbox(tcs), given.next()) else { return role::EXIT_SETUP };
+    let (descriptors, broker) = (Descriptors::of_container(kick), given.next());
     let mut thread = match mapped.attachment.thread(tcs) {
         Ok(thread) => Entering(thread),
         Err(error) => {
@@ -212,7 +221,7 @@ fn function(mapped: &Mapped, tcs: u32, number: u32, ahead: bool, start: &Start) 
         thread.0.prefault();
     }
     mapped.board.stamp(tcs, Stamp::EnclaveMapped);
-    let Some(Guest { container, broker }) = mapped.board.wait_for_leave(tcs, number, (!ahead).then_some(LEAVE_LIMIT)) else {
+    let Some(Guest { container, broker: has_broker }) = mapped.board.wait_for_leave(tcs, number, (!ahead).then_some(LEAVE_LIMIT)) else {
         return role::EXIT_NO_LEAVE;
     };
     if container == 0 {
@@ -222,7 +231,7 @@ fn function(mapped: &Mapped, tcs: u32, number: u32, ahead: bool, start: &Start) 
     if ahead {
         mapped.attachment.sync();
     }
-    let broker = start.descriptors.first().filter(|_| broker).map(AsFd::as_fd);
+    let broker = broker.as_ref().filter(|_| has_broker).map(AsFd::as_fd);
     let calls = Calls { board: &mapped.board, host: mapped.host, descriptors: &descriptors, broker };
     let begun = Instant::now();
     let end = loop {
@@ -248,11 +257,12 @@ fn own_enclave(device: DeviceName, tcs: &[u32], broker: bool, listener: bool, mu
     };
     let tcs_count = tcs.iter().max().map_or(0, |last| last + 1);
     let mapped = Mapped::new(kind, tcs_count, board, rest.collect())?;
+    let kick = descriptors::new_kick().map_err(|error| format!("the payload's process can't be set up: {error}"))?;
     mapped.board.stamp(0, Stamp::EnclaveMapped);
     mapped.board.stamp(0, Stamp::Entered);
-    let descriptors = Descriptors::of_service(service, 0);
+    let descriptors = Descriptors::of_service(service, kick, 0);
     let broker = broker.as_ref().map(AsFd::as_fd);
-    let service = service::Service { mapped: &mapped, descriptors: &descriptors, broker, shared: false, takes_over: false };
+    let service = service::Service { mapped: &mapped, descriptors: &descriptors, broker, takes_over: false };
     Ok(service::serve(service, tcs))
 }
 

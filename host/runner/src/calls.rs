@@ -118,7 +118,7 @@ impl Calls<'_> {
             }
             ocall::SETSOCKOPT => self.setsockopt(mailbox, args),
             ocall::ACCEPT => self.accept(mailbox, args[0] as RawFd, args[1] != 0),
-            ocall::EPOLL_CREATE => match self.descriptors.service().map(|service| sockets::epoll(service.kick())) {
+            ocall::EPOLL_CREATE => match self.descriptors.service().map(|_| sockets::epoll(self.descriptors.kick())) {
                 Some(Ok(epoll)) => self.adopt(epoll),
                 Some(Err(error)) => errno(error.raw_os_error().unwrap_or(libc::EIO)),
                 None => errno(libc::EPERM),
@@ -131,14 +131,7 @@ impl Calls<'_> {
                 let Some(epoll) = self.descriptors.made(args[0] as RawFd) else { return errno(libc::ESTALE) };
                 sockets::epoll_wait(mailbox, epoll, length(args[1]), args[2])
             }
-            ocall::KICK => match self.descriptors.service() {
-                Some(service) => sockets::ring(service.kick()),
-                None => {
-                    let word = self.host.kick_word();
-                    word.fetch_add(1, Ordering::AcqRel);
-                    wake(word)
-                }
-            },
+            ocall::KICK => sockets::ring(self.descriptors.kick()),
             ocall::SOCKET_NAME => self.on(args[0] as RawFd, |fd| sockets::name(mailbox, fd)),
             ocall::SOCKET_ERROR => self.on(args[0] as RawFd, sockets::error),
             ocall::OPEN => match self.path(mailbox, 0, length(args[0])) {
@@ -363,6 +356,7 @@ fn open_plain(path: &[u8]) -> Result<OwnedFd, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::descriptors::new_kick;
     use proptest::prelude::*;
     use std::os::fd::AsFd;
 
@@ -370,6 +364,10 @@ mod tests {
         board: Board,
         host: HostArea,
         descriptors: Descriptors,
+    }
+
+    fn container() -> Descriptors {
+        Descriptors::of_container(new_kick().unwrap())
     }
 
     impl Bench {
@@ -396,7 +394,7 @@ mod tests {
         let file = directory.path().join("data");
         std::fs::write(&file, b"0123456789").unwrap();
         std::os::unix::fs::symlink(&file, directory.path().join("link")).unwrap();
-        let bench = Bench::new(Descriptors::none());
+        let bench = Bench::new(container());
         let name = |name: &str| directory.path().join(name).to_str().unwrap().as_bytes().to_vec();
         let read = |path: &[u8], offset: u64, length: u64| bench.ask(ocall::READ_FILE, [path.len() as u64, offset, length, 0, 0, 0], path);
         let (reply, data) = read(&name("data"), 4, 3);
@@ -422,7 +420,7 @@ mod tests {
         )
         .unwrap();
         let (real, theirs) = (a.as_raw_fd(), b);
-        let bench = Bench::new(Descriptors::none());
+        let bench = Bench::new(container());
         let ours = bench.descriptors.insert(a).unwrap() - real;
         let fd = |fd: RawFd| (fd + ours) as u64;
         let ours = real;
@@ -467,7 +465,7 @@ mod tests {
                 broker::answer(node.as_fd(), answer).unwrap();
             }
         });
-        let bench = Bench::new(Descriptors::none());
+        let bench = Bench::new(container());
         let ask = |broker| bench.ask_with(ocall::CONNECT, [7, 0, 0, 0, 0, 0], b"host:80", broker).0;
         let fd = ask(Some(ours.as_fd()));
         assert!(fd >= ocall::DESCRIPTOR_FIRST.into(), "{fd}");
@@ -506,7 +504,7 @@ mod tests {
                 broker::answer(node.as_fd(), answer).unwrap();
             }
         });
-        let bench = Bench::new(Descriptors::none());
+        let bench = Bench::new(container());
         let ask = |number, args, data: &[u8]| bench.ask_with(number, args, data, Some(ours.as_fd()));
         let flags = (libc::O_RDWR | libc::O_CREAT | libc::O_NOFOLLOW | libc::O_PATH) as u64;
         let fd = ask(ocall::OPEN, [4, flags, 0, 0, 0, 0], b"file").0 as u64;
@@ -547,7 +545,9 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (channel, _node) = std::os::unix::net::UnixStream::pair().unwrap();
         let service = Service::new(channel.into(), Some(listener.into())).unwrap();
-        let bench = Bench::new(Descriptors::of_service(service, 7));
+        let kick = new_kick().unwrap();
+        let container = Bench::new(Descriptors::of_container(kick.try_clone().unwrap()));
+        let bench = Bench::new(Descriptors::of_service(service, kick, 7));
         let ask = |number, args| bench.ask(number, args, b"");
         let listen = LISTEN_FD as u64;
         let epoll = ask(ocall::EPOLL_CREATE, [0; 6]).0 as u64;
@@ -584,11 +584,10 @@ mod tests {
         }
         assert_eq!(ask(ocall::EPOLL_WAIT, [epoll, 0, 0, 0, 0, 0]).0, errno(libc::EINVAL));
         assert_eq!(ask(ocall::EPOLL_WAIT, [epoll, 1025, 0, 0, 0, 0]).0, errno(libc::EINVAL));
-        let container = Bench::new(Descriptors::none());
         assert_eq!(container.ask(ocall::EPOLL_CREATE, [0; 6], b"").0, errno(libc::EPERM));
         assert_eq!(container.ask(ocall::ACCEPT, [listen, 0, 0, 0, 0, 0], b"").0, errno(libc::EBADF));
         assert_eq!(container.ask(ocall::KICK, [0; 6], b"").0, 0);
-        assert_eq!(container.host.kick_word().load(Ordering::Relaxed), 1, "another process passes it on");
+        assert_eq!(wait(-1), [ocall::KICKED], "another process's kick");
     }
 
     /// A server that takes turns.
@@ -598,7 +597,8 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (channel, _node) = std::os::unix::net::UnixStream::pair().unwrap();
-        let bench = Bench::new(Descriptors::of_service(Service::new(channel.into(), Some(listener.into())).unwrap(), 3));
+        let bench =
+            Bench::new(Descriptors::of_service(Service::new(channel.into(), Some(listener.into())).unwrap(), new_kick().unwrap(), 3));
         let mailbox = bench.host.mailbox(0).unwrap();
         let turn = |request: &[u8], ms: i64| {
             let (reply, _) = bench.ask(ocall::TURN, [request.len() as u64, ms as u64, u64::MAX, 0, 0, 0], request);
@@ -671,13 +671,13 @@ mod tests {
             assert_eq!(turn(&record(SEND, fd, b"x"), 0).0, errno(libc::ESTALE), "{fd}");
         }
         assert_eq!(bench.ask(ocall::TURN, [0, 0, fds[2] as u64, 0, 0, 0], b"").0, errno(libc::ESTALE), "of another process");
-        let container = Bench::new(Descriptors::none());
+        let container = Bench::new(container());
         assert_eq!(container.ask(ocall::TURN, [0; 6], b"").0, errno(libc::EPERM));
     }
 
     #[test]
     fn parking_waits_for_a_wake_or_the_time() {
-        let bench = Bench::new(Descriptors::none());
+        let bench = Bench::new(container());
         assert_eq!(bench.ask(ocall::PARK, [3, 1, u64::MAX, 0, 0, 0], b"").0, errno(libc::EAGAIN));
         assert_eq!(bench.ask(ocall::PARK, [3, 0, 1_000_000, 0, 0, 0], b"").0, errno(libc::ETIMEDOUT));
         assert_eq!(bench.ask(ocall::UNPARK, [3, 0, 0, 0, 0, 0], b"").0, 0);
@@ -691,7 +691,7 @@ mod tests {
         #[test]
         fn hostile_calls_get_an_answer(number in 1u32..64, args: [u64; 6], data in prop::collection::vec(any::<u8>(), 0..64)) {
             prop_assume!(![ocall::PARK, ocall::EDMM].contains(&number));
-            let bench = Bench::new(Descriptors::none());
+            let bench = Bench::new(container());
             // Never the test's own output.
             let args = if number == ocall::WRITE { [args[0] | 1 << 20, args[1], args[2], args[3], args[4], args[5]] } else { args };
             let args = if number == ocall::POLL { [args[0], 0, 0, 0, 0, 0] } else { args };

@@ -25,7 +25,6 @@ const LIVES: u32 = 1 << 16;
 pub struct Service {
     channel: OwnedFd,
     listener: Option<OwnedFd>,
-    kick: OwnedFd,
     /// Made when the payload takes its first turn.
     turns: OnceLock<OwnedFd>,
     reading: Mutex<()>,
@@ -36,29 +35,23 @@ impl Service {
     /// and accept must not hold the thread.
     ///
     /// # Errors
-    /// When the kernel has no descriptor for what wakes its waiting threads.
+    /// When the kernel refuses that.
     pub fn new(channel: OwnedFd, listener: Option<OwnedFd>) -> std::io::Result<Service> {
         if let Some(listener) = &listener {
             rustix::io::ioctl_fionbio(listener, true)?;
         }
-        let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
-        Ok(Service { channel, listener, kick: rustix::event::eventfd(0, flags)?, turns: OnceLock::new(), reading: Mutex::new(()) })
+        Ok(Service { channel, listener, turns: OnceLock::new(), reading: Mutex::new(()) })
     }
 
-    /// What wakes the threads that wait with epoll.
-    pub fn kick(&self) -> RawFd {
-        self.kick.as_raw_fd()
-    }
-
-    /// The epoll instance of turns ([`crate::turn`]).
+    /// The epoll instance of turns ([`crate::turn`]), which `kick` wakes.
     ///
     /// # Errors
     /// When the kernel has none.
-    pub fn turns(&self) -> std::io::Result<RawFd> {
+    pub fn turns(&self, kick: RawFd) -> std::io::Result<RawFd> {
         if let Some(epoll) = self.turns.get() {
             return Ok(epoll.as_raw_fd());
         }
-        let epoll = crate::turn::epoll(self.kick(), self.listener())?;
+        let epoll = crate::turn::epoll(kick, self.listener())?;
         // Two threads at once: one of the two instances is closed again.
         Ok(self.turns.get_or_init(|| epoll).as_raw_fd())
     }
@@ -79,24 +72,38 @@ impl Service {
 pub struct Descriptors {
     open: [AtomicU64; MAX as usize / 64],
     service: Option<Service>,
+    kick: OwnedFd,
     life: RawFd,
     /// Milliseconds that a receive and a send may wait, where that was set.
     patience: Mutex<HashMap<RawFd, [i32; 2]>>,
 }
 
+/// What wakes the payload's threads that wait with epoll: all processes of an enclave share one.
+///
+/// # Errors
+/// When the kernel has no descriptor for it.
+pub fn new_kick() -> std::io::Result<OwnedFd> {
+    Ok(rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK)?)
+}
+
 impl Descriptors {
-    /// Of a container: none yet.
-    pub fn none() -> Descriptors {
-        Descriptors::with(None, 0)
+    /// Of a container: what wakes the payload's waiting threads, and nothing that the payload made.
+    pub fn of_container(kick: OwnedFd) -> Descriptors {
+        Descriptors::with(None, kick, 0)
     }
 
     /// Of the process that runs the payload's own threads, in its nth life.
-    pub fn of_service(service: Service, life: u32) -> Descriptors {
-        Descriptors::with(Some(service), (life % LIVES) as RawFd)
+    pub fn of_service(service: Service, kick: OwnedFd, life: u32) -> Descriptors {
+        Descriptors::with(Some(service), kick, (life % LIVES) as RawFd)
     }
 
-    fn with(service: Option<Service>, life: RawFd) -> Descriptors {
-        Descriptors { open: [const { AtomicU64::new(0) }; MAX as usize / 64], service, life, patience: Mutex::default() }
+    fn with(service: Option<Service>, kick: OwnedFd, life: RawFd) -> Descriptors {
+        Descriptors { open: [const { AtomicU64::new(0) }; MAX as usize / 64], service, kick, life, patience: Mutex::default() }
+    }
+
+    /// What wakes the payload's threads that wait with epoll, in whatever process.
+    pub fn kick(&self) -> RawFd {
+        self.kick.as_raw_fd()
     }
 
     /// What only the process with the payload's own threads has.
@@ -180,7 +187,8 @@ mod tests {
             Service::new(a.into(), None).unwrap()
         };
         let file = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
-        let (first, second) = (Descriptors::of_service(service(), 1), Descriptors::of_service(service(), 2));
+        let of_life = |life| Descriptors::of_service(service(), new_kick().unwrap(), life);
+        let (first, second) = (of_life(1), of_life(2));
         let number = first.insert(file()).unwrap();
         let other = second.insert(file()).unwrap();
         assert!(first.made(number).is_some() && second.made(other).is_some());
@@ -190,7 +198,7 @@ mod tests {
         let fd = second.remove(other).unwrap();
         assert_eq!(second.remove(other), None);
         host::close(fd);
-        let last = Descriptors::of_service(service(), LIVES - 1);
+        let last = of_life(LIVES - 1);
         assert!(last.insert(file()).is_some_and(|number| number > 0));
     }
 }

@@ -200,7 +200,8 @@ mod tests {
     }
 
     fn with(cssa: Option<u32>, steps: &[(&'static str, Left)], act: impl FnOnce(&mut Script, &Calls<'_>, MailboxRef)) {
-        let (board, host, descriptors) = (Board::create().unwrap(), HostArea::stand_in(1), Descriptors::none());
+        let (board, host, descriptors) =
+            (Board::create().unwrap(), HostArea::stand_in(1), Descriptors::of_container(crate::descriptors::new_kick().unwrap()));
         let calls = Calls { board: &board, host, descriptors: &descriptors, broker: None };
         let mut script = Script { steps: steps.iter().copied().collect(), cssa };
         act(&mut script, &calls, host.mailbox(0).unwrap());

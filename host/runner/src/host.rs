@@ -62,11 +62,6 @@ impl HostArea {
         self.word(std::mem::offset_of!(host_area::Header, spawn) as u64)
     }
 
-    /// The word that is bumped when another process wants the service's waiting threads awake.
-    pub fn kick_word(&self) -> &AtomicU32 {
-        self.word(std::mem::offset_of!(host_area::Header, kick) as u64)
-    }
-
     /// The mailbox of a slot.
     pub fn mailbox(&self, slot: u32) -> Option<MailboxRef> {
         let offset = host_area::slot(slot) - host_area::BASE + host_area::SLOT_MAILBOX;

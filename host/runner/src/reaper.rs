@@ -79,7 +79,9 @@ pub fn decode<M: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Option<M> {
 }
 
 /// Serves the node until it closes its end. Gives the process's exit status.
-pub fn serve(mapped: &Mapped, socket: &OwnedFd) -> i32 {
+pub fn serve(mapped: &Mapped, socket: &OwnedFd, kick: OwnedFd) -> i32 {
+    // Nothing of the dead containers' is open here: calls on their descriptors fail, as they would after their death.
+    let descriptors = &Descriptors::of_container(kick);
     let running = AtomicUsize::new(0);
     if report(socket, Report::Ready).is_err() {
         return role::EXIT_SETUP;
@@ -97,7 +99,7 @@ pub fn serve(mapped: &Mapped, socket: &OwnedFd) -> i32 {
             };
             let running = &running;
             let work = move || {
-                let message = adopt(mapped, tcs);
+                let message = adopt(mapped, descriptors, tcs);
                 if report(socket, message).is_err() {
                     std::process::exit(role::EXIT_SETUP);
                 }
@@ -117,11 +119,9 @@ fn report(socket: &OwnedFd, report: Report) -> rustix::io::Result<()> {
     rustix::io::retry_on_intr(|| send(socket, &encode(&report), SendFlags::NOSIGNAL)).map(|_| ())
 }
 
-fn adopt(mapped: &Mapped, tcs: u32) -> Report {
+fn adopt(mapped: &Mapped, descriptors: &Descriptors, tcs: u32) -> Report {
     mapped.attachment.sync();
-    // Nothing of the dead container's is open here: calls on its descriptors fail, as they would after its death.
-    let descriptors = Descriptors::none();
-    let calls = Calls { board: &mapped.board, host: mapped.host, descriptors: &descriptors, broker: None };
+    let calls = Calls { board: &mapped.board, host: mapped.host, descriptors, broker: None };
     let (Some(mailbox), Ok(thread)) = (mapped.host.mailbox(tcs), mapped.attachment.thread(tcs)) else {
         return Report::Stuck { tcs, status: role::EXIT_SETUP };
     };

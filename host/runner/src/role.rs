@@ -38,7 +38,8 @@ pub enum DeviceName {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
     /// Run one worker of the enclave, then end. For which call, the node says when it lets it in ([`crate::board::Guest`]). The
-    /// descriptor beside it, if there is one: the broker's socket.
+    /// descriptors beside it: what wakes the payload's waiting threads ([`crate::descriptors::new_kick`]); then, if there is one, the
+    /// broker's socket.
     Function {
         /// TCS leased to it.
         tcs: u32,
@@ -48,7 +49,7 @@ pub enum Role {
         ahead: bool,
     },
     /// Run the payload's own threads. The descriptors beside it: the service's channel; the listening socket if `listener`; then, if
-    /// `attach`, the board and the enclave's.
+    /// `attach`, the board and the enclave's, else what wakes its waiting threads.
     Service {
         /// TCSs for them; the first boots the payload.
         tcs: Vec<u32>,
@@ -61,7 +62,8 @@ pub enum Role {
         /// How many processes had this role for this enclave before.
         life: u32,
     },
-    /// Adopt the threads of killed processes. The descriptor beside it: commands ([`crate::reaper`]).
+    /// Adopt the threads of killed processes. The descriptors beside it: commands ([`crate::reaper`]), and what wakes the payload's waiting
+    /// threads.
     Reaper,
     /// No enclave: become this program. The descriptors beside it: the service's channel, the listening socket if `listener`, the board,
     /// the program.

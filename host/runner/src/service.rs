@@ -14,7 +14,6 @@ use crate::body::Mapped;
 use crate::descriptors::Descriptors;
 use crate::drive::End;
 use crate::role;
-use crate::sockets;
 
 /// What the payload's process has.
 #[derive(Clone, Copy)]
@@ -25,8 +24,6 @@ pub struct Service<'a> {
     pub descriptors: &'a Descriptors,
     /// The way to the node's broker, if the payload may ask for anything.
     pub broker: Option<BorrowedFd<'a>>,
-    /// Containers in processes of their own work for it.
-    pub shared: bool,
     /// An earlier process did this and was killed.
     pub takes_over: bool,
 }
@@ -40,13 +37,6 @@ pub fn serve(service: Service<'_>, tcs: &[u32]) -> i32 {
     std::thread::scope(|scope| {
         let word = service.mapped.host.spawn_word();
         let mut seen = word.load(Ordering::Acquire);
-        let kicks = std::thread::Builder::new().name("kick".to_owned());
-        if service.shared
-            && let Err(error) = kicks.spawn_scoped(scope, move || pass_kicks_on(service.mapped, service.descriptors))
-        {
-            eprintln!("nobody can pass on what wakes the payload's threads: {error}");
-            std::process::exit(role::EXIT_SETUP);
-        }
         for tcs in begin {
             let spawned = std::thread::Builder::new().name(format!("tcs-{tcs}")).spawn_scoped(scope, move || pool.begin(tcs));
             if let Err(error) = spawned {
@@ -71,23 +61,6 @@ pub fn serve(service: Service<'_>, tcs: &[u32]) -> i32 {
             let _ = futex::wait(word, futex::Flags::empty(), seen, None);
         }
     })
-}
-
-/// Other processes share memory with this one and no descriptors: what they want awake is asked for by a word, and waits on a descriptor.
-fn pass_kicks_on(mapped: &Mapped, descriptors: &Descriptors) {
-    let Some(service) = descriptors.service() else { return };
-    let word = mapped.host.kick_word();
-    // As if it had just changed: what was asked of an earlier process counts for this one.
-    let mut seen = word.load(Ordering::Acquire).wrapping_sub(1);
-    loop {
-        let now = word.load(Ordering::Acquire);
-        if now != seen {
-            seen = now;
-            sockets::ring(service.kick());
-        } else {
-            let _ = futex::wait(word, futex::Flags::empty(), seen, None);
-        }
-    }
 }
 
 /// TCSs that nobody uses now.

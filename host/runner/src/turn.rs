@@ -41,7 +41,7 @@ pub fn epoll(kick: RawFd, listener: Option<RawFd>) -> std::io::Result<OwnedFd> {
 /// Carries a turn out.
 pub fn turn(mailbox: MailboxRef, service: &Service, descriptors: &Descriptors, length: usize, timeout_ms: i32) -> Reply {
     let Some(request) = mailbox.copy(0, length) else { return errno(libc::EINVAL) };
-    let epoll = match service.turns() {
+    let epoll = match service.turns(descriptors.kick()) {
         Ok(epoll) => epoll,
         Err(error) => return errno(error.raw_os_error().unwrap_or(libc::EIO)),
     };

@@ -87,7 +87,11 @@ impl Service {
                     working.calls.insert(number, call);
                 }
                 let service = self.clone();
-                let done = move |outcome| service.done_for(peer, serial, number, outcome);
+                // A worker's process does not have the socket that the answer goes through.
+                let done = move |outcome| {
+                    let errand = service.clone();
+                    service.outbox.send_out(Box::new(move || errand.done_for(peer, serial, number, outcome)));
+                };
                 self.invoke(Caller::Local(call), name(serial, function), input, !self.containers, Some(Box::new(done)));
             }
             Task::Cancel(call) => self.cancel(Caller::Local(call)),
