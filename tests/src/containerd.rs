@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use teemate_client::oci::{self, ImageFile, ImageSpec};
@@ -14,6 +15,12 @@ use crate::running::Node;
 pub const RUNTIME: &str = "io.containerd.teemate.v1";
 /// Name of the shim's program.
 pub const SHIM: &str = "containerd-shim-teemate-v1";
+/// Where Debian's package containernetworking-plugins puts them.
+pub const CNI_PLUGINS: &str = "/usr/lib/cni";
+/// containerd's namespace for Kubernetes.
+const CRI_NAMESPACE: &str = "k8s.io";
+/// Those of this process.
+static STARTED: AtomicU32 = AtomicU32::new(0);
 /// How long one command of ctr may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -58,17 +65,55 @@ impl Containerd {
     /// # Errors
     /// A sentence.
     pub fn start(artifacts: &Artifacts, arguments: &[&str]) -> Result<Containerd, String> {
+        let namespace = format!("teemate-{}-{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
+        Containerd::start_with(artifacts, arguments, namespace, |_| "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n".to_owned())
+    }
+
+    /// The same with Kubernetes' interface: pods of the handler `teemate` are the shim's, and this image is their pause container.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn start_for_pods(artifacts: &Artifacts, arguments: &[&str], pause: &ImageSpec) -> Result<Containerd, String> {
+        let plugins = |at: &Path| {
+            format!(
+                r#"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{pause}"
+  restrict_oom_score_adj = true
+  stream_server_port = "0"
+[plugins."io.containerd.grpc.v1.cri".cni]
+  bin_dir = "{CNI_PLUGINS}"
+  conf_dir = "{at}/cni"
+[plugins."io.containerd.grpc.v1.cri".containerd]
+  default_runtime_name = "teemate"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.teemate]
+  runtime_type = "{RUNTIME}"
+  pod_annotations = ["io.teemate.*"]
+  container_annotations = ["io.teemate.*"]
+"#,
+                pause = pause.reference,
+                at = at.display()
+            )
+        };
+        let containerd = Containerd::start_with(artifacts, arguments, CRI_NAMESPACE.to_owned(), plugins)?;
+        containerd.import(pause)?;
+        Ok(containerd)
+    }
+
+    fn start_with(
+        artifacts: &Artifacts,
+        arguments: &[&str],
+        namespace: String,
+        plugins: impl FnOnce(&Path) -> String,
+    ) -> Result<Containerd, String> {
         let node = Node::start_with(artifacts, Sharing::Shared, arguments)?;
         let directory = tempfile::Builder::new().prefix("teemate-ctr-").tempdir().map_err(|error| error.to_string())?;
         let at = directory.path().display();
-        let text = format!(
-            "version = 2\nroot = \"{at}/root\"\nstate = \"{at}/state\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
-             [grpc]\n  address = \"{at}/containerd.sock\"\n"
-        );
+        let text = format!("version = 2\nroot = \"{at}/root\"\nstate = \"{at}/state\"\n{}", plugins(directory.path()))
+            + &format!("[grpc]\n  address = \"{at}/containerd.sock\"\n");
         std::fs::write(directory.path().join("config.toml"), text).map_err(|error| error.to_string())?;
         let bin = artifacts.program(SHIM).parent().map(Path::to_path_buf).unwrap_or_default();
         let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".to_owned()));
-        let namespace = format!("teemate-{}-{}", std::process::id(), node.pid().unwrap_or_default());
         let mut containerd = Containerd { child: None, node, directory, namespace, path };
         containerd.begin()?;
         Ok(containerd)
@@ -117,6 +162,16 @@ impl Containerd {
         format!("{}\n--- node\n{}", lines[lines.len().saturating_sub(20)..].join("\n"), self.node.last_words())
     }
 
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("containerd.sock")
+    }
+
+    /// Its directory.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// containerd's namespace.
     pub fn namespace(&self) -> &str {
         &self.namespace
@@ -128,7 +183,7 @@ impl Containerd {
     /// When it can't be started.
     pub fn begin_ctr(&self, words: &[&str]) -> std::io::Result<Child> {
         let mut command = Command::new("timeout");
-        command.arg(LIMIT.as_secs().to_string()).arg("ctr").arg("--address").arg(self.directory.path().join("containerd.sock"));
+        command.arg(LIMIT.as_secs().to_string()).arg("ctr").arg("--address").arg(self.socket());
         command.args(["--namespace", &self.namespace]).args(words);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
     }
@@ -156,7 +211,7 @@ impl Containerd {
     /// What ctr said.
     pub fn import(&self, spec: &ImageSpec) -> Result<(), String> {
         let file = self.directory.path().join("image.tar");
-        let archive = oci::archive(spec).map_err(|error| error.to_string())?;
+        let archive = oci::Image::build(spec).and_then(|image| image.archive()).map_err(|error| error.to_string())?;
         std::fs::write(&file, archive).map_err(|error| error.to_string())?;
         let said = self.ctr(&["image", "import", &file.display().to_string()]);
         if said.status == 0 { Ok(()) } else { Err(format!("{said:?}")) }
@@ -195,7 +250,9 @@ impl Containerd {
         let ours = |pid: &u32| {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let words: Vec<_> = line.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
-            words.first().is_some_and(|program| program.ends_with(SHIM)) && words.iter().any(|word| *word == self.namespace)
+            let socket = self.socket().display().to_string();
+            words.first().is_some_and(|program| program.ends_with(SHIM))
+                && [&self.namespace, &socket].iter().all(|own| words.iter().any(|word| word == *own))
         };
         pids.filter(ours).collect()
     }

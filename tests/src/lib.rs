@@ -1,5 +1,5 @@
 //! What end-to-end tests, the demo and the benchmark have in common: where the artifacts are, a node in a directory of its own, an object
-//! store, a containerd, what a host can see, what a process has in memory, and a soak of the database.
+//! store, a containerd, a registry, what a host can see, what a process has in memory, and a soak of the database.
 #![forbid(unsafe_code)]
 
 pub mod archive;
@@ -11,6 +11,7 @@ pub mod object_store;
 pub mod owner;
 pub mod redis;
 pub mod redis_suite;
+pub mod registry;
 pub mod running;
 pub mod soak;
 pub mod witness;

@@ -1,14 +1,16 @@
 //! containerd drives the shared enclave: `ctr` against a containerd of Debian with its own directories.
 #![allow(clippy::unwrap_used)]
 
-use std::process::Child;
+use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
 use rustix::process::{Pid, Signal, kill_process};
 use teemate_client::oci;
 use teemate_tests::artifacts::Artifacts;
 use teemate_tests::containerd::{Containerd, busybox};
+use teemate_tests::registry::{PASSWORD, Registry, USER};
 use teemate_tests::{full, skip};
 
 const FUNCTION: &str = "docker.io/teemate/function:1";
@@ -253,4 +255,40 @@ fn many_containers_of_one_enclave_leave_nothing() {
         let left = format!("/sys/fs/cgroup/{hierarchy}/{}/c0", ctr.namespace());
         assert!(!std::fs::exists(&left).unwrap(), "{left} is left");
     }
+}
+
+#[test]
+fn an_image_goes_through_a_registry() {
+    let Some(ctr) = begin(&[]) else { return };
+    let Some(registry) = Registry::start().unwrap() else { return skip("there is no docker-registry; install the package") };
+    let name = format!("{}/ada/pushed:1", registry.address());
+    let at = |file: &str| ctr.directory().join(file).display().to_string();
+    std::fs::write(at("hello.js"), SOURCE).unwrap();
+    std::fs::write(at("password"), format!("{PASSWORD}\n")).unwrap();
+    std::fs::write(at("wrong"), "wrong").unwrap();
+    let push = |more: &[&str]| {
+        let mut command = Command::new(Artifacts::find().unwrap().program("teemate"));
+        command.args(["image", "push", &at("hello.js"), &name, "--plain-http"]).args(more).env("DOCKER_CONFIG", ctr.directory());
+        let output = command.output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    for refused in [&[][..], &["--username", USER, "--password-file", &at("wrong")]] {
+        let (status, said) = push(refused);
+        assert!(status == Some(1) && said.contains("does not let"), "{said}");
+    }
+    let login = ["--username", USER, "--password-file", &at("password")];
+    let (status, said) = push(&login);
+    assert_eq!(status, Some(0), "{said}");
+    // What is there already is not sent again, and the same function is the same image.
+    assert_eq!(push(&login), (status, said));
+    // Who is logged in with Docker need not say it again.
+    let auth = base64::engine::general_purpose::STANDARD.encode(format!("{USER}:{PASSWORD}"));
+    std::fs::write(at("config.json"), format!(r#"{{"auths":{{"{}":{{"auth":"{auth}"}}}}}}"#, registry.address())).unwrap();
+    assert_eq!(push(&[]).0, Some(0));
+
+    let said = ctr.ctr(&["image", "pull", "--plain-http", "--user", &format!("{USER}:{PASSWORD}"), &name]);
+    assert_eq!(said.status, 0, "{said:?}");
+    let said = ctr.run(&["--rm"], &name, "pulled", &["/hello.js", "name=Ada"]);
+    assert!(said.status == 0 && said.stdout.contains("Hello Ada"), "{said:?}\n{}", ctr.last_words());
 }

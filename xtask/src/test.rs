@@ -21,7 +21,17 @@ pub fn run() -> Result<()> {
     let mut tally = Tally::default();
     // First, because what is compiled without its compiler stays without it; and peers that some tests compare with. Tests that miss
     // something are skipped, and say so.
-    let wanted = [tools::CLANG, tools::WASM_LD, tools::WASI_LIBC, tools::CONTAINERD, tools::RUNC, tools::BUSYBOX, tools::REDIS];
+    let wanted = [
+        tools::CLANG,
+        tools::WASM_LD,
+        tools::WASI_LIBC,
+        tools::CONTAINERD,
+        tools::RUNC,
+        tools::BUSYBOX,
+        tools::CNI,
+        tools::REGISTRY,
+        tools::REDIS,
+    ];
     for sentence in tools::ensure(&wanted) {
         println!("note: {sentence}");
     }

@@ -60,6 +60,20 @@ pub const CONTAINERD: Tool = Tool {
 /// For their ordinary images.
 pub const BUSYBOX: Tool =
     Tool { name: "busybox", probe: Probe::Path("/usr/bin/busybox"), packages: &["busybox-static"], purpose: "the tests of the shim" };
+/// For pods with a network of their own.
+pub const CNI: Tool = Tool {
+    name: "the plugins of CNI",
+    probe: Probe::Path("/usr/lib/cni/ptp"),
+    packages: &["containernetworking-plugins"],
+    purpose: "the tests of pods",
+};
+/// For images that go through a registry.
+pub const REGISTRY: Tool = Tool {
+    name: "docker-registry",
+    probe: Probe::Program("docker-registry", "--version"),
+    packages: &["docker-registry"],
+    purpose: "the tests of pushing images",
+};
 /// For comparing the database with Redis.
 pub const REDIS: Tool = Tool {
     name: "redis-server",

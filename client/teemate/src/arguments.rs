@@ -79,6 +79,8 @@ pub enum Command {
     Policy(attestation::Policy),
     /// Give plain local HTTP to clients that can't verify: an enclave is verified for them, connection by connection.
     Proxy(attestation::Proxy),
+    /// Serve a web action on $PORT, as Knative wants a container: plain HTTP in the pod, attested TLS into the enclave.
+    Serve(attestation::Serve),
     /// Enclaves, containers, TCSs and pages.
     Ps,
     /// Counters of the node, as Prometheus reads them.
@@ -336,6 +338,9 @@ pub struct Deploy {
     /// Root certificates in PEM, one of which vouches for the key broker.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "broker")]
     pub broker_ca: Option<PathBuf>,
+    /// Let anybody call it by HTTP, under /api/v1/web/NAMESPACE/default/NAME.
+    #[arg(long)]
+    pub web: bool,
     /// What calls of it share.
     #[arg(long, default_value = "fresh")]
     pub reuse: ReuseName,
@@ -398,6 +403,26 @@ pub enum Image {
         /// Where the tar file goes.
         #[arg(long, short, value_hint = ValueHint::FilePath)]
         output: PathBuf,
+    },
+    /// Put a function into a container image and push it to a registry, without a Docker daemon.
+    Push {
+        /// The function: a .js or .wasm file.
+        #[arg(value_hint = ValueHint::FilePath)]
+        code: PathBuf,
+        /// Where it goes, such as `registry.example/ada/hello:1`.
+        name: String,
+        /// Who pushes [default: who is logged in with `docker login`].
+        #[arg(long, requires = "password_file")]
+        username: Option<String>,
+        /// File with that one's password or token.
+        #[arg(long, value_name = "FILE", requires = "username", value_hint = ValueHint::FilePath)]
+        password_file: Option<PathBuf>,
+        /// Trust this certificate instead of the web's authorities.
+        #[arg(long, value_name = "PEM", value_hint = ValueHint::FilePath)]
+        ca: Option<PathBuf>,
+        /// Speak HTTP without TLS. Everybody between sees code and password.
+        #[arg(long, conflicts_with = "ca")]
+        plain_http: bool,
     },
     /// Sign an image.
     Sign {

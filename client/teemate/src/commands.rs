@@ -16,6 +16,7 @@ mod owner;
 mod policy;
 mod proxy;
 mod remote;
+mod serve;
 mod verify;
 mod witness;
 
@@ -49,6 +50,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<ExitCode, Failure> 
         Command::Verify(verify) => verify::run(verify, output),
         Command::Policy(command) => policy::run(command, output),
         Command::Proxy(proxy) => proxy::run(proxy, output),
+        Command::Serve(serve) => serve::run(serve, output),
         Command::Ps => observe::ps(&arguments.socket(), output),
         Command::Metrics => observe::metrics(&arguments.socket(), output),
         Command::Kill { container } => observe::kill(*container, &arguments.socket(), output),

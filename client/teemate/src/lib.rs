@@ -15,6 +15,8 @@ pub mod oci;
 #[cfg(feature = "cli")]
 pub mod profile;
 pub mod program;
+#[cfg(feature = "cli")]
+pub mod registry;
 pub mod socket;
 
 pub use connection::{Connection, Error};

@@ -48,50 +48,94 @@ pub fn function(reference: &str, name: &str, code: Vec<u8>) -> ImageSpec {
     }
 }
 
-/// The tar file of an image.
-///
-/// # Errors
-/// When a path does not fit.
-pub fn archive(spec: &ImageSpec) -> Result<Vec<u8>, Error> {
-    let mut layer = Tar::default();
-    for file in &spec.files {
-        layer.add(&file.path, if file.executable { 0o755 } else { 0o644 }, &file.content)?;
+/// Content that is named by its digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blob {
+    /// What it is.
+    pub media_type: String,
+    /// `sha256:` and 64 hexadecimal digits.
+    pub digest: String,
+    /// Its bytes.
+    pub content: Vec<u8>,
+}
+
+impl Blob {
+    fn new(media_type: &str, content: Vec<u8>) -> Blob {
+        let digest: String = Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
+        Blob { media_type: media_type.to_owned(), digest: format!("sha256:{digest}"), content }
     }
-    let layer = layer.end();
-    let mut blobs = Vec::new();
-    let mut blob = |kind: &str, bytes: Vec<u8>| -> Value {
-        let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        let descriptor = json!({ "mediaType": kind, "digest": format!("sha256:{digest}"), "size": bytes.len() });
-        blobs.push((format!("blobs/sha256/{digest}"), bytes));
-        descriptor
-    };
-    let layer = blob("application/vnd.oci.image.layer.v1.tar", layer);
-    let config = json!({
-        "architecture": "amd64",
-        "os": "linux",
-        "config": { "Entrypoint": spec.entrypoint, "Env": spec.env, "WorkingDir": "/" },
-        "rootfs": { "type": "layers", "diff_ids": [layer["digest"]] },
-    });
-    let config = blob("application/vnd.oci.image.config.v1+json", config.to_string().into_bytes());
-    let manifest = json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": config,
-        "layers": [layer],
-    });
-    let mut manifest = blob("application/vnd.oci.image.manifest.v1+json", manifest.to_string().into_bytes());
-    manifest["annotations"] = json!({
-        "org.opencontainers.image.ref.name": spec.reference,
-        "io.containerd.image.name": spec.reference,
-    });
-    let index = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [manifest] });
-    let mut tar = Tar::default();
-    tar.add("oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    tar.add("index.json", 0o644, index.to_string().as_bytes())?;
-    for (path, bytes) in &blobs {
-        tar.add(path, 0o644, bytes)?;
+
+    fn descriptor(&self) -> Value {
+        json!({ "mediaType": self.media_type, "digest": self.digest, "size": self.content.len() })
     }
-    Ok(tar.end())
+}
+
+/// A built image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    reference: String,
+    layer: Blob,
+    config: Blob,
+    manifest: Blob,
+}
+
+impl Image {
+    /// Builds one.
+    ///
+    /// # Errors
+    /// When a path does not fit.
+    pub fn build(spec: &ImageSpec) -> Result<Image, Error> {
+        let mut layer = Tar::default();
+        for file in &spec.files {
+            layer.add(&file.path, if file.executable { 0o755 } else { 0o644 }, &file.content)?;
+        }
+        let layer = Blob::new("application/vnd.oci.image.layer.v1.tar", layer.end());
+        let config = json!({
+            "architecture": "amd64",
+            "os": "linux",
+            "config": { "Entrypoint": spec.entrypoint, "Env": spec.env, "WorkingDir": "/" },
+            "rootfs": { "type": "layers", "diff_ids": [layer.digest] },
+        });
+        let config = Blob::new("application/vnd.oci.image.config.v1+json", config.to_string().into_bytes());
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": config.descriptor(),
+            "layers": [layer.descriptor()],
+        });
+        let manifest = Blob::new("application/vnd.oci.image.manifest.v1+json", manifest.to_string().into_bytes());
+        Ok(Image { reference: spec.reference.clone(), layer, config, manifest })
+    }
+
+    /// What its manifest names.
+    pub fn blobs(&self) -> [&Blob; 2] {
+        [&self.layer, &self.config]
+    }
+
+    /// Its manifest.
+    pub fn manifest(&self) -> &Blob {
+        &self.manifest
+    }
+
+    /// The image layout as a tar file.
+    ///
+    /// # Errors
+    /// None that an image which could be built has.
+    pub fn archive(&self) -> Result<Vec<u8>, Error> {
+        let mut manifest = self.manifest.descriptor();
+        manifest["annotations"] = json!({
+            "org.opencontainers.image.ref.name": self.reference,
+            "io.containerd.image.name": self.reference,
+        });
+        let index = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [manifest] });
+        let mut tar = Tar::default();
+        tar.add("oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        tar.add("index.json", 0o644, index.to_string().as_bytes())?;
+        for blob in [&self.layer, &self.config, &self.manifest] {
+            tar.add(&format!("blobs/{}", blob.digest.replace(':', "/")), 0o644, &blob.content)?;
+        }
+        Ok(tar.end())
+    }
 }
 
 /// A ustar archive whose files belong to root and have no time.
@@ -140,8 +184,8 @@ mod tests {
     #[test]
     fn the_same_function_is_the_same_image_and_each_digest_fits() {
         let spec = function("example/f:1", "f.js", b"code".to_vec());
-        let archive = archive(&spec).unwrap();
-        assert_eq!(archive, super::archive(&spec).unwrap());
+        let archive = Image::build(&spec).unwrap().archive().unwrap();
+        assert_eq!(archive, Image::build(&spec).unwrap().archive().unwrap());
         let (mut at, mut names) = (0, Vec::new());
         while archive[at] != 0 {
             let name = std::str::from_utf8(&archive[at..at + 100]).unwrap().trim_end_matches('\0').to_owned();
@@ -159,7 +203,7 @@ mod tests {
     #[test]
     fn paths_that_tar_or_an_image_can_not_have_are_refused() {
         for path in ["", "/f.js", "a/../f.js", "ä.js", &"x".repeat(101)] {
-            assert!(archive(&function("r", path, Vec::new())).is_err(), "{path:?}");
+            assert!(Image::build(&function("r", path, Vec::new())).is_err(), "{path:?}");
         }
     }
 }

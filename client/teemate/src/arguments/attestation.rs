@@ -1,4 +1,4 @@
-//! `attest`, `verify`, `policy`, `proxy`.
+//! `attest`, `verify`, `policy`, `proxy`, `serve`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -148,6 +148,31 @@ pub struct Proxy {
     /// Take the database there for the right one, though another was known, a newer one, or one with another witness (--protocol redis).
     #[arg(long)]
     pub accept_database: bool,
+    /// What quotes are verified with.
+    #[command(flatten)]
+    pub judge: Judge,
+}
+
+/// `teemate serve`.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// The web action: NAMESPACE/ACTION or NAMESPACE/PACKAGE/ACTION.
+    pub action: String,
+    /// `https://HOST:PORT` of the enclave.
+    #[arg(long, env = "TEEMATE_ENDPOINT", value_name = "URL")]
+    pub endpoint: String,
+    /// Address to listen on. What comes there is not encrypted: in a pod only the pod's own proxy reaches it.
+    #[arg(long, default_value = "0.0.0.0")]
+    pub address: std::net::IpAddr,
+    /// Port to listen on; 0: any, and it is told.
+    #[arg(long, env = "PORT", default_value_t = 8080)]
+    pub port: u16,
+    /// Most connections at once; further ones wait.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
+    pub connections: u16,
+    /// How long requests may take to finish when it is told to end.
+    #[arg(long, default_value = "30s", value_parser = value::milliseconds, value_name = "TIME")]
+    pub grace: u64,
     /// What quotes are verified with.
     #[command(flatten)]
     pub judge: Judge,

@@ -40,6 +40,9 @@ fn deploy(arguments: &Deploy, socket: &Path, output: &Output) -> Result<ExitCode
     if arguments.broker.is_some() {
         return Err(Failure::usage("secrets are an owner's, and what is deployed here is the operator's: use --profile"));
     }
+    if arguments.web {
+        return Err(Failure::usage("what anybody calls by HTTP is an owner's, and what is deployed here is the operator's: use --profile"));
+    }
     let deployment = Deployment {
         name: arguments.name.clone(),
         code: arguments.file.clone(),

@@ -3,11 +3,13 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
+use teemate_client::oci;
+use teemate_client::registry::{Credentials, Reference, Registry};
 use teemate_image::{Error, ImageConfig, ImageSummary, SigningKey, describe};
 
 use crate::arguments::Image;
@@ -26,6 +28,10 @@ pub fn run(command: &Image, output: &Output) -> Result<ExitCode, Failure> {
     match command {
         Image::Build { libos, payload, config, output: to, key } => build(libos, payload, config.as_deref(), to, key.as_deref(), output),
         Image::Pack { code, name, output: to } => pack(code, name, to, output),
+        Image::Push { code, name, username, password_file, ca, plain_http } => {
+            let login = username.as_deref().zip(password_file.as_deref());
+            push(code, name, login, ca.as_deref(), *plain_http, output)
+        }
         Image::Sign { image, key, output: to } => sign(image, key, to.as_deref().unwrap_or(image), output),
         Image::Measure { image } => measure(image, output),
         Image::Verify { image, mrenclave, mrsigner } => verify(image, mrenclave.as_deref(), mrsigner.as_deref(), output),
@@ -66,19 +72,57 @@ fn build(libos: &Path, payload: &Path, config: Option<&Path>, to: &Path, key: Op
     Ok(ExitCode::SUCCESS)
 }
 
-fn pack(code: &Path, name: &str, to: &Path, output: &Output) -> Result<ExitCode, Failure> {
+/// The image of a function in this file.
+fn of_function(code: &Path, name: &str) -> Result<oci::Image, Failure> {
     let file = code.file_name().and_then(|file| file.to_str()).unwrap_or_default();
     if !code.extension().is_some_and(|ending| ["js", "cjs", "wasm"].iter().any(|known| ending == *known)) {
         return Err(Failure::new(format!("{}: a function's file ends in .js, .cjs or .wasm", code.display())));
     }
     let content = read(code, teemate_client::deployment::MAX_CODE)?;
-    let archive = teemate_client::oci::archive(&teemate_client::oci::function(name, file, content))
-        .map_err(|error| Failure::new(error.to_string()))?;
+    oci::Image::build(&oci::function(name, file, content)).map_err(Failure::new)
+}
+
+fn pack(code: &Path, name: &str, to: &Path, output: &Output) -> Result<ExitCode, Failure> {
+    let archive = of_function(code, name)?.archive().map_err(Failure::new)?;
     fs::write(to, &archive).map_err(|error| Failure::new(format!("{} can't be written: {error}", to.display())))?;
     output.result(&json!({ "image": name, "file": to, "bytes": archive.len() }), || {
         format!("{} holds {name}\nimport it with `ctr image import {}`", to.display(), to.display())
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn push(
+    code: &Path,
+    name: &str,
+    login: Option<(&str, &Path)>,
+    authority: Option<&Path>,
+    plain: bool,
+    output: &Output,
+) -> Result<ExitCode, Failure> {
+    let (image, reference) = (of_function(code, name)?, Reference::parse(name).map_err(Failure::usage)?);
+    let credentials = match login {
+        Some((username, file)) => {
+            Some(Credentials { username: username.to_owned(), password: read_text(file)?.trim_end_matches(['\r', '\n']).to_owned() })
+        }
+        None => match docker_login() {
+            Some(file) => Credentials::of_docker(&file, &reference).map_err(Failure::new)?,
+            None => None,
+        },
+    };
+    let authority = authority.map(|path| read(path, MAX_TEXT)).transpose()?;
+    let progress = output.progress("pushing the image");
+    let pushed = Registry::new(reference, credentials, plain, authority.as_deref()).and_then(|mut registry| registry.push(&image));
+    progress.finish_and_clear();
+    let digest = pushed.map_err(Failure::new)?;
+    output.result(&json!({ "image": name, "digest": digest }), || format!("pushed {name}\n{digest}"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where `docker login` keeps what it was told.
+fn docker_login() -> Option<PathBuf> {
+    let directory = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
+    let directory = directory.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".docker")))?;
+    Some(directory.join("config.json"))
 }
 
 fn sign(path: &Path, key: &Path, to: &Path, output: &Output) -> Result<ExitCode, Failure> {

@@ -20,8 +20,9 @@ use crate::output::{Output, bytes, harmless, table};
 const FOLLOW: Duration = Duration::from_secs(1);
 /// Most bytes of a file of root certificates.
 const MAX_ROOTS: u64 = 64 << 10;
-/// Annotations that are taken away by a deployment that does not name them: what a function had of secrets it must not keep unasked.
-const SECRETS: [&str; 2] = ["teemate-broker", "teemate-secrets"];
+/// Annotations that are taken away by a deployment that does not name them: a function must not keep its secrets unasked, nor stay open to
+/// anybody.
+const UNASKED: [&str; 4] = ["teemate-broker", "teemate-secrets", "web-export", "final"];
 /// Bytes of OpenWhisk's unit of limits.
 const MEGABYTE: u64 = 1 << 20;
 
@@ -85,6 +86,10 @@ fn action_body(arguments: &Deploy) -> Result<Value, Failure> {
         json!({ "key": "teemate-reuse", "value": Reuse::from(arguments.reuse) }),
         json!({ "key": "teemate-idle", "value": arguments.idle }),
     ];
+    if arguments.web {
+        // Who calls by HTTP may not take the place of parameters that the owner has bound.
+        annotations.extend(["web-export", "final"].map(|key| json!({ "key": key, "value": true })));
+    }
     if let Some(fuel) = arguments.fuel {
         annotations.push(json!({ "key": "teemate-fuel", "value": fuel }));
     }
@@ -103,7 +108,7 @@ fn action_body(arguments: &Deploy) -> Result<Value, Failure> {
         annotations.push(json!({ "key": "teemate-secrets", "value": secrets }));
     }
     Ok(json!({
-        "delAnnotations": SECRETS,
+        "delAnnotations": UNASKED,
         "exec": { "kind": kind, "code": source, "binary": binary, "main": arguments.main },
         "limits": {
             "timeout": arguments.timeout,
@@ -297,7 +302,7 @@ mod tests {
         std::fs::write(&pem, [0xff]).unwrap();
         assert!(body(&secrets, &file).is_err());
         let made = body("teemate function deploy f", &file).unwrap();
-        assert_eq!((annotation(&made, "teemate-secrets"), &made["delAnnotations"]), (None, &json!(SECRETS)));
+        assert_eq!((annotation(&made, "teemate-secrets"), &made["delAnnotations"]), (None, &json!(UNASKED)));
         assert_eq!((&made["exec"]["kind"], &made["exec"]["binary"]), (&json!("wasm:default"), &json!(true)));
         std::fs::write(&file, [0xff, 0xfe]).unwrap();
         assert!(body("teemate function deploy f", &file).is_err());
