@@ -1,7 +1,9 @@
-//! `teemate-bench`: the paper's figures 7 to 10, in one run on one machine; `teemate-bench database`: 11 and 12.
+//! `teemate-bench`: the paper's figures 7 to 10, in one run on one machine; `teemate-bench database`: 11 and 12;
+//! `teemate-bench containers`: functions by containerd, beside runc.
 #![forbid(unsafe_code)]
 
 mod attested;
+mod containers;
 mod database;
 mod figures;
 mod footprint;
@@ -81,12 +83,14 @@ struct Options {
 #[derive(Debug, Subcommand)]
 enum Other {
     Database(database::Options),
+    Containers(containers::Options),
 }
 
 fn main() -> ExitCode {
     let mut options = Options::parse();
     let done = match options.other.take() {
         Some(Other::Database(options)) => artifacts().and_then(|artifacts| database::run(options, &artifacts)),
+        Some(Other::Containers(options)) => artifacts().and_then(|artifacts| containers::run(&options, &artifacts)),
         None => run(options),
     };
     match done {

@@ -69,7 +69,8 @@ impl Containerd {
         Containerd::start_with(artifacts, arguments, namespace, |_| "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n".to_owned())
     }
 
-    /// The same with Kubernetes' interface: pods of the handler `teemate` are the shim's, and this image is their pause container.
+    /// The same with Kubernetes' interface: pods of the handler `teemate` are the shim's, those of `runc` containerd's own, and this image is
+    /// their pause container.
     ///
     /// # Errors
     /// A sentence.
@@ -90,6 +91,8 @@ impl Containerd {
   runtime_type = "{RUNTIME}"
   pod_annotations = ["io.teemate.*"]
   container_annotations = ["io.teemate.*"]
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
 "#,
                 pause = pause.reference,
                 at = at.display()
@@ -277,6 +280,12 @@ impl Drop for Containerd {
         }
         self.end();
     }
+}
+
+/// An image of a pod's pause container, of the same busybox.
+pub fn pause(reference: &str) -> Option<ImageSpec> {
+    let entrypoint = ["/bin/busybox", "sleep", "1000000"].map(str::to_owned).to_vec();
+    busybox(reference).map(|image| ImageSpec { entrypoint, ..image })
 }
 
 /// An image with a static busybox, where the machine has one.

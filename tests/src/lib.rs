@@ -5,6 +5,7 @@
 pub mod archive;
 pub mod artifacts;
 pub mod containerd;
+pub mod cri;
 pub mod manifest;
 pub mod memory;
 pub mod object_store;

@@ -1,19 +1,16 @@
 //! A pod as a kubelet makes it: containerd's CRI, a sandbox, functions that share the node's enclave, and an ordinary sidecar.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-mod cri;
-
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cri::{CONTAINER, Container, ContainerMetadata, Cri, Image, KeyValue, LinuxContainer, LinuxSandbox, NODE, NamespaceOption, POD};
-use cri::{ContainerSecurityContext, RUNNING, Resources, Sandbox, SandboxMetadata, SecurityContext};
 use teemate_client::oci;
 use teemate_tests::artifacts::Artifacts;
-use teemate_tests::containerd::{CNI_PLUGINS, Containerd, busybox};
+use teemate_tests::containerd::{CNI_PLUGINS, Containerd, busybox, pause};
+use teemate_tests::cri::{Container, Cri, KeyValue, NODE, POD, RUNNING, Resources, Sandbox};
 use teemate_tests::skip;
 
 const HANDLER: &str = "teemate";
@@ -43,46 +40,22 @@ fn begin() -> Option<(Containerd, Cri)> {
         skip(reason);
         return None;
     }
-    let Some(mut pause) = busybox(PAUSE) else {
+    let Some(pause) = pause(PAUSE) else {
         skip("there is no /bin/busybox; install the package busybox-static");
         return None;
     };
-    pause.entrypoint = ["/bin/busybox", "sleep", "1000000"].map(str::to_owned).to_vec();
     let containerd = Containerd::start_for_pods(&artifacts, &[], &pause).unwrap_or_else(|error| panic!("{error}"));
     containerd.import(&oci::function(FUNCTION, "hello.js", SOURCE.as_bytes().to_vec())).unwrap();
     containerd.import(&busybox(BUSYBOX)?).unwrap();
-    let cri = Cri::connect(containerd.socket());
+    let cri = Cri::connect(containerd.socket()).unwrap();
     Some((containerd, cri))
 }
 
-fn namespaces(network: i32) -> NamespaceOption {
-    NamespaceOption { network, pid: CONTAINER, ipc: POD }
-}
-
-fn sandbox(name: &str, network: i32, logs: &Path) -> Sandbox {
-    let security = SecurityContext { namespace_options: Some(namespaces(network)) };
-    Sandbox {
-        metadata: Some(SandboxMetadata { name: name.to_owned(), uid: format!("uid-{name}"), namespace: "default".to_owned() }),
-        // A pod in the host's network has the host's name.
-        hostname: if network == NODE { String::new() } else { name.to_owned() },
-        log_directory: logs.display().to_string(),
-        annotations: HashMap::new(),
-        linux: Some(LinuxSandbox { cgroup_parent: "/teemate-pods".to_owned(), security_context: Some(security) }),
-    }
-}
-
 fn container(name: &str, attempt: u32, image: &str, args: &[&str], network: i32) -> Container {
-    let context = ContainerSecurityContext { namespace_options: Some(namespaces(network)) };
-    Container {
-        metadata: Some(ContainerMetadata { name: name.to_owned(), attempt }),
-        image: Some(Image { image: image.to_owned() }),
-        command: Vec::new(),
-        args: args.iter().map(|word| (*word).to_owned()).collect(),
-        envs: vec![KeyValue { key: "MODE".to_owned(), value: "test".to_owned() }],
-        annotations: HashMap::from([("io.teemate.timeout-ms".to_owned(), "50000".to_owned())]),
-        log_path: format!("{name}-{attempt}.log"),
-        linux: Some(LinuxContainer { resources: None, security_context: Some(context) }),
-    }
+    let mut container = Container::new(name, attempt, image, args, network);
+    container.envs = vec![KeyValue { key: "MODE".to_owned(), value: "test".to_owned() }];
+    container.annotations = HashMap::from([("io.teemate.timeout-ms".to_owned(), "50000".to_owned())]);
+    container
 }
 
 #[test]
@@ -90,7 +63,7 @@ fn a_pod_runs_functions_beside_a_sidecar() {
     let Some((containerd, mut cri)) = begin() else { return };
     let logs = containerd.directory().join("logs");
     fs::create_dir(&logs).unwrap();
-    let pod = sandbox("one", NODE, &logs);
+    let pod = Sandbox::new("one", NODE, &logs);
     let id = cri.run_sandbox(&pod, HANDLER).unwrap_or_else(|error| panic!("{error}\n{}", containerd.last_words()));
     let begin = |cri: &mut Cri, container: &Container| {
         let made = cri.create(&id, container, &pod).unwrap_or_else(|error| panic!("{error}\n{}", containerd.last_words()));
@@ -100,7 +73,7 @@ fn a_pod_runs_functions_beside_a_sidecar() {
     // The log is a kubelet's: a time, the stream, whether the line is whole, the line.
     let log = |name: &str| fs::read_to_string(logs.join(name)).unwrap();
     let good = begin(&mut cri, &container("good", 0, FUNCTION, &["name=Ada"], NODE));
-    let status = cri.ended(&good);
+    let status = cri.ended(&good).unwrap();
     assert_eq!((status.exit_code, status.reason.as_str()), (0, "Completed"), "{}", log("good-0.log"));
     assert!(status.started_at > 0 && status.finished_at >= status.started_at, "{status:?}");
     assert!(log("good-0.log").contains(r#"stdout F {"greeting":"Hello Ada","mode":"test"}"#), "{}", log("good-0.log"));
@@ -108,7 +81,7 @@ fn a_pod_runs_functions_beside_a_sidecar() {
     // One that fails, and as a kubelet does, the next attempt.
     for attempt in 0..2 {
         let bad = begin(&mut cri, &container("bad", attempt, FUNCTION, &["fail=true"], NODE));
-        let status = cri.ended(&bad);
+        let status = cri.ended(&bad).unwrap();
         assert_eq!((status.exit_code, status.reason.as_str()), (1, "Error"));
         assert!(log(&format!("bad-{attempt}.log")).contains("asked to fail"));
         cri.remove(&bad).unwrap();
@@ -117,7 +90,7 @@ fn a_pod_runs_functions_beside_a_sidecar() {
     let mut small = container("small", 0, FUNCTION, &["name=x", "eat=200"], NODE);
     small.linux.as_mut().unwrap().resources = Some(Resources { memory_limit_in_bytes: 64 << 20, cpu_quota: 50_000, cpu_period: 100_000 });
     let small = begin(&mut cri, &small);
-    assert_eq!(cri.ended(&small).exit_code, 1);
+    assert_eq!(cri.ended(&small).unwrap().exit_code, 1);
     assert!(log("small-0.log").contains("memory"), "{}", log("small-0.log"));
 
     // A sidecar that is an ordinary container, and a function that runs: both are measured and stopped.
@@ -148,9 +121,9 @@ fn a_pod_runs_functions_beside_a_sidecar() {
         cri.stop(id, 1).unwrap();
         assert_eq!(cri.status(id).unwrap().exit_code, code);
     }
-    assert_eq!(cri.containers(), 4);
+    assert_eq!(cri.containers(), Ok(4));
     cri.remove_sandbox(&id).unwrap();
-    assert_eq!((cri.containers(), containerd.mounts()), (0, 0));
+    assert_eq!((cri.containers().unwrap(), containerd.mounts()), (0, 0));
     assert!(!fs::exists(format!("/proc/{pid}")).unwrap());
     let end = Instant::now() + Duration::from_secs(10);
     while !containerd.shims().is_empty() {
@@ -173,7 +146,7 @@ fn a_function_joins_the_network_of_its_pod() {
     fs::write(configuration.join("10-test.conflist"), network.replace("DATA", &data)).unwrap();
     let logs = containerd.directory().join("logs");
     fs::create_dir(&logs).unwrap();
-    let pod = sandbox("two", POD, &logs);
+    let pod = Sandbox::new("two", POD, &logs);
     // containerd notices a new network by itself, soon.
     let end = Instant::now() + Duration::from_secs(20);
     let id = loop {

@@ -8,8 +8,14 @@ use crate::{build, step, tools};
 
 /// Runs teemate-bench with these arguments.
 pub fn run(arguments: &[String]) -> Result<()> {
-    let is_database = arguments.first().is_some_and(|first| first == "database");
-    for sentence in tools::ensure(if is_database { &[tools::REDIS] } else { &[tools::RUNC] }) {
+    let part = arguments.first().map(String::as_str);
+    let is_database = part == Some("database");
+    let wanted: &[tools::Tool] = match part {
+        Some("database") => &[tools::REDIS],
+        Some("containers") => &[tools::CONTAINERD, tools::RUNC, tools::BUSYBOX],
+        _ => &[tools::RUNC],
+    };
+    for sentence in tools::ensure(wanted) {
         println!("note: {sentence}");
     }
     let built = build::everything()?;

@@ -62,7 +62,7 @@ fn run(scripts: &[&str], modules: &Path) -> Vec<String> {
     let token = owners.invite("grace", limits, Duration::from_secs(60)).expect("an invitation");
     let claimed = owners.claim(&token).expect("credentials");
     let store = Arc::new(VaultStore::new(vault.clone(), owners.clone()));
-    let identity = Arc::new(teemate_gateway::Identity::generate().unwrap());
+    let identity = Arc::new(teemate_gateway::Identity::generate().expect("keys"));
     let receipts = Receipts::new(identity.clone(), store.clone());
     let whisk = Whisk::new(Config::default(), Arc::new(NodeFunctions::start()), store, receipts.clone(), Arc::new(()));
     let mut parts = parts(SimulatedAttester::failing(0), whisk, Settings::default()).expect("parts");

@@ -1,8 +1,9 @@
 //! A client of the Container Runtime Interface (`runtime.v1` of Kubernetes' cri-api), which does what a kubelet does. The messages have the
 //! fields that are used here, with the numbers of `api.proto`; others are left out, as protocol buffers allow.
+#![allow(missing_docs, reason = "the messages are documented by Kubernetes")]
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
@@ -255,18 +256,24 @@ pub struct Cri {
 
 impl Cri {
     /// Connects to this socket.
-    pub fn connect(socket: PathBuf) -> Cri {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn connect(socket: PathBuf) -> Result<Cri, String> {
+        let failed = |error: &dyn std::fmt::Display| format!("containerd's CRI can't be reached: {error}");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| failed(&error))?;
         let connector = tower::service_fn(move |_| {
             let socket = socket.clone();
             async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
         });
-        let channel = runtime.block_on(Endpoint::from_static("http://localhost").connect_with_connector(connector)).unwrap();
-        Cri { runtime, grpc: Grpc::new(channel) }
+        let channel = runtime
+            .block_on(Endpoint::from_static("http://localhost").connect_with_connector(connector))
+            .map_err(|error| failed(&error))?;
+        Ok(Cri { runtime, grpc: Grpc::new(channel) })
     }
 
     fn ask<Q: Message + Default + 'static, A: Message + Default + 'static>(&mut self, method: &str, request: Q) -> Result<A, String> {
-        let path = PathAndQuery::try_from(format!("/runtime.v1.RuntimeService/{method}")).unwrap();
+        let path = PathAndQuery::try_from(format!("/runtime.v1.RuntimeService/{method}")).map_err(|error| error.to_string())?;
         let grpc = &mut self.grpc;
         let answer = self.runtime.block_on(async move {
             grpc.ready().await.map_err(|error| error.to_string())?;
@@ -319,14 +326,16 @@ impl Cri {
     }
 
     /// Waits until a container has ended.
-    pub fn ended(&mut self, id: &str) -> Status {
+    pub fn ended(&mut self, id: &str) -> Result<Status, String> {
         let end = Instant::now() + LIMIT;
         loop {
-            let status = self.status(id).unwrap();
+            let status = self.status(id)?;
             if status.state == EXITED {
-                return status;
+                return Ok(status);
             }
-            assert!(Instant::now() < end, "it does not end: {status:?}");
+            if Instant::now() > end {
+                return Err(format!("it does not end: {status:?}"));
+            }
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -342,7 +351,44 @@ impl Cri {
     }
 
     /// How many containers the runtime knows.
-    pub fn containers(&mut self) -> usize {
-        self.ask::<_, Listed>("ListContainers", Id::default()).unwrap().containers.len()
+    pub fn containers(&mut self) -> Result<usize, String> {
+        self.ask::<_, Listed>("ListContainers", Id::default()).map(|listed| listed.containers.len())
+    }
+}
+
+/// Namespaces as a kubelet asks for them: the pod's network or the node's, a pid namespace for each container, the pod's ipc.
+fn namespaces(network: i32) -> NamespaceOption {
+    NamespaceOption { network, pid: CONTAINER, ipc: POD }
+}
+
+impl Sandbox {
+    /// A pod's.
+    pub fn new(name: &str, network: i32, logs: &Path) -> Sandbox {
+        let security = SecurityContext { namespace_options: Some(namespaces(network)) };
+        Sandbox {
+            metadata: Some(SandboxMetadata { name: name.to_owned(), uid: format!("uid-{name}"), namespace: "default".to_owned() }),
+            // A pod in the host's network has the host's name.
+            hostname: if network == NODE { String::new() } else { name.to_owned() },
+            log_directory: logs.display().to_string(),
+            annotations: HashMap::new(),
+            linux: Some(LinuxSandbox { cgroup_parent: "/teemate-pods".to_owned(), security_context: Some(security) }),
+        }
+    }
+}
+
+impl Container {
+    /// One of a pod with that network.
+    pub fn new(name: &str, attempt: u32, image: &str, args: &[&str], network: i32) -> Container {
+        let context = ContainerSecurityContext { namespace_options: Some(namespaces(network)) };
+        Container {
+            metadata: Some(ContainerMetadata { name: name.to_owned(), attempt }),
+            image: Some(Image { image: image.to_owned() }),
+            command: Vec::new(),
+            args: args.iter().map(|word| (*word).to_owned()).collect(),
+            envs: Vec::new(),
+            annotations: HashMap::new(),
+            log_path: format!("{name}-{attempt}.log"),
+            linux: Some(LinuxContainer { resources: None, security_context: Some(context) }),
+        }
     }
 }
