@@ -9,14 +9,13 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use serde::Serialize;
-use teemate_client::breakdown::human;
 use teemate_client::oci;
 use teemate_tests::artifacts::Artifacts;
 use teemate_tests::containerd::{Containerd, busybox, pause};
 use teemate_tests::cri::{Container, Cri, NODE, Sandbox};
 
 use crate::machine::{self, Machine};
-use crate::stats::{Spread, spread};
+use crate::stats::{spread, times};
 
 const FUNCTION: &str = "docker.io/teemate/function:1";
 const BUSYBOX: &str = "docker.io/teemate/busybox:1";
@@ -174,9 +173,6 @@ fn text(run: &Run) -> String {
         machine.processor, machine.cores, machine.kernel, machine.load
     );
     let of = |handler: &str, value: fn(&Sample) -> f64| spread(run.samples.iter().filter(|s| s.handler == handler).map(value));
-    let cell = |spread: Option<Spread>| {
-        spread.map_or_else(|| "-".to_owned(), |s| format!("{} ({} to {}; n {})", human(s.median), human(s.p10), human(s.p90), s.count))
-    };
     let both = |handler: &str| of(handler, |s| s.create_us + s.start_us);
     for handler in ["teemate", "runc"] {
         let ratio = match (both(handler), both("runc")) {
@@ -186,8 +182,8 @@ fn text(run: &Run) -> String {
             }
             _ => String::new(),
         };
-        let [create, start] = [of(handler, |s| s.create_us), of(handler, |s| s.start_us)].map(cell);
-        let _ = writeln!(text, "| {handler} | {create} | {start} | {} | {ratio} |", cell(both(handler)));
+        let [create, start] = [of(handler, |s| s.create_us), of(handler, |s| s.start_us)].map(times);
+        let _ = writeln!(text, "| {handler} | {create} | {start} | {} | {ratio} |", times(both(handler)));
     }
     if let Some(last) = run.memory.last() {
         let verdict = if last.process_kib.max(last.group_kib) <= MEMORY_MARK_KIB { "met" } else { "**missed**" };

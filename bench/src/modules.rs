@@ -5,12 +5,12 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Result;
-use teemate_client::breakdown::{Part, human};
+use teemate_client::breakdown::Part;
 use teemate_tests::manifest::Manifest;
 
 use crate::latency::{self, Nodes, Others, Sample};
 use crate::mode::Mode;
-use crate::stats::{Spread, spread};
+use crate::stats::{Spread, spread, times};
 use crate::workload::{self, Workload};
 
 /// The enclave may take so much longer.
@@ -60,9 +60,6 @@ pub fn text(samples: &[Sample]) -> String {
     );
     for (function, _) in MODULES {
         let [native, shared] = MODES.map(|mode| execution(samples, function, mode));
-        let cell = |spread: Option<Spread>| {
-            spread.map_or_else(|| "-".to_owned(), |s| format!("{} ({} to {}; n {})", human(s.median), human(s.p10), human(s.p90), s.count))
-        };
         let (ratio, verdict) = match (native, shared) {
             (Some(native), Some(shared)) => {
                 let ratio = shared.median / native.median;
@@ -70,7 +67,7 @@ pub fn text(samples: &[Sample]) -> String {
             }
             _ => ("-".to_owned(), "not measured"),
         };
-        let _ = writeln!(text, "| {function} | {} | {} | {ratio} | {verdict} |", cell(native), cell(shared));
+        let _ = writeln!(text, "| {function} | {} | {} | {ratio} | {verdict} |", times(native), times(shared));
     }
     text.push('\n');
     text

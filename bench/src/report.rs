@@ -17,7 +17,7 @@ use crate::machine::Machine;
 use crate::mode::Mode;
 use crate::modules;
 use crate::reuse;
-use crate::stats::{Spread, spread};
+use crate::stats::{Spread, spread, times};
 use crate::throughput::Round;
 use crate::workload::SMALL;
 
@@ -166,9 +166,7 @@ fn latency_text(samples: &[Sample]) -> String {
     let _ = writeln!(text, " | exclusive / shared, no pool | exclusive / shared |\n|---|{}---|---|", "---|".repeat(Mode::ALL.len()));
     for function in functions(samples.iter().map(|sample| &sample.function)) {
         let spreads = Mode::ALL.map(|mode| latency_of(samples, function, mode));
-        let cells = spreads.map(|spread| {
-            spread.map_or_else(|| "-".to_owned(), |s| format!("{} ({} to {}; n {})", human(s.median), human(s.p10), human(s.p90), s.count))
-        });
+        let cells = spreads.map(times);
         let exclusive = latency_of(samples, function, Mode::Exclusive);
         let ratios = [Mode::Unpooled, Mode::Shared].map(|mode| match (exclusive, latency_of(samples, function, mode)) {
             (Some(exclusive), Some(shared)) => format!("{:.1}", exclusive.median / shared.median),

@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use teemate_attestation::Session;
-use teemate_client::breakdown::human;
 use teemate_client::{Connection, deployment::Deployment};
 use teemate_control::function::Reuse;
 use teemate_tests::running::{Node, invoke, result};
 
 use crate::attested::Attested;
 use crate::latency;
-use crate::stats::{Spread, spread};
+use crate::stats::{Spread, spread, times};
 use crate::workload::Workload;
 
 /// A rewound call may take so much of a fresh one's time.
@@ -155,8 +154,6 @@ pub fn text(samples: &[Sample]) -> String {
         for (caller, title) in [(Caller::Operator, "operator, node's socket"), (Caller::Owner, "owner, TLS into the enclave")] {
             let [fresh, rewound, kept] = POLICIES.map(|reuse| of(samples, function, caller, reuse));
             let (Some(fresh), Some(rewound)) = (fresh, rewound) else { continue };
-            let cell = |s: Spread| format!("{} ({} to {}; n {})", human(s.median), human(s.p10), human(s.p90), s.count);
-            let kept = kept.map_or_else(|| "-".to_owned(), cell);
             let ratio = rewound.median / fresh.median;
             // Of any other function most of a call is the function itself.
             let verdict = match function {
@@ -164,7 +161,13 @@ pub fn text(samples: &[Sample]) -> String {
                 crate::workload::SMALL => "**missed**",
                 _ => "",
             };
-            let _ = writeln!(text, "| {function} | {title} | {} | {} | {kept} | {ratio:.3} | {verdict} |", cell(fresh), cell(rewound));
+            let _ = writeln!(
+                text,
+                "| {function} | {title} | {} | {} | {} | {ratio:.3} | {verdict} |",
+                times(Some(fresh)),
+                times(Some(rewound)),
+                times(kept)
+            );
         }
     }
     text.push('\n');

@@ -1,6 +1,7 @@
 //! Medians and what lies round them.
 
 use serde::Serialize;
+use teemate_client::breakdown::human;
 
 /// A set of samples in three numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -22,6 +23,11 @@ pub fn spread(samples: impl IntoIterator<Item = f64>) -> Option<Spread> {
     Some(Spread { count: sorted.len(), p10: quantile(&sorted, 0.1)?, median: quantile(&sorted, 0.5)?, p90: quantile(&sorted, 0.9)? })
 }
 
+/// Microseconds, for a table.
+pub fn times(spread: Option<Spread>) -> String {
+    spread.map_or_else(|| "-".to_owned(), |s| format!("{} ({} to {}; n {})", human(s.median), human(s.p10), human(s.p90), s.count))
+}
+
 /// By linear interpolation between the two nearest samples.
 fn quantile(sorted: &[f64], at: f64) -> Option<f64> {
     let place = at * sorted.len().checked_sub(1)? as f64;
@@ -39,5 +45,6 @@ mod tests {
         assert_eq!((spread.p10, spread.median, spread.p90, spread.count), (1.0, 5.0, 9.0, 11));
         assert_eq!(super::spread([1.0, 2.0]).unwrap().median, 1.5);
         assert_eq!(super::spread([]), None);
+        assert_eq!((times(Some(spread)).as_str(), times(None).as_str()), ("5 us (1 us to 9 us; n 11)", "-"));
     }
 }

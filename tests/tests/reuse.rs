@@ -44,7 +44,8 @@ fn containers(node: &Node) -> Vec<ContainerInfo> {
 }
 
 fn kill(node: &Node, id: u64) {
-    let container = containers(node).into_iter().find(|container| container.id == id).unwrap();
+    let found = containers(node).into_iter().find(|container| container.id == id);
+    let container = found.unwrap_or_else(|| panic!("{id} is none of {:?}\n{}", node.ps().unwrap().containers, node.last_words()));
     let pinned = pidfd_open(Pid::from_raw(container.pid as i32).unwrap(), PidfdFlags::empty()).unwrap();
     assert!(containers(node).iter().any(|other| (other.id, other.pid) == (id, container.pid)));
     pidfd_send_signal(&pinned, Signal::KILL).unwrap();

@@ -14,7 +14,7 @@ use super::starting::Start;
 use super::steady::{CASES, Round};
 use crate::figures::{self, Chart, Group, Line};
 use crate::machine::{self, Machine};
-use crate::stats::{Spread, spread};
+use crate::stats::{Spread, spread, times};
 
 /// Everything of one run.
 #[derive(Serialize)]
@@ -192,10 +192,6 @@ fn starts_of(starts: &[Start], kind: Kind, mib: u64) -> impl Iterator<Item = &St
 
 fn start_of(starts: &[Start], kind: Kind, mib: u64) -> Option<Spread> {
     spread(starts_of(starts, kind, mib).map(|start| start.start_us))
-}
-
-fn times(spread: Option<Spread>) -> String {
-    spread.map_or_else(|| "-".to_owned(), |s| format!("{} ({} to {}; n {})", human(s.median), human(s.p10), human(s.p90), s.count))
 }
 
 const STARTING: [Kind; 4] = [Kind::Redis, Kind::Native, Kind::Shared, Kind::Exclusive];

@@ -71,6 +71,8 @@ pub struct Jobs {
     idle: VecDeque<Idle>,
     /// Those that have been given one, which they have not begun: it is in `waiting` under the container's id.
     given: HashMap<u64, Arc<Bell>>,
+    /// Containers that are gone, but whose call an adopter may be carrying to its end: no other call may be given to one.
+    lost: HashSet<u64>,
     /// How many containers the node wants back, and until when that is believed.
     wanted: (usize, u64),
     answered: HashSet<u64>,
@@ -185,8 +187,9 @@ impl Jobs {
         if let Some(job) = self.waiting.remove(&container) {
             return if given.is_some() { Lost::Again(Box::new(job)) } else { Lost::Waiting(job.caller) };
         }
-        let open = self.running.get(&container).and_then(|caller| self.open.get(caller));
-        open.map_or(Lost::Nothing, |open| Lost::Running(open.control.clone()))
+        let Some(open) = self.running.get(&container).and_then(|caller| self.open.get(caller)) else { return Lost::Nothing };
+        self.lost.insert(container);
+        Lost::Running(open.control.clone())
     }
 
     /// A call is given up.
@@ -207,6 +210,7 @@ impl Jobs {
         let open = self.open.remove(&caller)?;
         if self.running.get(&open.container) == Some(&caller) {
             self.running.remove(&open.container);
+            self.lost.remove(&open.container);
         }
         self.total += 1;
         if let Caller::Node(request) = caller {
@@ -246,6 +250,9 @@ impl Jobs {
     /// A container has done its call. The call that has waited longest comes first: if it is another function's and the node is short of
     /// containers, this one goes.
     pub fn next(&mut self, container: u64, function: &Arc<Function>, now_ns: u64) -> Next {
+        if self.lost.contains(&container) {
+            return Next::Leave;
+        }
         let short = self.wanted.0 > 0 && now_ns < self.wanted.1;
         // Ids go upwards, so the smallest has waited longest.
         let waits = self.waiting.values().filter(|job| !self.given.contains_key(&job.container));
@@ -390,6 +397,22 @@ mod tests {
         assert!(jobs.close(Caller::Local(3)).is_some() && jobs.close(Caller::Local(3)).is_none());
         assert!(jobs.enter(13).is_none());
         assert_eq!(jobs.waiting(), 0);
+    }
+
+    #[test]
+    fn a_container_that_is_gone_serves_no_other_call() {
+        let engines = Engines::new().unwrap();
+        let a = function(&engines);
+        let mut jobs = Jobs::default();
+        (1..=2).for_each(|number| open(&mut jobs, number));
+        assert!(matches!(jobs.next(10, &a, 0), Next::Wait(_)));
+        jobs.give(job(&a, 1, 0)).ok().unwrap();
+        assert!(jobs.enter(10).is_some());
+        // Its process is killed, and the adopter brings the call to its end before that looks at its stop switch.
+        assert!(matches!(jobs.lose(10), Lost::Running(_)));
+        assert!(matches!(jobs.next(10, &a, 0), Next::Leave));
+        assert!(jobs.close(Caller::Local(1)).is_some());
+        assert!(jobs.give(job(&a, 2, 0)).is_err() && jobs.lost.is_empty());
     }
 
     #[test]
