@@ -107,11 +107,12 @@ impl Service {
             };
             let name = deployment.name();
             let Deployment { client, spec, code, precompiled } = deployment;
+            self.ticker.begin();
             let attempt = || Function::deploy(&self.engines, spec, &code, precompiled.as_deref());
             let function = catch_unwind(AssertUnwindSafe(attempt)).unwrap_or_else(|_| {
                 Err(Failure::new(FailureKind::Invalid, format!("'{name}' cannot be compiled: the compiler gave up on it")))
             });
-            self.cleaner.wake();
+            self.ticker.end();
             // A native node keeps what was compiled for its next process; it need not get back what it sent.
             let compiled = function.as_ref().ok().filter(|_| precompiled.is_none()).and_then(Function::precompiled);
             let kept = function.and_then(|mut function| {

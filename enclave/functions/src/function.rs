@@ -13,7 +13,6 @@ use crate::javascript::{self, Script};
 use crate::memory::Pool;
 use crate::snapshot::Snapshot;
 use crate::source::Source;
-use crate::stacks::Stacks;
 use crate::{engine, spec, wasi};
 
 /// The engines: one for modules of owners, one for the JavaScript engine, whose memories begin as its image.
@@ -22,7 +21,6 @@ pub struct Engines {
     pub modules: Engine,
     /// Where their memories come from.
     pub memories: Arc<Pool>,
-    stacks: Stacks,
     script: OnceLock<Result<Arc<Script>, Failure>>,
 }
 
@@ -32,8 +30,8 @@ impl Engines {
     /// # Errors
     /// When this processor cannot run it.
     pub fn new() -> wasmtime::Result<Engines> {
-        let (memories, stacks) = (Pool::new(None), Stacks::default());
-        Ok(Engines { modules: engine::engine(engine::Guest::Modules, &memories, &stacks)?, memories, stacks, script: OnceLock::new() })
+        let memories = Pool::new(None);
+        Ok(Engines { modules: engine::engine(engine::Guest::Modules, &memories)?, memories, script: OnceLock::new() })
     }
 
     /// The JavaScript engine.
@@ -41,12 +39,20 @@ impl Engines {
     /// # Errors
     /// When the program was built without it.
     pub fn script(&self) -> Result<&Arc<Script>, Failure> {
-        self.script.get_or_init(|| Script::load(&self.stacks).map(Arc::new)).as_ref().map_err(Clone::clone)
+        self.script.get_or_init(|| Script::load().map(Arc::new)).as_ref().map_err(Clone::clone)
     }
 
     /// The JavaScript engine if a script was deployed.
     pub fn script_if_loaded(&self) -> Option<&Arc<Script>> {
         self.script.get()?.as_ref().ok()
+    }
+
+    /// Makes every running call look at its stop switch.
+    pub fn tick(&self) {
+        self.modules.increment_epoch();
+        if let Some(script) = self.script_if_loaded() {
+            script.engine.increment_epoch();
+        }
     }
 
     /// Makes memories ready beforehand.

@@ -17,7 +17,6 @@
 
 pub mod call;
 pub mod calls;
-pub mod cleaner;
 pub mod control;
 pub mod deploy;
 pub mod egress;
@@ -35,11 +34,10 @@ pub mod memory;
 pub mod registry;
 pub mod reuse;
 pub mod service;
-pub mod slices;
 pub mod snapshot;
 pub mod source;
 pub mod spec;
-pub mod stacks;
+pub mod ticker;
 pub mod wasi;
 
 pub use teemate_service::{asks, channel, clock};

@@ -2,10 +2,7 @@
 //!
 //! A new page costs an enclave much (EAUG, EACCEPT, a fault in each process), a warm one little. So a region is kept when its instance
 //! ends, and it comes back holding exactly what a new memory of its pool holds: zeros, or the image of the JavaScript engine.
-//! The wiping is off the path of a call: the cleaner does it between calls, and [`Pool::take`] itself only when it finds nothing clean.
-//!
-//! Behind a memory with an image lies a margin that belongs to it: the JavaScript engine's code checks an access with that much play, and
-//! what it could do there is wiped, too.
+//! The wiping is off the path of a call: the ticker does it between calls, and [`Pool::take`] itself only when it finds nothing clean.
 //!
 //! Invariant of a clean region: all its `capacity` bytes are as the pool's image has them, zero beyond it.
 #![allow(unsafe_code)]
@@ -24,9 +21,6 @@ const KEEP_LARGEST: usize = 4 << 20;
 const KEEP: usize = 72;
 /// Room that a memory without an image gets beyond what it asks for first, so that small growth stays in place.
 const ROOM: usize = 256 << 10;
-
-/// Bytes behind a memory with an image that are its own. Fields of larger structures than this are checked one by one.
-pub const MARGIN: usize = 16 << 10;
 
 /// Anonymous memory, ours alone.
 struct Region {
@@ -118,10 +112,6 @@ impl Pool {
         done
     }
 
-    fn margin(&self) -> usize {
-        if self.image.is_some() { MARGIN } else { 0 }
-    }
-
     /// Regions that wait for an instance, and those that wait to be wiped.
     pub fn kept(&self) -> (usize, usize) {
         (lock(&self.clean).len(), lock(&self.dirty).len())
@@ -135,9 +125,7 @@ impl Pool {
         }
     }
 
-    /// A region for a memory of so many bytes, and its margin.
     fn take(&self, minimum: usize) -> Result<Region, String> {
-        let minimum = minimum.saturating_add(self.margin());
         let fits = |region: &Region| region.capacity >= minimum;
         let found = {
             let mut clean = lock(&self.clean);
@@ -161,7 +149,7 @@ impl Pool {
         let minimum = minimum.max(self.image.as_ref().map_or(64 << 10, Image::size));
         let mut region = Region::new(minimum.saturating_add(ROOM).next_multiple_of(64 << 10))?;
         if let Some(image) = &self.image {
-            region.commit(0..image.size() + MARGIN)?;
+            region.commit(0..image.size())?;
             image.fill(region.bytes_mut());
         }
         Ok(region)
@@ -187,32 +175,30 @@ struct Linear {
 }
 
 // SAFETY: `as_ptr` gives a mapping of at least `byte_capacity` bytes that lives as long as `self`; bytes from `byte_size` on are zero,
-// for a clean region is zero beyond the image, which is no larger than the memory's minimum, and the guest writes beyond its size, and then
-// within the margin, only when it is broken: it finds there what it left.
+// for a clean region is zero beyond the image, which is no larger than the memory's minimum, and the guest cannot write beyond its size.
 unsafe impl LinearMemory for Linear {
     fn byte_size(&self) -> usize {
         self.size
     }
 
     fn byte_capacity(&self) -> usize {
-        self.region.as_ref().map_or(0, |region| region.capacity - self.pool.margin())
+        self.region.as_ref().map_or(0, |region| region.capacity)
     }
 
     fn grow_to(&mut self, new_size: usize) -> wasmtime::Result<()> {
         let Some(old) = self.region.as_mut() else { return Err(wasmtime::Error::msg("memory is gone")) };
-        let margin = self.pool.margin();
-        if new_size.saturating_add(margin) > old.capacity {
+        if new_size > old.capacity {
             // Half as much again: growth in small steps then costs a constant number of copies of each byte.
-            let capacity = new_size.saturating_add(new_size / 2).saturating_add(margin).next_multiple_of(64 << 10);
-            let mut region = Region::new(capacity).or_else(|_| Region::new(new_size + margin)).map_err(wasmtime::Error::msg)?;
-            region.commit(0..self.size + margin).map_err(wasmtime::Error::msg)?;
+            let capacity = new_size.saturating_add(new_size / 2).next_multiple_of(64 << 10);
+            let mut region = Region::new(capacity).or_else(|_| Region::new(new_size)).map_err(wasmtime::Error::msg)?;
+            region.commit(0..self.size).map_err(wasmtime::Error::msg)?;
             region.bytes_mut()[..self.size].copy_from_slice(&old.bytes_mut()[..self.size]);
             if let Some(old) = self.region.replace(region) {
-                self.pool.give_back(old, self.size + margin);
+                self.pool.give_back(old, self.size);
             }
         }
         if let Some(region) = &self.region {
-            region.commit(self.size + margin..new_size + margin).map_err(wasmtime::Error::msg)?;
+            region.commit(self.size..new_size).map_err(wasmtime::Error::msg)?;
         }
         self.size = new_size;
         Ok(())
@@ -226,7 +212,7 @@ unsafe impl LinearMemory for Linear {
 impl Drop for Linear {
     fn drop(&mut self) {
         if let Some(region) = self.region.take() {
-            self.pool.give_back(region, self.size + self.pool.margin());
+            self.pool.give_back(region, self.size);
         }
     }
 }
@@ -234,8 +220,7 @@ impl Drop for Linear {
 /// Gives wasmtime memories of a pool.
 pub struct Creator(pub Arc<Pool>);
 
-// SAFETY: a memory comes from `Pool::take`, is at least `minimum` bytes and the margin behind it, which is as large as the guard that code
-// counts on (an access there is no fault, and it is nobody else's), and is used by nobody else until it is dropped. With an image
+// SAFETY: a memory comes from `Pool::take`, is at least `minimum` bytes, and is used by nobody else until it is dropped. With an image
 // it is not all zero, which is what the only module of that engine expects: it has no data segments.
 unsafe impl MemoryCreator for Creator {
     fn new_memory(
@@ -246,8 +231,8 @@ unsafe impl MemoryCreator for Creator {
         reserved: Option<usize>,
         guard: usize,
     ) -> Result<Box<dyn LinearMemory>, String> {
-        if guard > self.0.margin() || reserved.is_some_and(|reserved| reserved > minimum) {
-            return Err("memory with more guard pages or a reservation was asked for; the engine is configured without".to_owned());
+        if guard != 0 || reserved.is_some_and(|reserved| reserved > minimum) {
+            return Err("memory with guard pages or a reservation was asked for; the engine is configured without".to_owned());
         }
         if let Some(image) = self.0.image()
             && image.size() > minimum
@@ -255,7 +240,7 @@ unsafe impl MemoryCreator for Creator {
             return Err("the image is larger than the memory".to_owned());
         }
         let region = self.0.take(minimum)?;
-        region.commit(0..minimum + self.0.margin())?;
+        region.commit(0..minimum)?;
         Ok(Box::new(Linear { pool: self.0.clone(), region: Some(region), size: minimum }))
     }
 }
