@@ -149,8 +149,8 @@ impl Service {
                         if let Some(job) = job {
                             return Some(Box::new(job));
                         }
-                        // It was given up before it began.
-                        next = self.next(container, function);
+                        // It was given up before it began; or lost with the container, as the bell says by now, and the adopter is here.
+                        next = if bell.wait(Duration::ZERO) == Told::Lost { self.leave() } else { self.next(container, function) };
                     }
                     Told::Leave => return None,
                     Told::Lost => {
