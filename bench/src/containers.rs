@@ -11,7 +11,7 @@ use clap::Args;
 use serde::Serialize;
 use teemate_client::oci;
 use teemate_tests::artifacts::Artifacts;
-use teemate_tests::containerd::{Containerd, busybox, pause};
+use teemate_tests::containerd::{Containerd, Release, busybox, pause};
 use teemate_tests::cri::{Container, Cri, NODE, Sandbox};
 
 use crate::machine::{self, Machine};
@@ -73,13 +73,14 @@ struct Run {
 /// When there is no containerd, or something fails.
 pub fn run(options: &Options, artifacts: &Artifacts) -> Result<()> {
     let failed = |error: String| anyhow!(error);
-    if let Some(reason) = Containerd::missing(artifacts) {
+    if let Some(reason) = Containerd::missing(artifacts, Release::INSTALLED) {
         bail!(reason);
     }
     let machine = machine::look();
     let no_busybox = "there is no /bin/busybox; install the package busybox-static";
     let containerd =
-        Containerd::start_for_pods(artifacts, &[], &pause("docker.io/teemate/pause:1").context(no_busybox)?).map_err(failed)?;
+        Containerd::start_for_pods(artifacts, Release::INSTALLED, &[], &pause("docker.io/teemate/pause:1").context(no_busybox)?)
+            .map_err(failed)?;
     containerd.import(&oci::function(FUNCTION, "f.js", SOURCE.as_bytes().to_vec())).map_err(failed)?;
     containerd.import(&busybox(BUSYBOX).context(no_busybox)?).map_err(failed)?;
     let logs = containerd.directory().join("logs");

@@ -24,20 +24,71 @@ static STARTED: AtomicU32 = AtomicU32::new(0);
 /// How long one command of ctr may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// A release of containerd that is tested with.
+#[derive(Clone, Copy, Debug)]
+pub struct Release {
+    /// Where it is unpacked, among [`peers`]. Empty: it is the machine's own.
+    pub directory: &'static str,
+}
+
+impl Release {
+    /// The machine's own.
+    pub const INSTALLED: Release = Release { directory: "" };
+    /// 1.7.
+    pub const V1_7: Release = Release { directory: "containerd-1.7" };
+    /// 2.
+    pub const V2: Release = Release { directory: "containerd-2" };
+
+    /// Where to look for its programs.
+    fn search(self, artifacts: &Artifacts) -> Vec<PathBuf> {
+        match self.directory {
+            "" => ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"].map(PathBuf::from).to_vec(),
+            directory => vec![peers(artifacts).join(directory).join("usr/bin")],
+        }
+    }
+}
+
+/// Docker, among [`peers`].
+pub const DOCKER: &str = "docker-26";
+
+/// Where `cargo xtask test` unpacks newer releases than the machine's own.
+pub fn peers(artifacts: &Artifacts) -> PathBuf {
+    artifacts.directory().join("peers")
+}
+
+/// The tests of a file, with each release: functions of the file that take one.
+#[macro_export]
+macro_rules! with_each_release {
+    ($($test:ident),+ $(,)?) => {
+        $crate::with_each_release!(installed = INSTALLED: $($test),+);
+        $crate::with_each_release!(containerd_1_7 = V1_7: $($test),+);
+        $crate::with_each_release!(containerd_2 = V2: $($test),+);
+    };
+    ($module:ident = $release:ident: $($test:ident),+) => {
+        mod $module {
+            $(#[test]
+            fn $test() {
+                super::$test($crate::containerd::Release::$release);
+            })+
+        }
+    };
+}
+
 /// One containerd and one node.
 pub struct Containerd {
     child: Option<Child>,
-    /// Behind the shim.
+    /// Behind the shim, unless another one is ([`Containerd::drive`]).
     pub node: Node,
+    driven: Option<PathBuf>,
     directory: tempfile::TempDir,
     namespace: String,
     path: String,
 }
 
-/// What a command of ctr said.
+/// What a command said.
 #[derive(Debug)]
 pub struct Said {
-    /// Exit status.
+    /// Exit status; -1: none.
     pub status: i32,
     /// Standard output.
     pub stdout: String,
@@ -45,16 +96,34 @@ pub struct Said {
     pub stderr: String,
 }
 
+impl Said {
+    /// That of a command which has ended, or was not started.
+    pub fn of(output: std::io::Result<Output>) -> Said {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        match output {
+            Ok(Output { status, stdout, stderr }) => {
+                Said { status: status.code().unwrap_or(-1), stdout: text(stdout), stderr: text(stderr) }
+            }
+            Err(error) => Said { status: -1, stdout: String::new(), stderr: error.to_string() },
+        }
+    }
+}
+
 impl Containerd {
-    /// Why none can be had here, if so.
-    pub fn missing(artifacts: &Artifacts) -> Option<String> {
+    /// Why this release can't be had here, if so.
+    pub fn missing(artifacts: &Artifacts, release: Release) -> Option<String> {
         if !rustix::process::geteuid().is_root() {
             return Some("containerd needs root".to_owned());
         }
-        let found =
-            |name: &str| ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"].iter().any(|d| Path::new(d).join(name).is_file());
-        if let Some(absent) = ["containerd", "ctr", "runc"].into_iter().find(|name| !found(name)) {
-            return Some(format!("there is no {absent}; install the packages containerd and runc"));
+        let found = |release: Release, name: &str| release.search(artifacts).iter().any(|directory| directory.join(name).is_file());
+        if !found(Release::INSTALLED, "runc") {
+            return Some("there is no runc; install the package".to_owned());
+        }
+        if let Some(absent) = ["containerd", "ctr"].into_iter().find(|name| !found(release, name)) {
+            return Some(match release.directory {
+                "" => format!("there is no {absent}; install the package containerd"),
+                directory => format!("there is no {directory}; `cargo xtask test` unpacks it where it is root of a Debian"),
+            });
         }
         let shim = artifacts.program(SHIM);
         (!shim.is_file()).then(|| format!("{} is not built", shim.display()))
@@ -64,9 +133,9 @@ impl Containerd {
     ///
     /// # Errors
     /// A sentence.
-    pub fn start(artifacts: &Artifacts, arguments: &[&str]) -> Result<Containerd, String> {
+    pub fn start(artifacts: &Artifacts, release: Release, arguments: &[&str]) -> Result<Containerd, String> {
         let namespace = format!("teemate-{}-{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
-        Containerd::start_with(artifacts, arguments, namespace, |_| "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n".to_owned())
+        Containerd::start_with(artifacts, release, arguments, namespace, &["io.containerd.grpc.v1.cri"], |_| String::new())
     }
 
     /// The same with Kubernetes' interface: pods of the handler `teemate` are the shim's, those of `runc` containerd's own, and this image is
@@ -74,7 +143,7 @@ impl Containerd {
     ///
     /// # Errors
     /// A sentence.
-    pub fn start_for_pods(artifacts: &Artifacts, arguments: &[&str], pause: &ImageSpec) -> Result<Containerd, String> {
+    pub fn start_for_pods(artifacts: &Artifacts, release: Release, arguments: &[&str], pause: &ImageSpec) -> Result<Containerd, String> {
         let plugins = |at: &Path| {
             format!(
                 r#"
@@ -98,26 +167,32 @@ impl Containerd {
                 at = at.display()
             )
         };
-        let containerd = Containerd::start_with(artifacts, arguments, CRI_NAMESPACE.to_owned(), plugins)?;
+        let containerd = Containerd::start_with(artifacts, release, arguments, CRI_NAMESPACE.to_owned(), &[], plugins)?;
         containerd.import(pause)?;
         Ok(containerd)
     }
 
     fn start_with(
         artifacts: &Artifacts,
+        release: Release,
         arguments: &[&str],
         namespace: String,
+        disabled: &[&str],
         plugins: impl FnOnce(&Path) -> String,
     ) -> Result<Containerd, String> {
         let node = Node::start_with(artifacts, Sharing::Shared, arguments)?;
         let directory = tempfile::Builder::new().prefix("teemate-ctr-").tempdir().map_err(|error| error.to_string())?;
         let at = directory.path().display();
-        let text = format!("version = 2\nroot = \"{at}/root\"\nstate = \"{at}/state\"\n{}", plugins(directory.path()))
+        // That of NRI would listen at a place of the whole machine.
+        let disabled = [disabled, &["io.containerd.nri.v1.nri"]].concat();
+        let text = format!("version = 2\nroot = \"{at}/root\"\nstate = \"{at}/state\"\ndisabled_plugins = {disabled:?}\n")
+            + &plugins(directory.path())
             + &format!("[grpc]\n  address = \"{at}/containerd.sock\"\n");
         std::fs::write(directory.path().join("config.toml"), text).map_err(|error| error.to_string())?;
-        let bin = artifacts.program(SHIM).parent().map(Path::to_path_buf).unwrap_or_default();
-        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".to_owned()));
-        let mut containerd = Containerd { child: None, node, directory, namespace, path };
+        let own = release.search(artifacts).into_iter().chain([artifacts.directory().join("bin")]);
+        let usual = std::env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
+        let path = own.map(|directory| format!("{}:", directory.display())).collect::<String>() + &usual;
+        let mut containerd = Containerd { child: None, node, driven: None, directory, namespace, path };
         containerd.begin()?;
         Ok(containerd)
     }
@@ -126,7 +201,11 @@ impl Containerd {
         let log = std::fs::File::options().create(true).append(true).open(self.log()).map_err(|error| error.to_string())?;
         let mut command = Command::new("containerd");
         command.arg("--config").arg(self.directory.path().join("config.toml")).env("PATH", &self.path);
-        command.env("TEEMATE_SOCKET", self.node.socket()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command
+            .env("TEEMATE_SOCKET", self.driven.as_deref().unwrap_or(self.node.socket()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
         self.child = Some(command.spawn().map_err(|error| error.to_string())?);
         let end = Instant::now() + Duration::from_secs(30);
         while self.ctr(&["version"]).status != 0 {
@@ -145,6 +224,16 @@ impl Containerd {
     pub fn crash_and_restart(&mut self) -> Result<(), String> {
         self.end();
         self.begin()
+    }
+
+    /// From now on it finds its shim in this directory, and that the node at this socket.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn drive(&mut self, shim: &Path, socket: &Path) -> Result<(), String> {
+        self.path = format!("{}:{}", shim.display(), self.path);
+        self.driven = Some(socket.to_owned());
+        self.crash_and_restart()
     }
 
     fn end(&mut self) {
@@ -187,20 +276,13 @@ impl Containerd {
     pub fn begin_ctr(&self, words: &[&str]) -> std::io::Result<Child> {
         let mut command = Command::new("timeout");
         command.arg(LIMIT.as_secs().to_string()).arg("ctr").arg("--address").arg(self.socket());
-        command.args(["--namespace", &self.namespace]).args(words);
+        command.args(["--namespace", &self.namespace]).args(words).env("PATH", &self.path);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
     }
 
     /// Carries out a command of ctr.
     pub fn ctr(&self, words: &[&str]) -> Said {
-        match self.begin_ctr(words).and_then(Child::wait_with_output) {
-            Ok(Output { status, stdout, stderr }) => Said {
-                status: status.code().unwrap_or(-1),
-                stdout: String::from_utf8_lossy(&stdout).into_owned(),
-                stderr: String::from_utf8_lossy(&stderr).into_owned(),
-            },
-            Err(error) => Said { status: -1, stdout: String::new(), stderr: error.to_string() },
-        }
+        Said::of(self.begin_ctr(words).and_then(Child::wait_with_output))
     }
 
     /// Runs a container to its end, or with `-d` among the options in the background.

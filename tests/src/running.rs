@@ -70,6 +70,19 @@ impl Node {
         Ok(node)
     }
 
+    /// Starts one in shared mode by this program, whose enclave answers its own clients at this address.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn start_by(artifacts: &Artifacts, program: &Path, listen: &str, arguments: &[&str]) -> Result<Node, String> {
+        let mut node = Node::prepare(artifacts, Sharing::Shared)?;
+        node.options.program = Some(program.to_owned());
+        node.options.listen = Some(listen.to_owned());
+        node.options.arguments = arguments.iter().map(Into::into).collect();
+        node.begin()?;
+        Ok(node)
+    }
+
     /// Starts one whose enclave is the database, with files in [`Node::data`].
     ///
     /// # Errors

@@ -2,18 +2,24 @@
 #![allow(clippy::unwrap_used)]
 
 use std::process::{Child, Command};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use rustix::process::{Pid, Signal, kill_process};
 use teemate_client::oci;
+use teemate_kbs::testing::{Authority, Broker};
+use teemate_tests::archive::zip;
 use teemate_tests::artifacts::Artifacts;
-use teemate_tests::containerd::{Containerd, busybox};
+use teemate_tests::containerd::{Containerd, Release, Said, busybox};
 use teemate_tests::registry::{PASSWORD, Registry, USER};
-use teemate_tests::{full, skip};
+use teemate_tests::witness::Canaries;
+use teemate_tests::{full, skip, with_each_release};
 
 const FUNCTION: &str = "docker.io/teemate/function:1";
+const ZIPPED: &str = "docker.io/teemate/zipped:1";
+const ENCRYPTED: &str = "docker.io/teemate/encrypted:1";
 const BUSYBOX: &str = "docker.io/teemate/busybox:1";
 const SOURCE: &str = "
 async function main(p) {
@@ -24,7 +30,15 @@ async function main(p) {
   return { greeting: 'Hello ' + p.name, mode: process.env.MODE, fill: 'x'.repeat(p.fill || 0) };
 }";
 
-fn begin(arguments: &[&str]) -> Option<Containerd> {
+with_each_release!(
+    a_function_is_a_container_with_output_and_exit_code,
+    tasks_are_processes_that_can_be_stopped_measured_and_killed,
+    events_tell_each_step,
+    ordinary_images_run_beside_functions,
+    an_image_goes_through_a_registry,
+);
+
+fn begin(release: Release, arguments: &[&str]) -> Option<Containerd> {
     let artifacts = match Artifacts::find() {
         Ok(artifacts) => artifacts,
         Err(reason) => {
@@ -32,11 +46,11 @@ fn begin(arguments: &[&str]) -> Option<Containerd> {
             return None;
         }
     };
-    if let Some(reason) = Containerd::missing(&artifacts) {
+    if let Some(reason) = Containerd::missing(&artifacts, release) {
         skip(reason);
         return None;
     }
-    let containerd = Containerd::start(&artifacts, arguments).unwrap_or_else(|error| panic!("{error}"));
+    let containerd = Containerd::start(&artifacts, release, arguments).unwrap_or_else(|error| panic!("{error}"));
     containerd.import(&oci::function(FUNCTION, "hello.js", SOURCE.as_bytes().to_vec())).unwrap();
     Some(containerd)
 }
@@ -45,9 +59,8 @@ fn kill(pid: u32) {
     kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::KILL).unwrap();
 }
 
-#[test]
-fn a_function_is_a_container_with_output_and_exit_code() {
-    let Some(ctr) = begin(&[]) else { return };
+fn a_function_is_a_container_with_output_and_exit_code(release: Release) {
+    let Some(ctr) = begin(release, &[]) else { return };
     let said = ctr.run(&["--rm", "--env", "MODE=test"], FUNCTION, "good", &["/hello.js", "name=Ada"]);
     assert_eq!(said.status, 0, "{said:?}\n{}", ctr.last_words());
     assert_eq!(said.stdout, "{\"greeting\":\"Hello Ada\",\"mode\":\"test\",\"fill\":\"\"}\n");
@@ -60,6 +73,15 @@ fn a_function_is_a_container_with_output_and_exit_code() {
     // More than a pipe takes at once.
     let said = ctr.run(&["--rm"], FUNCTION, "large", &["/hello.js", r#"{"fill":300000}"#]);
     assert_eq!((said.status, said.stdout.len() > 300_000), (0, true), "{}", said.stderr);
+
+    // Files that require each other.
+    let files: [(&str, &[u8]); 2] = [
+        ("index.js", b"exports.main = (p) => require('./lib').greet(p.name)"),
+        ("lib.js", b"exports.greet = (name) => ({ zipped: name })"),
+    ];
+    ctr.import(&oci::function(ZIPPED, "hello.zip", zip(&files).unwrap())).unwrap();
+    let said = ctr.run(&["--rm"], ZIPPED, "zipped", &["/hello.zip", "name=Ada"]);
+    assert!(said.status == 0 && said.stdout.contains(r#"{"zipped":"Ada"}"#), "{said:?}");
 
     for (options, command, why) in
         [(&["--rm"][..], &["/hello.js", "word"][..], "neither name=value"), (&["--rm"], &["/absent.js"], "not in the image")]
@@ -76,9 +98,8 @@ fn a_function_is_a_container_with_output_and_exit_code() {
     }
 }
 
-#[test]
-fn tasks_are_processes_that_can_be_stopped_measured_and_killed() {
-    let Some(mut ctr) = begin(&[]) else { return };
+fn tasks_are_processes_that_can_be_stopped_measured_and_killed(release: Release) {
+    let Some(mut ctr) = begin(release, &[]) else { return };
     let mut events = ctr.begin_ctr(&["events"]).unwrap();
     let spin = |ctr: &Containerd, id: &str| {
         let said = ctr.run(&["--detach"], FUNCTION, id, &["/hello.js", "name=x", "spin=50000"]);
@@ -156,9 +177,8 @@ fn tasks_are_processes_that_can_be_stopped_measured_and_killed() {
     assert_eq!(said.status, 0, "{said:?}\n{}", ctr.last_words());
 }
 
-#[test]
-fn events_tell_each_step() {
-    let Some(ctr) = begin(&[]) else { return };
+fn events_tell_each_step(release: Release) {
+    let Some(ctr) = begin(release, &[]) else { return };
     let mut events = ctr.begin_ctr(&["events"]).unwrap();
     thread::sleep(Duration::from_millis(500));
     let said = ctr.run(&["--rm"], FUNCTION, "one", &["/hello.js", "name=Ada"]);
@@ -181,9 +201,8 @@ fn output(child: &mut Child) -> String {
     text
 }
 
-#[test]
-fn ordinary_images_run_beside_functions() {
-    let Some(ctr) = begin(&[]) else { return };
+fn ordinary_images_run_beside_functions(release: Release) {
+    let Some(ctr) = begin(release, &[]) else { return };
     let Some(image) = busybox(BUSYBOX) else { return skip("there is no /bin/busybox; install the package busybox-static") };
     ctr.import(&image).unwrap();
     let said = ctr.run(&["--rm"], BUSYBOX, "short", &["/bin/sh", "-c", "echo out; echo err >&2; exit 3"]);
@@ -209,7 +228,7 @@ fn ordinary_images_run_beside_functions() {
 fn many_containers_of_one_enclave_leave_nothing() {
     // The image has 160 TCSs, of which the service keeps 24.
     let (count, at_once) = if full() { (200, 100) } else { (50, 50) };
-    let Some(ctr) = begin(&["--ready-containers", "0"]) else { return };
+    let Some(ctr) = begin(Release::INSTALLED, &["--ready-containers", "0"]) else { return };
     assert_eq!(ctr.run(&["--rm"], FUNCTION, "first", &["/hello.js", "name=x"]).status, 0);
     let before = ctr.node.at_rest().unwrap();
     let leased = |ps: &teemate_control::node::Ps| ps.enclaves[0].tcs_leased;
@@ -257,9 +276,8 @@ fn many_containers_of_one_enclave_leave_nothing() {
     }
 }
 
-#[test]
-fn an_image_goes_through_a_registry() {
-    let Some(ctr) = begin(&[]) else { return };
+fn an_image_goes_through_a_registry(release: Release) {
+    let Some(ctr) = begin(release, &[]) else { return };
     let Some(registry) = Registry::start().unwrap() else { return skip("there is no docker-registry; install the package") };
     let name = format!("{}/ada/pushed:1", registry.address());
     let at = |file: &str| ctr.directory().join(file).display().to_string();
@@ -291,4 +309,46 @@ fn an_image_goes_through_a_registry() {
     assert_eq!(said.status, 0, "{said:?}");
     let said = ctr.run(&["--rm"], &name, "pulled", &["/hello.js", "name=Ada"]);
     assert!(said.status == 0 && said.stdout.contains("Hello Ada"), "{said:?}\n{}", ctr.last_words());
+}
+
+#[test]
+fn encrypted_code_is_opened_in_the_enclave_alone() {
+    const KEY: &str = "default/key/of-a-function";
+    let Some(ctr) = begin(Release::INSTALLED, &[]) else { return };
+    let at = |name: &str| ctr.directory().join(name).display().to_string();
+    let canaries = Canaries::new(&["code"]).unwrap();
+    let source =
+        format!("function main(p) {{ const secret = '{}'; return {{ name: p.name, length: secret.length }}; }}", canaries.text("code"));
+    std::fs::write(at("secret.js"), source).unwrap();
+    let key: Vec<u8> = (0..32).collect();
+    std::fs::write(at("key"), &key).unwrap();
+    let authority = Authority::new("Ada's");
+    std::fs::write(at("ca.pem"), authority.pem()).unwrap();
+    let broker = Arc::new(Broker::new(&[(KEY, &key), ("default/key/short", &key[1..])], "default/key/denied"));
+    let address = broker.serve(Some(authority.server("127.0.0.1")));
+    let pack = |resource: &str| {
+        let mut command = Command::new(Artifacts::find().unwrap().program("teemate"));
+        command.args(["image", "pack", &at("secret.js"), "--name", ENCRYPTED, "--output", &at("secret.tar"), "--encrypt-key", &at("key")]);
+        command.args(["--key-broker", &format!("https://{address}"), "--key-broker-ca", &at("ca.pem"), "--key-resource", resource]);
+        let said = Said::of(command.output());
+        assert_eq!(said.status, 0, "{said:?}");
+        assert_eq!(ctr.ctr(&["image", "import", &at("secret.tar")]).status, 0);
+    };
+    pack(KEY);
+    assert!(canaries.seen(&std::fs::read(at("secret.tar")).unwrap()).is_empty(), "the image shows the code");
+    let said = ctr.run(&["--rm"], ENCRYPTED, "encrypted", &["/secret.js", "name=Ada"]);
+    assert!(said.status == 0 && said.stdout.contains(r#"{"name":"Ada","length":128}"#), "{said:?}\n{}", ctr.last_words());
+    let pids: Vec<u32> =
+        ctr.node.ps().unwrap().containers.iter().map(|container| container.pid).chain(ctr.node.pid()).chain(ctr.shims()).collect();
+    let (found, looked) = canaries.in_processes(&pids);
+    assert!(found.is_empty() && looked > 0, "{found:?}");
+    assert!(canaries.in_files(&ctr.node.state()).is_empty());
+    // A key that does not fit, that nobody may have, and that is none.
+    for (resource, why) in [("default/key/short", "no key"), ("default/key/denied", "can't be had"), ("default/key/absent", "can't be had")]
+    {
+        pack(resource);
+        let said = ctr.run(&["--rm"], ENCRYPTED, "refused", &["/secret.js", "name=Ada"]);
+        assert!(said.status != 0 && format!("{said:?}").contains(why), "{resource}: {said:?}");
+        ctr.ctr(&["container", "rm", "refused"]);
+    }
 }

@@ -169,6 +169,7 @@ fn survive(node: &mut Node, function: &str, killer: impl FnOnce(&Node, &Seen) ->
     let after = at_rest(node);
     assert_eq!(after.0, before.0, "a TCS leaks");
     let grown = after.1.saturating_sub(before.1);
+    println!("{grown} EPC pages more than before");
     assert!(grown < 4096, "{grown} EPC pages leak");
     node.stop().unwrap();
 }

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use teemate_client::oci;
 use teemate_tests::artifacts::Artifacts;
-use teemate_tests::containerd::{CNI_PLUGINS, Containerd, busybox, pause};
+use teemate_tests::containerd::{CNI_PLUGINS, Containerd, Release, busybox, pause};
 use teemate_tests::cri::{Container, Cri, KeyValue, NODE, POD, RUNNING, Resources, Sandbox};
-use teemate_tests::skip;
+use teemate_tests::{skip, with_each_release};
 
 const HANDLER: &str = "teemate";
 const FUNCTION: &str = "docker.io/teemate/function:1";
@@ -27,8 +27,10 @@ async function main(p) {
   return { greeting: 'Hello ' + p.name, mode: process.env.MODE };
 }";
 
+with_each_release!(a_pod_runs_functions_beside_a_sidecar, a_function_joins_the_network_of_its_pod);
+
 /// containerd with the images that pods want, and its CRI. `None`, with the reason told: they can't be had here.
-fn begin() -> Option<(Containerd, Cri)> {
+fn begin(release: Release) -> Option<(Containerd, Cri)> {
     let artifacts = match Artifacts::find() {
         Ok(artifacts) => artifacts,
         Err(reason) => {
@@ -36,7 +38,7 @@ fn begin() -> Option<(Containerd, Cri)> {
             return None;
         }
     };
-    if let Some(reason) = Containerd::missing(&artifacts) {
+    if let Some(reason) = Containerd::missing(&artifacts, release) {
         skip(reason);
         return None;
     }
@@ -44,7 +46,7 @@ fn begin() -> Option<(Containerd, Cri)> {
         skip("there is no /bin/busybox; install the package busybox-static");
         return None;
     };
-    let containerd = Containerd::start_for_pods(&artifacts, &[], &pause).unwrap_or_else(|error| panic!("{error}"));
+    let containerd = Containerd::start_for_pods(&artifacts, release, &[], &pause).unwrap_or_else(|error| panic!("{error}"));
     containerd.import(&oci::function(FUNCTION, "hello.js", SOURCE.as_bytes().to_vec())).unwrap();
     containerd.import(&busybox(BUSYBOX)?).unwrap();
     let cri = Cri::connect(containerd.socket()).unwrap();
@@ -58,9 +60,8 @@ fn container(name: &str, attempt: u32, image: &str, args: &[&str], network: i32)
     container
 }
 
-#[test]
-fn a_pod_runs_functions_beside_a_sidecar() {
-    let Some((containerd, mut cri)) = begin() else { return };
+fn a_pod_runs_functions_beside_a_sidecar(release: Release) {
+    let Some((containerd, mut cri)) = begin(release) else { return };
     let logs = containerd.directory().join("logs");
     fs::create_dir(&logs).unwrap();
     let pod = Sandbox::new("one", NODE, &logs);
@@ -132,9 +133,8 @@ fn a_pod_runs_functions_beside_a_sidecar() {
     }
 }
 
-#[test]
-fn a_function_joins_the_network_of_its_pod() {
-    let Some((containerd, mut cri)) = begin() else { return };
+fn a_function_joins_the_network_of_its_pod(release: Release) {
+    let Some((containerd, mut cri)) = begin(release) else { return };
     if ["ptp", "host-local", "loopback"].iter().any(|plugin| !Path::new(CNI_PLUGINS).join(plugin).is_file()) {
         return skip("there are no network plugins; install the package containernetworking-plugins");
     }

@@ -3,7 +3,7 @@
 //! | what | how |
 //! |---|---|
 //! | host programs | release, as usual |
-//! | zygote | release, static-pie: a container's root is empty, and a dynamic program would start more slowly |
+//! | zygote, shim | release, static-pie: a container's root is empty, and a dynamic program would start more slowly; the shim is copied to other machines |
 //! | JavaScript engine | C to WebAssembly, by the functions' own builder |
 //! | payload | static-pie for glibc: the image builder relocates it into ELRANGE |
 //! | LibOS | static-pie without any C library |
@@ -24,12 +24,9 @@ use crate::step::{self, Steps};
 use crate::tools;
 
 /// Packages and their programs that run on the host as they are.
-const HOST: &[(&str, &str)] = &[
-    ("teemate", "teemate"),
-    ("teemate-node", "teemate-node"),
-    ("teemate-bench", "teemate-bench"),
-    ("teemate-containerd-shim", "containerd-shim-teemate-v1"),
-];
+const HOST: &[(&str, &str)] = &[("teemate", "teemate"), ("teemate-node", "teemate-node"), ("teemate-bench", "teemate-bench")];
+/// Those that run where nothing of this machine is: in a container's empty root, and on machines that only get the program.
+const STATIC: &[(&str, &str)] = &[("teemate-runner", "teemate-zygote"), ("teemate-containerd-shim", "containerd-shim-teemate-v1")];
 /// A static, position-independent program with glibc in it.
 const STATIC_PIE: &[&str] = &["-Ctarget-feature=+crt-static", "-Crelocation-model=pie"];
 /// The LibOS has no C library, no start files and no interpreter.
@@ -52,7 +49,7 @@ pub fn everything() -> Result<Artifacts> {
     let built = Artifacts::at(paths::artifacts());
     fs::create_dir_all(built.directory().join("bin")).context("artifacts/bin can't be made")?;
     steps.step("host programs", || host(&built))?;
-    steps.step("zygote", || zygote(&built))?;
+    steps.step("zygote and shim", || everywhere(&built))?;
     measured(&mut steps, &built)?;
     println!("{}", steps.summary());
     Ok(built)
@@ -104,12 +101,18 @@ fn host(built: &Artifacts) -> Result<()> {
     Ok(())
 }
 
-fn zygote(built: &Artifacts) -> Result<()> {
+fn everywhere(built: &Artifacts) -> Result<()> {
     let target = paths::target("static");
     let mut command = with_flags("static", STATIC_PIE, false)?;
-    command.args(["build", "--locked", "--release", "--target", TARGET, "--package", "teemate-runner", "--bin", "teemate-zygote"]);
+    command.args(["build", "--locked", "--release", "--target", TARGET]);
+    for (package, program) in STATIC {
+        command.args(["--package", package, "--bin", program]);
+    }
     step::run(&mut command)?;
-    keep(&target.join(TARGET).join("release/teemate-zygote"), &built.program("teemate-zygote"))
+    for (_, program) in STATIC {
+        keep(&target.join(TARGET).join("release").join(program), &built.program(program))?;
+    }
+    Ok(())
 }
 
 /// The engine is built only when its sources are newer than it: it takes a while, and changes seldom. Its builder is compiled with the

@@ -7,7 +7,9 @@ mod clean;
 mod demo;
 mod fuzz;
 mod lint;
+mod node_image;
 mod paths;
+mod peers;
 mod redis_suite;
 mod soak;
 mod step;
@@ -24,6 +26,7 @@ cargo xtask TASK
   demo             build everything, start a node, call the paper's nine functions, check each result
   test             lints, unit and property tests, build, end-to-end tests
   build            everything, into artifacts/
+  node-image [REFERENCE]   build, and put the node into an image for Kubernetes: artifacts/node-image.tar
   image            only what the enclave's image needs; prints its MRENCLAVE
   bench [OPTIONS]  build, then measure figures 7 to 10; --help lists the options
   bench database [OPTIONS]   the same for the database and Redis, figures 11 and 12
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
     let done = match (arguments.first().map(String::as_str), rest) {
         (Some("bench"), rest) => bench::run(rest),
         (Some("fuzz"), rest) => fuzz::run(rest),
+        (Some("node-image"), rest) => node_image::run(rest),
         (Some("redis-suite"), rest) => redis_suite::run(rest),
         (Some("soak"), rest) => soak::run(rest),
         (None | Some("help" | "--help" | "-h"), _) => {

@@ -10,7 +10,7 @@ use teemate_tests::artifacts::Artifacts;
 
 use crate::paths::{cargo, root};
 use crate::tally::Tally;
-use crate::{build, lint, step, text, tools};
+use crate::{build, lint, paths, peers, step, text, tools};
 
 /// Packages whose tests need the artifacts.
 const END_TO_END: &str = "teemate-tests";
@@ -32,7 +32,8 @@ pub fn run() -> Result<()> {
         tools::REGISTRY,
         tools::REDIS,
     ];
-    for sentence in tools::ensure(&wanted) {
+    let below = teemate_tests::containerd::peers(&Artifacts::at(paths::artifacts()));
+    for sentence in tools::ensure(&wanted).into_iter().chain(peers::ensure(&below)) {
         println!("note: {sentence}");
     }
     lints(&mut tally);

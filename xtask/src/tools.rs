@@ -125,7 +125,8 @@ pub fn ensure(tools: &[Tool]) -> Vec<String> {
         .collect()
 }
 
-fn may_install() -> bool {
+/// Whether packages may be fetched here: by root, on Debian, where nobody forbade it.
+pub fn may_install() -> bool {
     let forbidden = std::env::var_os("TEEMATE_NO_INSTALL").is_some_and(|value| !value.is_empty());
     !forbidden && is_root() && Tool { name: "", probe: Probe::Program("apt-get", "--version"), packages: &[], purpose: "" }.found()
 }

@@ -7,9 +7,11 @@
 //! * [`packet`]: how messages larger than one packet are cut and joined again;
 //! * [`node`]: command line <-> node, JSON lines over a unix socket;
 //! * [`task`]: containers that somebody else directs;
+//! * [`envelope`]: code that is encrypted until it is in the enclave;
 //! * [`function`]: what both protocols say of a function: its specification, limits, outcome and phases.
 #![forbid(unsafe_code)]
 
+pub mod envelope;
 pub mod function;
 pub mod node;
 pub mod packet;

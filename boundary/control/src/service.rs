@@ -128,6 +128,8 @@ pub enum LinkNews {
 /// What the node's administrator can want of the gateway. None of it shows him an owner's data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Order {
+    /// What this node is to others, from the next [`Order::Serve`] on.
+    Nodes(Nodes),
     /// Open the sealed store and answer at the listening socket ([`LISTEN_FD`]). Only one service at a time may have the store open.
     Serve,
     /// Accept nothing more, answer what is under way, and close the store. Connections that nobody accepted stay with the socket.
@@ -151,6 +153,16 @@ pub enum Order {
     },
 }
 
+/// What a node is to others that serve the same owners. What the host says here it can only say to its own harm: who is followed, and who
+/// follows, the enclaves verify.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Nodes {
+    /// The node to follow: `https://HOST:PORT`. `None`: others may follow this one.
+    pub join: Option<String>,
+    /// Collateral for quotes of processors, JSON; it is signed by their maker.
+    pub collateral: Option<String>,
+}
+
 /// What an owner may use, where it differs from the gateway's defaults (OpenWhisk's).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allowance {
@@ -163,7 +175,7 @@ pub struct Allowance {
 /// Answer to an [`Order`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum OrderDone {
-    /// To Serve, Drain, RemoveOwner.
+    /// To Nodes, Serve, Drain, RemoveOwner.
     Done,
     /// To Invite.
     Claim {
@@ -247,7 +259,7 @@ pub enum Ask {
         /// At most [`STREAM_PIECE`].
         bytes: Vec<u8>,
     },
-    /// Bytes that came over a connection, as soon as there are any; empty at its end.
+    /// Bytes that came over a connection, as soon as there are any; empty at its end; [`Reply::Missing`] when nothing came in time.
     Receive {
         /// Which.
         connection: u64,

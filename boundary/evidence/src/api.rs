@@ -55,6 +55,9 @@ pub struct Info {
     /// Name of the sealed store, drawn at random when it was made: a client that saw another one is speaking to a store without its data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<String>,
+    /// Name of another node's store, if this one's is a copy of that: several nodes serve the same owners.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// The store's epoch: it never falls, unless somebody presents an old copy of the store.
     pub epoch: u64,
     /// The key that signs receipts.
@@ -193,6 +196,7 @@ mod tests {
             isv_svn: 2,
             simulation: true,
             store: None,
+            source: None,
             epoch: 7,
             receipt_key: key().public(),
         };

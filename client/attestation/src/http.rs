@@ -75,6 +75,11 @@ impl<S: Read + Write> Client<S> {
         self.stream.get_ref()
     }
 
+    /// The same, to be changed: what is not read yet stays.
+    pub fn stream_mut(&mut self) -> &mut S {
+        self.stream.get_mut()
+    }
+
     /// Sends a request and reads the answer, of which the body has at most `limit` bytes.
     ///
     /// # Errors

@@ -81,6 +81,31 @@ impl From<&Info> for Seen {
     }
 }
 
+/// What an enclave presents whose store may be a copy of another node's: the two are remembered apart, and behind one name there may be several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Presented {
+    /// Of this node's own store.
+    pub own: Seen,
+    /// Name of the store that it is a copy of.
+    pub source: Option<String>,
+}
+
+impl From<&Info> for Presented {
+    fn from(info: &Info) -> Self {
+        Presented { own: Seen::from(info), source: info.source.clone() }
+    }
+}
+
+impl Presented {
+    /// What is behind the name, whichever node answers there: with a copy it is not said how far that has come.
+    pub fn behind(self) -> Seen {
+        match self.source {
+            Some(source) => Seen { store: Some(source), epoch: 0, witness: None },
+            None => self.own,
+        }
+    }
+}
+
 /// Whose store: which signer's enclave, at which node, for which owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Whose<'a> {
@@ -158,8 +183,12 @@ impl Memory {
     /// [`Error::RolledBack`], [`Error::OtherStore`], [`Error::OtherWitness`]: then what was known stays. [`Error::Io`], [`Error::Damaged`].
     pub fn observe(&mut self, whose: &Whose<'_>, seen: Seen) -> Result<(), Error> {
         let before = self.last(whose).cloned();
+        self.compare(whose, before.as_ref(), seen)
+    }
+
+    fn compare(&mut self, whose: &Whose<'_>, before: Option<&Seen>, seen: Seen) -> Result<(), Error> {
         let _alone = self.refresh()?;
-        if let Some(known) = &before
+        if let Some(known) = before
             && seen.epoch < known.epoch
             // Not one that was forgotten meanwhile, on purpose.
             && self.last(whose).is_some_and(|now| now.store == known.store)
@@ -179,6 +208,22 @@ impl Memory {
         }
         self.seen.insert(whose.key(), seen);
         self.save().map_err(|source| self.failed(source))
+    }
+
+    /// The same for what may be a copy: which node answers behind a name is then of no account, only whose copy it is. A copy's own epoch is
+    /// that of its node's store.
+    ///
+    /// # Errors
+    /// As [`Memory::observe`].
+    pub fn observe_one_of(&mut self, whose: &Whose<'_>, presented: Presented) -> Result<(), Error> {
+        let Presented { own, source: Some(source) } = presented else { return self.observe(whose, presented.own) };
+        let node = format!("{}#{}", whose.node, own.store.as_deref().unwrap_or_default());
+        let copy = Whose { node: &node, ..whose.clone() };
+        let before = self.last(&copy).cloned();
+        // Which store it is a copy of an enclave says that was verified. How far it has come it need not know.
+        let known = self.last(whose).map_or(0, |known| known.epoch);
+        self.observe(whose, Seen { store: Some(source), epoch: known, witness: None })?;
+        self.compare(&copy, before.as_ref(), own)
     }
 
     /// Remembers it, whatever was known, and forgets what was known of this signer's store at this node for other owners.
@@ -253,6 +298,27 @@ mod tests {
         assert_eq!(Memory::open(&path).unwrap().last(&ADA), Some(&seen("s", 9)), "a refusal changes nothing");
         memory.accept(&ADA, seen("t", 1)).unwrap();
         Memory::open(&path).unwrap().observe(&ADA, seen("t", 2)).unwrap();
+    }
+
+    #[test]
+    fn several_nodes_may_answer_for_one_store() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut memory = Memory::open(&directory.path().join("known.json")).unwrap();
+        let of = |own: Seen, source: Option<&str>| Presented { own, source: source.map(str::to_owned) };
+        memory.observe_one_of(&ADA, of(seen("copy", 3), Some("s"))).unwrap();
+        memory.observe_one_of(&ADA, of(seen("s", 50), None)).unwrap();
+        memory.observe_one_of(&ADA, of(seen("copy", 4), Some("s"))).unwrap();
+        memory.observe_one_of(&ADA, of(seen("another copy", 1), Some("s"))).unwrap();
+        // What another process saw meanwhile makes no answer an old one.
+        let mut late = Memory::open(&memory.path).unwrap();
+        memory.observe_one_of(&ADA, of(seen("copy", 5), Some("s"))).unwrap();
+        late.observe_one_of(&ADA, of(seen("copy", 4), Some("s"))).unwrap();
+        // Each goes on from where it was, and none is a copy of anything else.
+        let old = |memory: &mut Memory, presented| memory.observe_one_of(&ADA, presented).unwrap_err();
+        assert!(matches!(old(&mut memory, of(seen("copy", 3), Some("s"))), Error::RolledBack { .. }));
+        assert!(matches!(old(&mut memory, of(seen("s", 49), None)), Error::RolledBack { .. }));
+        assert!(matches!(old(&mut memory, of(seen("copy", 9), Some("t"))), Error::OtherStore { .. }));
+        assert!(matches!(old(&mut memory, of(seen("t", 90), None)), Error::OtherStore { .. }));
     }
 
     #[test]

@@ -2,8 +2,10 @@
 //!
 //! Each local connection gets a connection of its own, which is verified by itself before a byte of the client's is sent; a database is
 //! asked which one it is, too. The proxy reads nothing of what it forwards. Where an endpoint is refused it says so in the client's
-//! protocol, as far as
-//! that has a way to.
+//! protocol, as far as that has a way to.
+//!
+//! A client of Redis's protocol that speaks TLS is an enclave that follows the database behind the proxy, because a Sentinel named this address to it.
+//! It verifies for itself: its bytes are passed to the endpoint as they are.
 
 use std::io;
 use std::net::SocketAddr;
@@ -68,6 +70,8 @@ pub struct Options {
 pub enum Event {
     /// A connection was made and verified.
     Opened(SocketAddr),
+    /// A connection of a client that speaks TLS and verifies for itself.
+    Passed(SocketAddr),
     /// A connection ended, with the bytes that went to the enclave and came from it.
     Closed(SocketAddr, u64, u64),
     /// A connection was closed because nothing moved on it.
@@ -109,6 +113,13 @@ async fn connection(
     options: &Options,
     tell: &(impl Fn(Event) + Send + Sync),
 ) -> Event {
+    if options.protocol == Protocol::Redis {
+        match timeout(options.idle, speaks_tls(&local)).await {
+            Ok(false) => {}
+            Ok(true) => return pass(local, from, connector, options, tell).await,
+            Err(_) => return Event::Idle(from),
+        }
+    }
     let remote = match meet(connector, options).await {
         Ok(remote) => remote,
         Err(error) => {
@@ -118,6 +129,34 @@ async fn connection(
         }
     };
     tell(Event::Opened(from));
+    pipe(local, remote, from, options.idle).await
+}
+
+/// Passes a client on that verifies for itself.
+async fn pass(
+    local: TcpStream,
+    from: SocketAddr,
+    connector: &Connector,
+    options: &Options,
+    tell: &(impl Fn(Event) + Send + Sync),
+) -> Event {
+    match dial(&options.endpoint, connector.timeout()).await {
+        Ok(remote) => {
+            tell(Event::Passed(from));
+            pipe(local, remote, from, options.idle).await
+        }
+        Err(error) => Event::Refused(from, error.to_string()),
+    }
+}
+
+/// Whether a client's first byte is that of a TLS handshake (RFC 8446, 5.1), which no request of Redis's begins with. Redis's clients speak first.
+async fn speaks_tls(local: &TcpStream) -> bool {
+    let mut first = [0];
+    matches!(local.peek(&mut first).await, Ok(1)) && first == [22]
+}
+
+/// Carries bytes both ways until the end.
+async fn pipe(local: TcpStream, remote: impl AsyncRead + AsyncWrite + Unpin, from: SocketAddr, idle: Duration) -> Event {
     let _ = local.set_nodelay(true);
     let moved = Arc::new(Moved { start: Instant::now(), last: AtomicU64::new(0) });
     let mut local = Watched { inner: local, moved: moved.clone(), read: 0 };
@@ -130,7 +169,7 @@ async fn connection(
             }
             Event::Closed(from, local.read, remote.read)
         }
-        () = moved.stands_still(options.idle) => Event::Idle(from),
+        () = moved.stands_still(idle) => Event::Idle(from),
     }
 }
 
@@ -172,13 +211,9 @@ pub async fn connect(
     endpoint: &Endpoint,
     protocol: Protocol,
 ) -> Result<(TlsStream<TcpStream>, Attested), tls::Error> {
-    let late = || io::Error::new(io::ErrorKind::TimedOut, "it took too long");
-    let unreachable = |source| tls::Error::Unreachable { endpoint: endpoint.clone(), source };
     let handshake = |why: String| tls::Error::Handshake { endpoint: endpoint.clone(), why };
     let deadline = Instant::now() + connector.timeout();
-    let dialled = tokio::time::timeout_at(deadline, TcpStream::connect((endpoint.host.as_str(), endpoint.port))).await;
-    let socket = dialled.unwrap_or_else(|_| Err(late())).map_err(unreachable)?;
-    socket.set_nodelay(true).map_err(unreachable)?;
+    let socket = dial(endpoint, connector.timeout()).await?;
     let (verifier, config) = connector.configure(protocol.alpn()).map_err(|error| handshake(error.to_string()))?;
     let name = endpoint.server_name().ok_or_else(|| handshake("its name can't be a host's".to_owned()))?;
     let done = tokio::time::timeout_at(deadline, TlsConnector::from(Arc::new(config)).connect(name, socket)).await;
@@ -188,6 +223,16 @@ pub async fn connect(
         (None, Ok(_)) => Err(handshake("it showed no certificate".to_owned())),
         (Some(Ok(attested)), Ok(stream)) => Ok((stream, attested)),
     }
+}
+
+async fn dial(endpoint: &Endpoint, within: Duration) -> Result<TcpStream, tls::Error> {
+    let dialled = timeout(within, TcpStream::connect((endpoint.host.as_str(), endpoint.port))).await;
+    let made = dialled.unwrap_or_else(|_| Err(late())).and_then(|socket| socket.set_nodelay(true).map(|()| socket));
+    made.map_err(|source| tls::Error::Unreachable { endpoint: endpoint.clone(), source })
+}
+
+fn late() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "it took too long")
 }
 
 /// Tells the client that the endpoint is refused.

@@ -13,7 +13,7 @@ use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
 use sha2::{Digest, Sha256};
 
 use crate::certificate::Certificate;
@@ -234,6 +234,29 @@ impl Connector {
                 stream.deadline = None;
                 Ok(Stream { plain: stream, attested })
             }
+        }
+    }
+}
+
+impl Connector {
+    /// The same over a connection that somebody else made, and that may lead to anybody. The caller sees to it that this ends.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn over<S: Read + Write>(&self, endpoint: &Endpoint, mut carried: S) -> Result<StreamOwned<ClientConnection, S>, Error> {
+        let handshake = |why: &dyn std::fmt::Display| Error::Handshake { endpoint: endpoint.clone(), why: why.to_string() };
+        let (verifier, config) = self.configure(None).map_err(|error| handshake(&error))?;
+        let name = endpoint.server_name().ok_or_else(|| handshake(&"its name can't be a host's"))?;
+        let mut connection = ClientConnection::new(Arc::new(config), name).map_err(|error| handshake(&error))?;
+        let mut done = Ok(());
+        while connection.is_handshaking() && done.is_ok() {
+            done = connection.complete_io(&mut carried).map(drop);
+        }
+        match (verifier.outcome(), done) {
+            (Some(Err(refusal)), _) => Err(Error::Refused { endpoint: endpoint.clone(), refusal: Box::new(refusal) }),
+            (_, Err(error)) => Err(handshake(&error)),
+            (None, Ok(())) => Err(handshake(&"it showed no certificate")),
+            (Some(Ok(_)), Ok(())) => Ok(StreamOwned::new(connection, carried)),
         }
     }
 }

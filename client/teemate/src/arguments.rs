@@ -122,12 +122,36 @@ pub enum Node {
     },
     /// Tell whether a node runs, and what it is.
     Status,
+    /// Put the shim where a machine's containerd looks for it: what an init container of the node does.
+    InstallShim {
+        /// A directory of containerd's PATH.
+        #[arg(value_hint = ValueHint::DirPath)]
+        directory: PathBuf,
+    },
     /// Replace the shared enclave by one of another image of the same signer, without losing a call.
     Upgrade {
         /// The image, on the node's machine.
         #[arg(value_hint = ValueHint::FilePath)]
         image: PathBuf,
     },
+}
+
+/// How the code in an image is encrypted, if it is.
+#[derive(Debug, Args)]
+pub struct Encryption {
+    /// Encrypt the code with the key in this file, 32 bytes: the enclave alone gets it, from your key broker. Results and logs are still the host's
+    /// to read.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires_all = ["key_broker", "key_broker_ca", "key_resource"])]
+    pub encrypt_key: Option<PathBuf>,
+    /// The key broker: `https://HOST[:PORT][/PATH]`.
+    #[arg(long, value_name = "URL", requires = "encrypt_key")]
+    pub key_broker: Option<String>,
+    /// Certificates to one of which the broker's must chain.
+    #[arg(long, value_name = "PEM", value_hint = ValueHint::FilePath, requires = "encrypt_key")]
+    pub key_broker_ca: Option<PathBuf>,
+    /// Name of the key in the broker: `repository/type/tag`.
+    #[arg(long, value_name = "NAME", requires = "encrypt_key")]
+    pub key_resource: Option<String>,
 }
 
 /// `teemate node start`.
@@ -394,7 +418,7 @@ pub enum Image {
     },
     /// Put a function into a container image (an OCI layout in a tar file), without a Docker daemon. containerd, Docker and podman take it.
     Pack {
-        /// The function: a .js or .wasm file.
+        /// The function: a .js, .wasm or .zip file.
         #[arg(value_hint = ValueHint::FilePath)]
         code: PathBuf,
         /// Reference of the image, such as `docker.io/ada/hello:1`.
@@ -403,10 +427,13 @@ pub enum Image {
         /// Where the tar file goes.
         #[arg(long, short, value_hint = ValueHint::FilePath)]
         output: PathBuf,
+        /// Encryption of the code.
+        #[command(flatten)]
+        encryption: Encryption,
     },
     /// Put a function into a container image and push it to a registry, without a Docker daemon.
     Push {
-        /// The function: a .js or .wasm file.
+        /// The function: a .js, .wasm or .zip file.
         #[arg(value_hint = ValueHint::FilePath)]
         code: PathBuf,
         /// Where it goes, such as `registry.example/ada/hello:1`.
@@ -423,6 +450,9 @@ pub enum Image {
         /// Speak HTTP without TLS. Everybody between sees code and password.
         #[arg(long, conflicts_with = "ca")]
         plain_http: bool,
+        /// Encryption of the code.
+        #[command(flatten)]
+        encryption: Encryption,
     },
     /// Sign an image.
     Sign {

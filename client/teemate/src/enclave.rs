@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use teemate_attestation::http::{self, Request};
-use teemate_attestation::memory::{self, Memory, Seen, Whose};
+use teemate_attestation::memory::{self, Memory, Presented, Whose};
 use teemate_attestation::{Connector, Endpoint, Policy, Refusal, Session, policy, session};
 
 use crate::profile::{self, Profile};
@@ -129,7 +129,7 @@ impl Enclave {
         let mut memory = Memory::open(&path)?;
         let info = session.info()?;
         let whose = Whose { node: &self.endpoint.to_string(), mrsigner: info.mrsigner, owner: self.namespace.as_deref() };
-        memory.observe(&whose, Seen::from(&info))?;
+        memory.observe_one_of(&whose, Presented::from(&info))?;
         Ok(())
     }
 }

@@ -1,5 +1,5 @@
 //! Images of functions for containerd, Docker and Kubernetes: an OCI image layout in a tar file, with the function as its only file. Made
-//! without a daemon; `ctr image import`, `podman load` and `skopeo copy oci-archive:` take it.
+//! without a daemon; `ctr image import`, `docker load`, `podman load` and `skopeo copy oci-archive:` take it.
 //!
 //! Sources: OCI Image Format Specification 1.0 (manifest, config, image layout); POSIX.1-1988 ustar. The same input gives the same bytes.
 
@@ -128,11 +128,15 @@ impl Image {
             "io.containerd.image.name": self.reference,
         });
         let index = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [manifest] });
+        // What `docker load` looks for beside a layout.
+        let place = |blob: &Blob| format!("blobs/{}", blob.digest.replace(':', "/"));
+        let docker = json!([{ "Config": place(&self.config), "RepoTags": [self.reference], "Layers": [place(&self.layer)] }]);
         let mut tar = Tar::default();
+        tar.add("manifest.json", 0o644, docker.to_string().as_bytes())?;
         tar.add("oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         tar.add("index.json", 0o644, index.to_string().as_bytes())?;
         for blob in [&self.layer, &self.config, &self.manifest] {
-            tar.add(&format!("blobs/{}", blob.digest.replace(':', "/")), 0o644, &blob.content)?;
+            tar.add(&place(blob), 0o644, &blob.content)?;
         }
         Ok(tar.end())
     }
@@ -197,7 +201,7 @@ mod tests {
             names.push(name);
             at += 512 + size.next_multiple_of(512);
         }
-        assert_eq!(names.len(), 5, "{names:?}");
+        assert_eq!(names.len(), 6, "{names:?}");
     }
 
     #[test]

@@ -98,6 +98,8 @@ const SETTINGS: &[Setting] = &[
     ("repl-timeout", "60", Kind::Number(1, MANY), false),
     ("replica-announce-ip", "", Kind::Text, false),
     ("replica-announce-port", "0", Kind::Number(0, 65535), false),
+    ("replica-collateral", "", Kind::Text, false),
+    ("replica-policy", "", Kind::Text, false),
     ("replica-priority", "100", Kind::Number(0, MANY), false),
     ("replica-read-only", "yes", Kind::Yes, false),
     ("replica-serve-stale-data", "yes", Kind::Yes, false),

@@ -13,6 +13,7 @@ use teemate_database::config::Config;
 use teemate_database::network::Native;
 use teemate_database::persistence;
 use teemate_database::persistence::disk::{Key, Storage, Witness};
+use teemate_database::replication::link::Following;
 use teemate_database::server::Server;
 use teemate_database::shared::Shared;
 use teemate_database::store::Store;
@@ -95,7 +96,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let mut store = Store::new(usize::try_from(config.number("databases")).unwrap_or(16));
     store.now = now;
     let mut shared = Shared::new(config, now);
-    (shared.storage, shared.port, shared.replication.may_follow) = (storage(arguments)?, port, true);
+    (shared.storage, shared.port, shared.replication.following) = (storage(arguments)?, port, Some(Following::plain()));
     let started = persistence::start(&mut store, &mut shared)?;
     if let Some(torn) = started.torn {
         eprintln!("teemate-database: {torn}");

@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use teemate_control::function::{Failure, FailureKind, Limits, Mark, Outcome, Phase, Reuse, Usage};
-use wasmtime::{ResourceLimiter, Store, Trap, UpdateDeadline};
+use wasmtime::{ResourceLimiter, Store, Trap};
 
 use crate::clock::{self, mark};
 use crate::control::Control;
@@ -12,7 +12,7 @@ use crate::engine::WASM_STACK;
 use crate::function::{Code, Function};
 use crate::javascript::Script;
 use crate::jobs::Input;
-use crate::{javascript, wasi};
+use crate::{javascript, slices, wasi};
 
 /// Entries of a table that an instance may have. Function tables of large modules hold some ten thousand.
 const TABLE_ENTRIES: usize = 200_000;
@@ -231,11 +231,7 @@ pub fn store(function: &Arc<Function>, control: &Arc<Control>, input: Input, beg
     let mut store = Store::new(function.engine(), state);
     store.limiter(|state| &mut state.meter);
     store.set_fuel(fuel.unwrap_or(u64::MAX))?;
-    store.set_epoch_deadline(1);
-    store.epoch_deadline_callback(|context| match context.data().control.check() {
-        Ok(()) => Ok(UpdateDeadline::Continue(1)),
-        Err(failure) => Err(stop(failure)),
-    });
+    store.fuel_async_yield_interval(Some(slices::SLICE))?;
     Ok(store)
 }
 
@@ -308,7 +304,6 @@ fn run_inner(
         Some(Warm { mut store, running }) => {
             store.data_mut().begin(control, input, began_ns);
             let refuelled = store.set_fuel(fuel);
-            store.set_epoch_deadline(1);
             match refuelled {
                 Ok(()) => (store, Some(running)),
                 Err(error) => return over(no_store(function, &error), container, std::mem::take(marks)),
@@ -339,8 +334,6 @@ fn run_inner(
     };
     let executed = mark(Phase::Executed);
     marks.push(executed);
-    // wasmtime keeps the count in a register between calls and writes it back at calls, returns and traps, but not when a loop is
-    // interrupted: for a call that its deadline stopped, this is what it had used at its last call or return.
     let left = store.get_fuel().unwrap_or(0);
     let spent = Usage {
         fuel: fuel.saturating_sub(left),

@@ -12,15 +12,16 @@ use crate::call::{self, Finished, Warm};
 use crate::channel::leaves;
 use crate::clock::mark;
 use crate::control::Control;
-use crate::engine::THREAD_STACK;
 use crate::function::Function;
 use crate::jobs::{Caller, Done, Input, Job, Jobs, Lost};
 use crate::registry::Name;
 use crate::service::Service;
 use crate::{lock, spec, thread};
 
+/// Stack of a worker. WebAssembly has stacks of its own.
+const WORKER_STACK: usize = 256 << 10;
 /// Calls at one time, of each sort.
-const MAX_WORKERS: usize = 256;
+pub(crate) const MAX_WORKERS: usize = 256;
 
 /// A call that somebody wants.
 pub struct Invocation {
@@ -152,7 +153,7 @@ impl Service {
         self.workers.fetch_add(1, SeqCst);
         self.idle.fetch_add(1, SeqCst);
         let service = self.clone();
-        if let Err(error) = thread("worker", THREAD_STACK, move || service.work()) {
+        if let Err(error) = thread("worker", WORKER_STACK, move || service.work()) {
             self.workers.fetch_sub(1, SeqCst);
             self.idle.fetch_sub(1, SeqCst);
             return full(&mut jobs, format!("no thread for another call: {error}; try again later"));
@@ -206,7 +207,7 @@ impl Service {
             return Ok(());
         }
         let service = self.clone();
-        match thread("worker", THREAD_STACK, move || service.work_inline()) {
+        match thread("worker", WORKER_STACK, move || service.work_inline()) {
             Ok(_) => {
                 inline.all += 1;
                 Ok(())
@@ -243,16 +244,13 @@ impl Service {
         self.answer(caller, outcome);
         // The instance is taken down when the answer is on its way.
         drop(rest);
-        self.ticker.wipe();
+        self.cleaner.wake();
     }
 
     /// Runs a call, in this instance if one is given.
     pub(crate) fn execute(&self, job: Job, warm: Option<Warm>) -> Finished {
         let Job { container, function, input, control, marks, .. } = job;
-        self.ticker.begin();
-        let finished = call::run(&function, &control, input, container, marks, warm);
-        self.ticker.end();
-        finished
+        call::run(&function, &control, input, container, marks, warm)
     }
 
     /// Answers a call, if that has not been done.
@@ -293,10 +291,7 @@ impl Service {
                     self.answer(caller, without_result(failure, container));
                 }
             }
-            Lost::Running(control) => {
-                control.stop(failure);
-                self.engines.tick();
-            }
+            Lost::Running(control) => control.stop(failure),
             Lost::Elsewhere(caller, peer, number) => {
                 self.answer(caller, without_result(failure, container));
                 self.cancel_elsewhere(peer, number);

@@ -4,17 +4,25 @@ use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+use teemate_control::envelope;
 use teemate_control::function::{Failure, FailureKind, FunctionSpec};
 use teemate_control::service::FromService;
 
 use crate::calls::Invocation;
+use crate::encrypted;
 use crate::function::Function;
+use crate::gateway::brokers::Brokers;
+use crate::gateway::quotes::Quotes;
+use crate::handle::Handle;
 use crate::registry::{Name, Space};
 use crate::service::Service;
 use crate::{lock, thread};
 
 /// Deployments that wait for the compiler, and calls that wait for a deployment.
 const MAX_QUEUED: usize = 1024;
+/// Stack of a thread that speaks with a key broker.
+const KEY_STACK: usize = 512 << 10;
 /// Cranelift recurses over large functions.
 const COMPILER_STACK: usize = 4 << 20;
 
@@ -41,6 +49,8 @@ pub struct Deployment {
     pub code: Vec<u8>,
     /// Compiled by an earlier process; never in an enclave.
     pub precompiled: Option<Vec<u8>>,
+    /// SHA-256 of the code as it came, if that is not what is compiled: nobody outside shall know more of what was encrypted.
+    pub came_as: Option<[u8; 32]>,
 }
 
 impl Deployment {
@@ -73,6 +83,44 @@ impl Service {
             return self.deployed(deployment.client, Err(Failure::new(FailureKind::Busy, message)), None);
         }
         compiler.names.entry(deployment.name()).or_default().0 += 1;
+        drop(compiler);
+        if envelope::is_envelope(&deployment.code) { self.open_first(deployment) } else { self.enqueue(deployment) }
+    }
+
+    /// Has the key of encrypted code released: by a thread of its own, for a broker may take its time.
+    fn open_first(self: &Arc<Self>, deployment: Deployment) {
+        let (sender, receiver) = std::sync::mpsc::channel::<Deployment>();
+        let service = self.clone();
+        let spawned = thread("key", KEY_STACK, move || {
+            let Ok(deployment) = receiver.recv() else { return };
+            let handle = Handle(service.clone());
+            let brokers = Brokers::new(handle.clone(), Arc::new(Quotes::new(handle)));
+            match encrypted::open(&brokers, &deployment.spec.name, &deployment.code) {
+                Ok(code) => {
+                    let came_as = Some(Sha256::digest(&deployment.code).into());
+                    service.enqueue(Deployment { code, came_as, ..deployment });
+                }
+                Err(failure) => service.undeployed(deployment, failure),
+            }
+        });
+        // The thread has the channel's other end, or there is none.
+        match spawned {
+            Ok(_) => drop(sender.send(deployment)),
+            Err(error) => {
+                let failure = Failure::new(FailureKind::Busy, format!("no thread to have a key released: {error}; try again later"));
+                self.undeployed(deployment, failure);
+            }
+        }
+    }
+
+    fn undeployed(self: &Arc<Self>, deployment: Deployment, failure: Failure) {
+        let name = deployment.name();
+        self.deployed(deployment.client, Err(failure), None);
+        self.start_waiting(&name);
+    }
+
+    fn enqueue(self: &Arc<Self>, deployment: Deployment) {
+        let mut compiler = lock(&self.compiler);
         compiler.queue.push_back(deployment);
         if compiler.running {
             return;
@@ -106,16 +154,16 @@ impl Service {
                 }
             };
             let name = deployment.name();
-            let Deployment { client, spec, code, precompiled } = deployment;
-            self.ticker.begin();
+            let Deployment { client, spec, code, precompiled, came_as } = deployment;
             let attempt = || Function::deploy(&self.engines, spec, &code, precompiled.as_deref());
             let function = catch_unwind(AssertUnwindSafe(attempt)).unwrap_or_else(|_| {
                 Err(Failure::new(FailureKind::Invalid, format!("'{name}' cannot be compiled: the compiler gave up on it")))
             });
-            self.ticker.end();
+            self.cleaner.wake();
             // A native node keeps what was compiled for its next process; it need not get back what it sent.
             let compiled = function.as_ref().ok().filter(|_| precompiled.is_none()).and_then(Function::precompiled);
             let kept = function.and_then(|mut function| {
+                function.digest = came_as.unwrap_or(function.digest);
                 if self.containers && name.space != Space::Handed {
                     function.source = self.sources.keep(code);
                 }

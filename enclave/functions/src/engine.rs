@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use wasmtime::{Config, Engine, OptLevel, WasmFeatures};
 
-use crate::memory::{Creator, Pool};
+use crate::memory::{Creator, MARGIN, Pool};
+use crate::stacks::Stacks;
 
 /// Stack that WebAssembly may use. Deeper recursion ends the call.
 pub const WASM_STACK: usize = 512 << 10;
-/// Stack of a thread that runs calls: WebAssembly's, and room for the host's functions.
-pub const THREAD_STACK: usize = WASM_STACK + (256 << 10);
+/// Stack of a call: WebAssembly's, and room for the host's functions.
+pub const CALL_STACK: usize = WASM_STACK + (256 << 10);
 
 /// What an engine runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,9 @@ pub enum Guest {
 ///
 /// For the same reason Cranelift's masking of addresses after a failed check is off: masked accesses go to address 0, too. A speculative
 /// access beyond a check is possible either way; see the threat model.
+///
+/// The JavaScript engine's memory has a margin ([`crate::memory`]) where others have guard pages: what lies there is the instance's own, so
+/// that its check may be off by that much. A script that breaks the engine finds nothing there, and leaves nothing.
 pub fn config(guest: Guest) -> Config {
     let mut config = Config::new();
     config
@@ -38,13 +42,14 @@ pub fn config(guest: Guest) -> Config {
         .memory_init_cow(false)
         .memory_reservation(0)
         .memory_reservation_for_growth(0)
-        .memory_guard_size(0)
+        // The same check then does for all fields of a structure.
+        .memory_guard_size(if guest == Guest::Script { MARGIN as u64 } else { 0 })
         .guard_before_linear_memory(false)
         .memory_may_move(true)
-        // The meter that the host cannot touch, and the one that stops a call soon.
+        // The meter that the host cannot touch, and that stops a call soon ([`crate::slices`]).
         .consume_fuel(true)
-        .epoch_interruption(true)
         .max_wasm_stack(WASM_STACK)
+        .async_stack_size(CALL_STACK)
         .cranelift_opt_level(OptLevel::Speed)
         .generate_address_map(false)
         .native_unwind_info(false)
@@ -72,13 +77,13 @@ pub fn config(guest: Guest) -> Config {
     config
 }
 
-/// An engine whose memories come from this pool.
+/// An engine whose memories and stacks come from these.
 ///
 /// # Errors
 /// When this processor cannot run what the configuration asks for.
-pub fn engine(guest: Guest, pool: &Arc<Pool>) -> wasmtime::Result<Engine> {
+pub fn engine(guest: Guest, pool: &Arc<Pool>, stacks: &Stacks) -> wasmtime::Result<Engine> {
     let mut config = config(guest);
-    config.with_host_memory(Arc::new(Creator(pool.clone())));
+    config.with_host_memory(Arc::new(Creator(pool.clone()))).with_host_stack(Arc::new(stacks.clone()));
     Engine::new(&config)
 }
 

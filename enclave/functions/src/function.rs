@@ -1,19 +1,26 @@
 //! What is deployed: a function's specification and its code, compiled in this process.
 #![allow(unsafe_code)]
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 
 use sha2::{Digest, Sha256};
 use teemate_control::function::{Failure, FailureKind, FunctionSpec, Kind};
+use teemate_gateway::whisk::bundle;
 use wasmtime::{Engine, InstancePre, Module};
 
 use crate::call::State;
+use crate::calls::MAX_WORKERS;
 use crate::javascript::{self, Script};
 use crate::memory::Pool;
 use crate::snapshot::Snapshot;
 use crate::source::Source;
+use crate::stacks::Stacks;
 use crate::{engine, spec, wasi};
+
+/// Stacks of calls that there may be: workers of either sort run one call each; the rest is for what is deployed or made ready meanwhile.
+const STACKS: usize = 3 * MAX_WORKERS;
 
 /// The engines: one for modules of owners, one for the JavaScript engine, whose memories begin as its image.
 pub struct Engines {
@@ -21,6 +28,7 @@ pub struct Engines {
     pub modules: Engine,
     /// Where their memories come from.
     pub memories: Arc<Pool>,
+    stacks: Stacks,
     script: OnceLock<Result<Arc<Script>, Failure>>,
 }
 
@@ -28,10 +36,10 @@ impl Engines {
     /// Makes the engine for modules; the one for scripts comes with the first script.
     ///
     /// # Errors
-    /// When this processor cannot run it.
+    /// When this processor cannot run it, or there are no addresses for the stacks.
     pub fn new() -> wasmtime::Result<Engines> {
-        let memories = Pool::new(None);
-        Ok(Engines { modules: engine::engine(engine::Guest::Modules, &memories)?, memories, script: OnceLock::new() })
+        let (memories, stacks) = (Pool::new(None), Stacks::new(STACKS, engine::CALL_STACK)?);
+        Ok(Engines { modules: engine::engine(engine::Guest::Modules, &memories, &stacks)?, memories, stacks, script: OnceLock::new() })
     }
 
     /// The JavaScript engine.
@@ -39,20 +47,12 @@ impl Engines {
     /// # Errors
     /// When the program was built without it.
     pub fn script(&self) -> Result<&Arc<Script>, Failure> {
-        self.script.get_or_init(|| Script::load().map(Arc::new)).as_ref().map_err(Clone::clone)
+        self.script.get_or_init(|| Script::load(&self.stacks).map(Arc::new)).as_ref().map_err(Clone::clone)
     }
 
     /// The JavaScript engine if a script was deployed.
     pub fn script_if_loaded(&self) -> Option<&Arc<Script>> {
         self.script.get()?.as_ref().ok()
-    }
-
-    /// Makes every running call look at its stop switch.
-    pub fn tick(&self) {
-        self.modules.increment_epoch();
-        if let Some(script) = self.script_if_loaded() {
-            script.engine.increment_epoch();
-        }
     }
 
     /// Makes memories ready beforehand.
@@ -82,6 +82,8 @@ pub struct Function {
     pub code: Code,
     /// The code as given, if other enclaves may run it.
     pub source: Option<Source>,
+    /// What the engine calls in a script.
+    pub entry: String,
     /// Its environment as JSON, for scripts.
     pub environment: String,
     /// What the top level of a script that is rewound left, once it was evaluated; `None` inside when each call must evaluate it anew.
@@ -117,7 +119,8 @@ impl Function {
     pub fn new(spec: FunctionSpec, digest: [u8; 32], code: Code, environment: String) -> Function {
         static NUMBERS: AtomicU64 = AtomicU64::new(1);
         let (number, snapshot, retired) = (NUMBERS.fetch_add(1, SeqCst), OnceLock::new(), AtomicBool::new(false));
-        Function { number, spec, digest, code, source: None, environment, snapshot, retired }
+        let entry = if spec.main.is_empty() { "main".to_owned() } else { spec.main.clone() };
+        Function { number, spec, digest, code, source: None, entry, environment, snapshot, retired }
     }
 
     /// The engine that runs it.
@@ -145,11 +148,14 @@ impl Function {
             ));
         }
         let digest = Sha256::digest(code).into();
+        let packed = bundle::is_archive(code);
+        let broken = |why: String| invalid(format!("'{}': {why}", spec.name));
         let (environment, code) = match spec.kind {
             Kind::Wasm => {
+                let module = if packed { Cow::Owned(bundle::module_of_archive(code).map_err(broken)?) } else { Cow::Borrowed(code) };
                 let module = match precompiled {
                     Some(blob) => load(&engines.modules, blob),
-                    None => compile(&engines.modules, code),
+                    None => compile(&engines.modules, &module),
                 };
                 let module =
                     module.map_err(|error| invalid(format!("'{}' is no WebAssembly module that can run here: {error:#}", spec.name)))?;
@@ -160,7 +166,12 @@ impl Function {
             }
             Kind::JavaScript => {
                 let script = engines.script()?;
-                let source = std::str::from_utf8(code).map_err(|e| invalid(format!("the source of '{}' is not UTF-8: {e}", spec.name)))?;
+                let main = Some(spec.main.as_str()).filter(|main| !main.is_empty());
+                let source = match std::str::from_utf8(code) {
+                    _ if packed => Cow::Owned(bundle::script_of_archive(code, main).map_err(broken)?),
+                    Ok(source) => Cow::Borrowed(source),
+                    Err(error) => return Err(invalid(format!("the source of '{}' is not UTF-8: {error}", spec.name))),
+                };
                 if spec.limits.memory < script.smallest() {
                     return Err(invalid(format!(
                         "limits.memory of '{}' is {}; a JavaScript function needs at least {}",
@@ -171,12 +182,16 @@ impl Function {
                 }
                 let bytecode = match precompiled {
                     Some(blob) => blob.to_vec(),
-                    None => javascript::compile(script, source, &spec.name)?,
+                    None => javascript::compile(script, &source, &spec.name)?,
                 };
                 (environment_json(spec::environment(&spec.env, &[])), Code::Script { bytecode, script: script.clone() })
             }
         };
-        Ok(Function::new(spec, digest, code, environment))
+        let mut function = Function::new(spec, digest, code, environment);
+        if packed {
+            bundle::ENTRY.clone_into(&mut function.entry);
+        }
+        Ok(function)
     }
 
     /// The compiled code, so that the next process need not compile it. Only outside an enclave.

@@ -7,7 +7,7 @@
 pub mod brokers;
 mod disk;
 mod functions;
-mod quotes;
+pub mod quotes;
 
 use std::io;
 use std::net::TcpListener;
@@ -15,11 +15,18 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use teemate_attestation::{Collateral, Endpoint};
 use teemate_control::function::{Failure, FailureKind};
-use teemate_control::service::{Allowance, Order, OrderDone, OwnerInfo};
+use teemate_control::service::{Allowance, Nodes, Order, OrderDone, OwnerInfo};
+use teemate_gateway::nodes::follower::{Dial, Follower};
+use teemate_gateway::nodes::following::{FollowingAccounts, FollowingRoutes, FollowingStore};
+use teemate_gateway::nodes::source::Source;
+use teemate_gateway::nodes::{Acceptance, Role};
 use teemate_gateway::whisk::vault::VaultStore;
-use teemate_gateway::whisk::{Config, Whisk};
-use teemate_gateway::{About, Identity, Parts, Receipts, Settings, State};
+use teemate_gateway::whisk::{Config, Store, Whisk};
+use teemate_gateway::{About, Accounts, Identity, Parts, Receipts, Routes, Settings, Shelf, State};
+use teemate_service::peers;
+use teemate_service::stream::Lasting;
 use teemate_vault::{EnclaveSealing, Key, OwnerError, OwnerLimits, OwnerState, Owners, Vault, VaultError};
 
 use self::brokers::Brokers;
@@ -30,6 +37,8 @@ use crate::service::{Gateway, Ordered};
 
 /// How long an invitation is valid.
 const INVITATION: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long another node may take for one step. It waits for a quarter of a minute when nothing has changed.
+const STEP: Duration = Duration::from_secs(30);
 /// How long the first quote may take before the order to serve fails.
 const ATTESTATION: Duration = Duration::from_secs(45);
 
@@ -42,7 +51,7 @@ pub fn start(handle: Handle, listener: TcpListener) -> io::Result<Gateway> {
     std::thread::Builder::new()
         .name("administrator".to_owned())
         .stack_size(1 << 20)
-        .spawn(move || Administrator { handle, listener: Some(listener), open: None }.work(&orders))?;
+        .spawn(move || Administrator { handle, listener: Some(listener), nodes: None, open: None }.work(&orders))?;
     Ok(Box::new(move |order, ordered| {
         if let Err(error) = sender.send((order, ordered)) {
             let (_, ordered) = error.0;
@@ -56,15 +65,27 @@ struct Administrator {
     handle: Handle,
     /// With the gateway while that serves.
     listener: Option<TcpListener>,
+    /// What this node is to others.
+    nodes: Option<Nodes>,
     open: Option<Open>,
 }
 
 /// A gateway that serves, and the store that it has open.
 struct Open {
-    gateway: teemate_gateway::Gateway,
+    gateway: Arc<teemate_gateway::Gateway>,
     whisk: Arc<Whisk>,
     owners: Arc<Owners>,
     vault: Arc<Vault>,
+    /// If this node follows another one.
+    follower: Option<Arc<Follower>>,
+}
+
+/// Where the parts meet that are others on a node that follows.
+struct Sides {
+    store: Arc<dyn Store>,
+    shelf: Arc<dyn Shelf>,
+    accounts: Arc<dyn Accounts>,
+    follower: Option<Arc<Follower>>,
 }
 
 impl Administrator {
@@ -76,6 +97,10 @@ impl Administrator {
 
     fn carry_out(&mut self, order: Order) -> Result<OrderDone, Failure> {
         match order {
+            Order::Nodes(nodes) => {
+                self.nodes = Some(nodes);
+                Ok(OrderDone::Done)
+            }
             Order::Serve => self.serve().map(|()| OrderDone::Done),
             Order::Drain { within_ms } => self.drain(Duration::from_millis(within_ms)).map(|()| OrderDone::Done),
             Order::Invite { namespace, allowance } => self.invite(&namespace, allowance),
@@ -89,6 +114,7 @@ impl Administrator {
             }
             Order::RemoveOwner { namespace } => {
                 let open = self.opened()?;
+                open.keeps_owners()?;
                 open.owners.remove(&namespace).map_err(refused)?;
                 open.gateway.forget_credentials();
                 open.whisk.forget(&namespace);
@@ -132,38 +158,74 @@ impl Administrator {
             .map_err(|error| Failure::new(FailureKind::Integrity, format!("the sealed store can't be opened: {error}")))?;
         let owners = Arc::new(Owners::open(vault.clone()).map_err(refused)?);
         let identity = Arc::new(Identity::generate().map_err(|error| internal(error.to_string()))?);
-        let store = Arc::new(VaultStore::new(vault.clone(), owners.clone()));
-        let receipts = Receipts::new(identity.clone(), store.clone());
+        let attester = Arc::new(Quotes::new(self.handle.clone()));
+        let Sides { store, shelf, accounts, follower } = self.sides(&vault, &owners, attester.clone())?;
+        let receipts = Receipts::new(identity.clone(), shelf);
         // The host says where that is; a function that calls back verifies whom it reaches.
         let address = self.listener.as_ref().and_then(|listener| listener.local_addr().ok());
         let mut config = Config::default();
         if let Some(address) = address {
             config.api_host = format!("https://{address}");
         }
-        let attester = Arc::new(Quotes::new(self.handle.clone()));
         let brokers = Arc::new(Brokers::new(self.handle.clone(), attester.clone()));
         let whisk = Whisk::new(config, Arc::new(self.handle.clone()), store, receipts.clone(), brokers);
         let epoch = vault.clone();
         let about = about(&vault)?;
+        let (nodes, routes): (Role, Arc<dyn Routes>) = match (&follower, &self.nodes) {
+            (Some(follower), _) => (Role::Follower(follower.clone()), FollowingRoutes::new(whisk.clone(), follower.clone())),
+            (None, Some(nodes)) => {
+                let name = about.store.clone().unwrap_or_default();
+                let source = Source::new(vault.clone(), owners.clone(), whisk.clone(), receipts.clone(), acceptance(nodes)?, name);
+                (Role::Source(source), whisk.clone())
+            }
+            (None, None) => (Role::Alone, whisk.clone()),
+        };
         let listener = self.listener.take();
         let listener = listener.ok_or_else(|| Failure::new(FailureKind::Invalid, "the node gave this service no listening socket"))?;
         let parts = Parts {
             listener,
             identity,
             attester,
-            accounts: owners.clone(),
+            accounts,
             receipts,
-            routes: whisk.clone(),
+            routes,
             about,
             epoch: Arc::new(move || epoch.epoch()),
+            nodes,
             settings: Settings::default(),
         };
         let gateway = teemate_gateway::Gateway::start(parts).map_err(|error| internal(format!("the gateway can't start: {error}")))?;
-        Ok(Open { gateway, whisk, owners, vault })
+        let gateway = Arc::new(gateway);
+        if let Some(follower) = &follower {
+            let known = Arc::downgrade(&gateway);
+            let forget = Box::new(move || {
+                known.upgrade().inspect(|gateway| gateway.forget_credentials());
+            });
+            follower.follow(&whisk, forget).map_err(|error| internal(format!("there is no thread to follow another node: {error}")))?;
+        }
+        Ok(Open { gateway, whisk, owners, vault, follower })
+    }
+
+    /// Store and owners of this node, or of one that follows another.
+    fn sides(&self, vault: &Arc<Vault>, owners: &Arc<Owners>, attester: Arc<Quotes>) -> Result<Sides, Failure> {
+        let store = VaultStore::new(vault.clone(), owners.clone());
+        let Some((nodes, join)) = self.nodes.as_ref().and_then(|nodes| Some((nodes, nodes.join.as_deref()?))) else {
+            let store = Arc::new(store);
+            return Ok(Sides { store: store.clone(), shelf: store, accounts: owners.clone(), follower: None });
+        };
+        let endpoint: Endpoint = join.parse().map_err(|why| Failure::new(FailureKind::Invalid, format!("--join {join:?}: {why}")))?;
+        let handle = self.handle.clone();
+        let dial: Dial = Box::new(move |address| Ok(Box::new(Lasting::connect(handle.clone(), address, STEP)?)));
+        let follower = Follower::new(endpoint, acceptance(nodes)?, attester, dial, vault.clone(), owners.clone())
+            .map_err(|error| internal(format!("there is no thread to follow another node: {error}")))?;
+        let store = Arc::new(FollowingStore::new(store, follower.clone()));
+        let accounts = FollowingAccounts::new(owners.clone(), follower.clone());
+        Ok(Sides { store: store.clone(), shelf: store, accounts, follower: Some(follower) })
     }
 
     fn drain(&mut self, limit: Duration) -> Result<(), Failure> {
         let Some(open) = self.open.take() else { return Ok(()) };
+        open.follower.inspect(|follower| follower.end());
         let end = Instant::now() + limit;
         self.close(&open.gateway, limit);
         // Calls that nobody waits for go on, and their records belong to the store.
@@ -181,6 +243,7 @@ impl Administrator {
 
     fn invite(&self, namespace: &str, allowance: Allowance) -> Result<OrderDone, Failure> {
         let open = self.opened()?;
+        open.keeps_owners()?;
         let mut limits = OwnerLimits::default();
         if let Some(per_minute) = allowance.per_minute {
             (limits.calls_per_minute, limits.triggers_per_minute) = (per_minute, per_minute);
@@ -193,6 +256,26 @@ impl Administrator {
         });
         Ok(OrderDone::Claim { token, expires: expires.unwrap_or(0) })
     }
+}
+
+impl Open {
+    /// Only the node that is followed makes and removes owners.
+    fn keeps_owners(&self) -> Result<(), Failure> {
+        match &self.follower {
+            None => Ok(()),
+            Some(follower) => {
+                let why = format!("this node follows {}: owners are invited and removed there", follower.endpoint());
+                Err(Failure::new(FailureKind::Invalid, why))
+            }
+        }
+    }
+}
+
+/// What other nodes are accepted by.
+fn acceptance(nodes: &Nodes) -> Result<Acceptance, Failure> {
+    let policy = peers::like_this_one().map_err(|error| internal(format!("there is no report of this enclave: {error}")))?;
+    let collateral = nodes.collateral.as_ref().map(|text| Collateral::from_slice(text.as_bytes())).transpose();
+    Ok(Acceptance { policy, collateral: collateral.map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))? })
 }
 
 /// What this enclave is, by its own report.

@@ -25,7 +25,7 @@ pub struct Handle(pub(crate) Arc<Service>);
 impl Handle {
     /// Compiles and keeps a function; replaces one of the same name. Its name is apart from those that the node gives.
     pub fn deploy(&self, spec: FunctionSpec, code: Vec<u8>, done: Deployed) {
-        self.0.deploy(Deployment { client: Client::Local(done), spec, code, precompiled: None });
+        self.0.deploy(Deployment { client: Client::Local(done), spec, code, precompiled: None, came_as: None });
     }
 
     /// Forgets a function. Calls under way end as they would have.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sha2::Digest;
 use teemate_control::function::{Failure, FailureKind, FunctionSpec, Kind, Limits, Reuse};
-use wasmtime::{Caller, Engine, Instance, InstancePre, Linker, Memory, Module, Store, TypedFunc};
+use wasmtime::{Caller, Engine, Instance, InstancePre, Linker, Memory, Module, Store, TypedFunc, WasmParams, WasmResults};
 
 use crate::call::{self, State, not_a_dictionary, stop};
 use crate::control::Control;
@@ -16,7 +16,8 @@ use crate::image::Image;
 use crate::jobs::Input;
 use crate::memory::Pool;
 use crate::snapshot::Snapshot;
-use crate::{clock, egress, engine, files, guest, spec, wasi};
+use crate::stacks::Stacks;
+use crate::{clock, egress, engine, files, guest, slices, spec, wasi};
 
 /// Whether each instance that starts from a snapshot is compared with what it should be, byte by byte.
 const CHECK_SNAPSHOTS: bool = cfg!(any(debug_assertions, feature = "check-snapshots"));
@@ -63,11 +64,11 @@ pub fn is_built() -> bool {
 }
 
 impl Script {
-    /// Loads the engine that is part of this program.
+    /// Loads the engine that is part of this program. Its calls run on these stacks.
     ///
     /// # Errors
     /// When it is not, or cannot run here.
-    pub fn load() -> Result<Script, Failure> {
+    pub fn load(stacks: &Stacks) -> Result<Script, Failure> {
         let Some(built) = BUILT else {
             return Err(Failure::new(
                 FailureKind::Invalid,
@@ -82,7 +83,7 @@ impl Script {
         };
         let image = Image::thaw(built.image).map_err(|e| broken(&e))?;
         let memories = Pool::new(Some(image));
-        let engine = engine::engine(engine::Guest::Script, &memories).map_err(|e| broken(&e))?;
+        let engine = engine::engine(engine::Guest::Script, &memories, stacks).map_err(|e| broken(&e))?;
         // SAFETY: the blob is part of this program, so it is measured with it, and `teemate-js-engine-build` made it from the module beside
         // it with the configuration of `engine::config`. wasmtime refuses it when this processor lacks something.
         let loaded = unsafe { Module::deserialize(&engine, built.compiled) };
@@ -125,7 +126,7 @@ pub struct Running {
 
 impl Running {
     fn new(store: &mut Store<State>, script: &Script) -> wasmtime::Result<Running> {
-        let instance = script.start.instantiate(&mut *store)?;
+        let instance = slices::instantiate(store, &script.start)?;
         let memory = instance.get_module_export(&mut *store, &script.exports.memory).and_then(wasmtime::Extern::into_memory);
         let memory = memory.ok_or_else(|| wasmtime::Error::msg("the engine has no memory"))?;
         store.data_mut().memory = Some(memory);
@@ -162,7 +163,7 @@ impl Running {
         let [code, environment_at] = self.put(store, &alloc, [bytecode, environment])?;
         let load = self.function::<(u32, u32, u32, u32, u64), i32>(store, &script.exports.load)?;
         let arguments = (code, bytecode.len() as u32, environment_at, environment.len() as u32, seed());
-        let status = load.call(&mut *store, arguments)?;
+        let status = slices::call(store, &load, arguments)?;
         self.free(store, script, code, &[bytecode, environment])?;
         if status == 0 {
             return Ok(());
@@ -175,7 +176,8 @@ impl Running {
     /// Gives back what [`Running::put`] took, wiped.
     fn free(&self, store: &mut Store<State>, script: &Script, at: u32, pieces: &[&[u8]]) -> wasmtime::Result<()> {
         let total: usize = pieces.iter().map(|piece| (piece.len() + 1).next_multiple_of(8)).sum();
-        self.function::<(u32, u32), ()>(store, &script.exports.free)?.call(&mut *store, (at, u32::try_from(total)?))
+        let free = self.function::<(u32, u32), ()>(store, &script.exports.free)?;
+        slices::call(store, &free, (at, u32::try_from(total)?))
     }
 
     /// What the top level left, if later calls may start from it: not when it drew secret random numbers, which each call must have anew.
@@ -207,7 +209,7 @@ impl Running {
     pub fn call(&self, store: &mut Store<State>, script: &Script) -> wasmtime::Result<()> {
         let function = store.data().function.clone();
         let params = std::mem::take(&mut store.data_mut().input);
-        let entry = entry(&function.spec).as_bytes();
+        let entry = function.entry.as_bytes();
         let new = store.data().env_changed;
         let environment = if new { environment(store.data()).into_owned() } else { String::new() };
         let environment = environment.as_bytes();
@@ -216,7 +218,7 @@ impl Running {
         let [entry_at, environment_at, params_at] = self.put(store, &alloc, pieces)?;
         let call = self.function::<(u32, u32, u32, u32, u32, u64), i32>(store, &script.exports.call)?;
         let arguments = (entry_at, environment_at, environment.len() as u32, params_at, params.len() as u32, seed());
-        let status = call.call(&mut *store, arguments)?;
+        let status = slices::call(store, &call, arguments)?;
         let out = self.out(store, script)?;
         let (memory, state) = self.memory.data_and_store_mut(&mut *store);
         if status != 0 {
@@ -234,7 +236,7 @@ impl Running {
         self.memory.data(store)
     }
 
-    fn function<P: wasmtime::WasmParams, R: wasmtime::WasmResults>(
+    fn function<P: WasmParams, R: WasmResults>(
         &self,
         store: &mut Store<State>,
         export: &wasmtime::ModuleExport,
@@ -247,7 +249,7 @@ impl Running {
     fn put<const N: usize>(&self, store: &mut Store<State>, alloc: &TypedFunc<u32, u32>, pieces: [&[u8]; N]) -> wasmtime::Result<[u32; N]> {
         // Each piece begins at a multiple of 8, as QuickJS reads bytecode in words.
         let total: usize = pieces.iter().map(|piece| (piece.len() + 1).next_multiple_of(8)).sum();
-        let start = alloc.call(&mut *store, u32::try_from(total)?)?;
+        let start = slices::call(store, alloc, u32::try_from(total)?)?;
         if start == 0 {
             return Err(stop(Failure::new(FailureKind::Application, "out of memory before the script began")));
         }
@@ -265,8 +267,11 @@ impl Running {
     }
 
     fn out(&self, store: &mut Store<State>, script: &Script) -> wasmtime::Result<std::ops::Range<usize>> {
-        let at = self.function::<(), u32>(store, &script.exports.out)?.call(&mut *store, ())?;
-        let length = self.function::<(), u32>(store, &script.exports.out_length)?.call(&mut *store, ())?;
+        let [at, length] = [&script.exports.out, &script.exports.out_length].map(|export| {
+            let value = self.function::<(), u32>(store, export)?;
+            slices::call(store, &value, ())
+        });
+        let (at, length) = (at?, length?);
         guest::range(self.memory.data(&*store), at, length).map_err(|_| broken_engine())
     }
 }
@@ -302,7 +307,7 @@ pub fn compile(script: &Arc<Script>, source: &str, name: &str) -> Result<Vec<u8>
         let file = format!("{name}.js");
         let [at, file] = running.put(&mut store, &alloc, [source.as_bytes(), file.as_bytes()])?;
         let compile = running.function::<(u32, u32, u32), i32>(&mut store, &script.exports.compile)?;
-        let status = compile.call(&mut store, (at, source.len() as u32, file))?;
+        let status = slices::call(&mut store, &compile, (at, source.len() as u32, file))?;
         let out = running.out(&mut store, script)?;
         let out = running.memory.data(&store)[out].to_vec();
         if status == 0 {
@@ -325,12 +330,12 @@ pub fn run(store: &mut Store<State>, script: &Script, bytecode: &[u8], ready: im
     let params = std::mem::take(&mut store.data_mut().input);
     let environment = environment(store.data()).into_owned();
     let environment = environment.as_bytes();
-    let entry = entry(&function.spec);
+    let entry = function.entry.as_str();
     let alloc = running.function(store, &script.exports.alloc)?;
     let [code, entry, environment_at, params_at] = running.put(store, &alloc, [bytecode, entry.as_bytes(), environment, &params])?;
     let run = running.function::<(u32, u32, u32, u32, u32, u32, u32), i32>(store, &script.exports.run)?;
     let arguments = (code, bytecode.len() as u32, entry, environment_at, environment.len() as u32, params_at, params.len() as u32);
-    let status = run.call(&mut *store, arguments)?;
+    let status = slices::call(store, &run, arguments)?;
     let out = running.out(store, script)?;
     let (memory, state) = running.memory.data_and_store_mut(&mut *store);
     if status == 0 {
@@ -346,11 +351,6 @@ fn before(script: &Script) -> Vec<u8> {
         image.fill(&mut memory);
     }
     memory
-}
-
-/// Name of the entry point.
-fn entry(spec: &FunctionSpec) -> &str {
-    if spec.main.is_empty() { "main" } else { &spec.main }
 }
 
 /// What Math.random begins with in a call.

@@ -17,9 +17,11 @@
 
 pub mod call;
 pub mod calls;
+pub mod cleaner;
 pub mod control;
 pub mod deploy;
 pub mod egress;
+pub mod encrypted;
 pub mod engine;
 pub mod files;
 pub mod function;
@@ -34,10 +36,11 @@ pub mod memory;
 pub mod registry;
 pub mod reuse;
 pub mod service;
+pub mod slices;
 pub mod snapshot;
 pub mod source;
 pub mod spec;
-pub mod ticker;
+pub mod stacks;
 pub mod wasi;
 
 pub use teemate_service::{asks, channel, clock};

@@ -2,7 +2,10 @@
 //!
 //! A new page costs an enclave much (EAUG, EACCEPT, a fault in each process), a warm one little. So a region is kept when its instance
 //! ends, and it comes back holding exactly what a new memory of its pool holds: zeros, or the image of the JavaScript engine.
-//! The wiping is off the path of a call: the ticker does it between calls, and [`Pool::take`] itself only when it finds nothing clean.
+//! The wiping is off the path of a call: the cleaner does it between calls, and [`Pool::take`] itself only when it finds nothing clean.
+//!
+//! Behind a memory with an image lies a margin that belongs to it: the JavaScript engine's code checks an access with that much play, and
+//! what it could do there is wiped, too.
 //!
 //! Invariant of a clean region: all its `capacity` bytes are as the pool's image has them, zero beyond it.
 #![allow(unsafe_code)]
@@ -17,10 +20,14 @@ use crate::lock;
 
 /// Regions larger than this are given back to the system when their instance ends.
 const KEEP_LARGEST: usize = 4 << 20;
-/// Regions that a pool keeps.
+/// Regions that a pool keeps, and bytes of them.
 const KEEP: usize = 72;
+const KEEP_BYTES: usize = 128 << 20;
 /// Room that a memory without an image gets beyond what it asks for first, so that small growth stays in place.
 const ROOM: usize = 256 << 10;
+
+/// Bytes behind a memory with an image that are its own. Fields of larger structures than this are checked one by one.
+pub const MARGIN: usize = 16 << 10;
 
 /// Anonymous memory, ours alone.
 struct Region {
@@ -112,9 +119,14 @@ impl Pool {
         done
     }
 
+    fn margin(&self) -> usize {
+        if self.image.is_some() { MARGIN } else { 0 }
+    }
+
     /// Regions that wait for an instance, and those that wait to be wiped.
     pub fn kept(&self) -> (usize, usize) {
-        (lock(&self.clean).len(), lock(&self.dirty).len())
+        let clean = lock(&self.clean).len();
+        (clean, lock(&self.dirty).len())
     }
 
     fn wipe(&self, region: &mut Region, used: usize) {
@@ -125,31 +137,45 @@ impl Pool {
         }
     }
 
+    /// A region for a memory of so many bytes, and its margin.
     fn take(&self, minimum: usize) -> Result<Region, String> {
-        let fits = |region: &Region| region.capacity >= minimum;
-        let found = {
-            let mut clean = lock(&self.clean);
-            clean.iter().rposition(fits).map(|at| clean.swap_remove(at))
+        let minimum = minimum.saturating_add(self.margin());
+        self.kept_one(minimum).map_or_else(|| self.fresh(minimum), Ok)
+    }
+
+    /// A larger region for a memory that grows to so many bytes: one that an earlier instance grew to, if there is any. Else half as much again:
+    /// growth in small steps then costs a constant number of copies of each byte.
+    fn larger(&self, size: usize) -> Result<Region, String> {
+        let least = size.saturating_add(self.margin());
+        let ample = least.saturating_add(size / 2).next_multiple_of(64 << 10);
+        let found = self.kept_one(least);
+        found.map_or_else(|| Region::new(ample).or_else(|_| Region::new(least)), Ok)
+    }
+
+    /// The smallest of those that are kept and have so many bytes; a clean one if there is one.
+    fn kept_one(&self, capacity: usize) -> Option<Region> {
+        let smallest = |sizes: &mut dyn Iterator<Item = usize>| {
+            let fitting = sizes.enumerate().filter(|(_, size)| *size >= capacity);
+            fitting.min_by_key(|(_, size)| *size).map(|(at, _)| at)
         };
-        if let Some(region) = found {
-            return Ok(region);
+        let mut clean = lock(&self.clean);
+        if let Some(at) = smallest(&mut clean.iter().map(|region| region.capacity)) {
+            return Some(clean.swap_remove(at));
         }
-        let found = {
-            let mut dirty = lock(&self.dirty);
-            dirty.iter().rposition(|(region, _)| fits(region)).map(|at| dirty.swap_remove(at))
-        };
-        if let Some((mut region, used)) = found {
-            self.wipe(&mut region, used);
-            return Ok(region);
-        }
-        self.fresh(minimum)
+        drop(clean);
+        let mut dirty = lock(&self.dirty);
+        let at = smallest(&mut dirty.iter().map(|(region, _)| region.capacity))?;
+        let (mut region, used) = dirty.swap_remove(at);
+        drop(dirty);
+        self.wipe(&mut region, used);
+        Some(region)
     }
 
     fn fresh(&self, minimum: usize) -> Result<Region, String> {
         let minimum = minimum.max(self.image.as_ref().map_or(64 << 10, Image::size));
         let mut region = Region::new(minimum.saturating_add(ROOM).next_multiple_of(64 << 10))?;
         if let Some(image) = &self.image {
-            region.commit(0..image.size())?;
+            region.commit(0..image.size() + MARGIN)?;
             image.fill(region.bytes_mut());
         }
         Ok(region)
@@ -160,7 +186,10 @@ impl Pool {
             return;
         }
         let mut dirty = lock(&self.dirty);
-        if dirty.len() < KEEP && dirty.len() + lock(&self.clean).len() < KEEP {
+        let clean = lock(&self.clean);
+        let bytes = clean.iter().chain(dirty.iter().map(|(region, _)| region)).map(|region| region.capacity).sum::<usize>();
+        if clean.len() + dirty.len() < KEEP && bytes.saturating_add(region.capacity) <= KEEP_BYTES {
+            drop(clean);
             dirty.push((region, used));
         }
     }
@@ -175,30 +204,30 @@ struct Linear {
 }
 
 // SAFETY: `as_ptr` gives a mapping of at least `byte_capacity` bytes that lives as long as `self`; bytes from `byte_size` on are zero,
-// for a clean region is zero beyond the image, which is no larger than the memory's minimum, and the guest cannot write beyond its size.
+// for a clean region is zero beyond the image, which is no larger than the memory's minimum, and the guest writes beyond its size, and then
+// within the margin, only when it is broken: it finds there what it left.
 unsafe impl LinearMemory for Linear {
     fn byte_size(&self) -> usize {
         self.size
     }
 
     fn byte_capacity(&self) -> usize {
-        self.region.as_ref().map_or(0, |region| region.capacity)
+        self.region.as_ref().map_or(0, |region| region.capacity - self.pool.margin())
     }
 
     fn grow_to(&mut self, new_size: usize) -> wasmtime::Result<()> {
         let Some(old) = self.region.as_mut() else { return Err(wasmtime::Error::msg("memory is gone")) };
-        if new_size > old.capacity {
-            // Half as much again: growth in small steps then costs a constant number of copies of each byte.
-            let capacity = new_size.saturating_add(new_size / 2).next_multiple_of(64 << 10);
-            let mut region = Region::new(capacity).or_else(|_| Region::new(new_size)).map_err(wasmtime::Error::msg)?;
-            region.commit(0..self.size).map_err(wasmtime::Error::msg)?;
+        let margin = self.pool.margin();
+        if new_size.saturating_add(margin) > old.capacity {
+            let mut region = self.pool.larger(new_size).map_err(wasmtime::Error::msg)?;
+            region.commit(0..self.size + margin).map_err(wasmtime::Error::msg)?;
             region.bytes_mut()[..self.size].copy_from_slice(&old.bytes_mut()[..self.size]);
             if let Some(old) = self.region.replace(region) {
-                self.pool.give_back(old, self.size);
+                self.pool.give_back(old, self.size + margin);
             }
         }
         if let Some(region) = &self.region {
-            region.commit(self.size..new_size).map_err(wasmtime::Error::msg)?;
+            region.commit(self.size + margin..new_size + margin).map_err(wasmtime::Error::msg)?;
         }
         self.size = new_size;
         Ok(())
@@ -212,7 +241,7 @@ unsafe impl LinearMemory for Linear {
 impl Drop for Linear {
     fn drop(&mut self) {
         if let Some(region) = self.region.take() {
-            self.pool.give_back(region, self.size);
+            self.pool.give_back(region, self.size + self.pool.margin());
         }
     }
 }
@@ -220,7 +249,8 @@ impl Drop for Linear {
 /// Gives wasmtime memories of a pool.
 pub struct Creator(pub Arc<Pool>);
 
-// SAFETY: a memory comes from `Pool::take`, is at least `minimum` bytes, and is used by nobody else until it is dropped. With an image
+// SAFETY: a memory comes from `Pool::take`, is at least `minimum` bytes and the margin behind it, which is as large as the guard that code
+// counts on (an access there is no fault, and it is nobody else's), and is used by nobody else until it is dropped. With an image
 // it is not all zero, which is what the only module of that engine expects: it has no data segments.
 unsafe impl MemoryCreator for Creator {
     fn new_memory(
@@ -231,8 +261,8 @@ unsafe impl MemoryCreator for Creator {
         reserved: Option<usize>,
         guard: usize,
     ) -> Result<Box<dyn LinearMemory>, String> {
-        if guard != 0 || reserved.is_some_and(|reserved| reserved > minimum) {
-            return Err("memory with guard pages or a reservation was asked for; the engine is configured without".to_owned());
+        if guard > self.0.margin() || reserved.is_some_and(|reserved| reserved > minimum) {
+            return Err("memory with more guard pages or a reservation was asked for; the engine is configured without".to_owned());
         }
         if let Some(image) = self.0.image()
             && image.size() > minimum
@@ -240,7 +270,7 @@ unsafe impl MemoryCreator for Creator {
             return Err("the image is larger than the memory".to_owned());
         }
         let region = self.0.take(minimum)?;
-        region.commit(0..minimum)?;
+        region.commit(0..minimum + self.0.margin())?;
         Ok(Box::new(Linear { pool: self.0.clone(), region: Some(region), size: minimum }))
     }
 }
@@ -248,6 +278,31 @@ unsafe impl MemoryCreator for Creator {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn instances_that_grow_take_what_earlier_ones_grew_to() {
+        let pool = Pool::new(None);
+        let grow = |steps: usize| {
+            let region = pool.take(64 << 10).unwrap();
+            let mut memory = Linear { pool: pool.clone(), region: Some(region), size: 64 << 10 };
+            for step in 1..steps {
+                let size = memory.size;
+                memory.grow_to((1 + 4 * step) << 16).unwrap();
+                let bytes = memory.region.as_mut().unwrap().bytes_mut();
+                assert!(bytes[..size].iter().all(|byte| *byte == 7 || size == 64 << 10) && bytes[size..].iter().all(|byte| *byte == 0));
+                let size = memory.size;
+                memory.region.as_mut().unwrap().bytes_mut()[..size].fill(7);
+            }
+        };
+        grow(12);
+        let (clean, dirty) = pool.kept();
+        for round in 0..50 {
+            grow(12);
+            pool.clean(round % 9);
+            let (now, then) = (pool.kept(), clean + dirty);
+            assert!(now.0 + now.1 <= then + 1, "{now:?} after {round}, {then} before");
+        }
+    }
 
     #[test]
     fn a_region_comes_back_wiped() {

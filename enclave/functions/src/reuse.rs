@@ -14,7 +14,6 @@ use teemate_control::service::FromService;
 
 use crate::call::{self, Finished, Warm};
 use crate::clock::{mark, monotonic_ns};
-use crate::control::Control;
 use crate::function::Function;
 use crate::jobs::{Job, Next};
 use crate::lock;
@@ -112,10 +111,10 @@ impl Service {
             self.answer(caller, outcome);
             // The instance is taken down, and the next one made, when the answer is on its way.
             drop(rest);
-            self.ticker.wipe();
+            self.cleaner.wake();
             warm = match (kept, &next, function.spec.reuse) {
                 (Some(kept), ..) => Some(kept),
-                (None, Next::Wait(_) | Next::Call(..), Reuse::Rewind) => self.prepare(&function),
+                (None, Next::Wait(_) | Next::Call(..), Reuse::Rewind) => call::prepare(&function, &Arc::default()),
                 (None, ..) => None,
             };
             job = match self.follow(next, container, &function) {
@@ -124,13 +123,6 @@ impl Service {
             };
             job.marks.push(mark(Phase::Entered));
         }
-    }
-
-    fn prepare(&self, function: &Arc<Function>) -> Option<Warm> {
-        self.ticker.begin();
-        let warm = call::prepare(function, &Arc::new(Control::default()));
-        self.ticker.end();
-        warm
     }
 
     /// Waits for the next call. `None` when the container is to be given back.

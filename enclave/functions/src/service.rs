@@ -1,6 +1,6 @@
 //! The service: reads what the node wants, and has it done.
 //!
-//! Threads: the reader (the main thread), the sender, the ticker, one that compiles while there is something to compile, and workers.
+//! Threads: the reader (the main thread), the sender, the cleaner, one that compiles while there is something to compile, and workers.
 //! A worker for containers waits in [`Entrance::next`] until the node lets a container in, which then *is* that thread; a worker for calls
 //! in this process waits for the next such call. The gateway brings threads of its own and uses the service by its [`Handle`].
 
@@ -16,6 +16,7 @@ use teemate_link::Platform;
 use crate::asks::{self, Asks};
 use crate::calls::Inline;
 use crate::channel::{Channel, Inbox, Outbox};
+use crate::cleaner::Cleaner;
 use crate::clock::first_container;
 use crate::deploy::{Client, Compiler, Deployment};
 use crate::function::Engines;
@@ -24,7 +25,6 @@ use crate::jobs::{Caller, Input, Jobs};
 use crate::links::Links;
 use crate::registry::{Name, Registry, Space};
 use crate::source::Sources;
-use crate::ticker::Ticker;
 use crate::{lock, spec, thread};
 
 /// Memories kept ready for the next calls, of each sort. A process that serves one call keeps none.
@@ -61,7 +61,7 @@ pub struct Service {
     pub(crate) jobs: Mutex<Jobs>,
     pub(crate) asks: Mutex<Asks>,
     pub(crate) outbox: Outbox,
-    pub(crate) ticker: Ticker,
+    pub(crate) cleaner: Cleaner,
     pub(crate) compiler: Mutex<Compiler>,
     pub(crate) inline: Mutex<Inline>,
     pub(crate) inline_filled: Condvar,
@@ -98,7 +98,7 @@ pub fn serve(
         jobs: Mutex::default(),
         asks: Mutex::default(),
         outbox: Outbox::new(channel),
-        ticker: Ticker::default(),
+        cleaner: Cleaner::default(),
         compiler: Mutex::default(),
         inline: Mutex::default(),
         inline_filled: Condvar::new(),
@@ -122,9 +122,9 @@ pub fn serve(
             }
         }
     })?;
-    thread("ticker", 128 << 10, {
+    thread("cleaner", 128 << 10, {
         let service = service.clone();
-        move || service.ticker.run(&service.engines, if containers { SPARE } else { 0 })
+        move || service.cleaner.run(&service.engines, if containers { SPARE } else { 0 })
     })?;
     service.outbox.post_here(FromService::Ready { protocol: PROTOCOL });
     let gateway = start(Handle(service.clone()))?;
@@ -149,7 +149,7 @@ impl Service {
         match message {
             ToService::Hello { .. } => asks::fail_all(&self.asks, "the node was replaced before it replied"),
             ToService::Deploy { request, spec, code, precompiled } => {
-                self.deploy(Deployment { client: Client::Node(request), spec, code, precompiled });
+                self.deploy(Deployment { client: Client::Node(request), spec, code, precompiled, came_as: None });
             }
             ToService::Delete { request, name } => {
                 let gone = self.delete(&operators(name));

@@ -8,7 +8,7 @@ use wasmtime::{Caller, Extern, InstancePre, Linker, Module, Store, TypedFunc, Va
 
 use crate::call::{State, Stop, stop};
 use crate::guest::{self, Fault};
-use crate::{clock, files};
+use crate::{clock, files, slices};
 
 const MODULE: &str = "wasi_snapshot_preview1";
 /// The descriptor of `/`, of which the verified files hang.
@@ -128,12 +128,13 @@ impl Running {
     /// # Errors
     /// Why its initialisation ended otherwise than by itself.
     pub fn initialised(store: &mut Store<State>, start: &InstancePre<State>) -> wasmtime::Result<Running> {
-        let instance = start.instantiate(&mut *store)?;
+        let instance = slices::instantiate(store, start)?;
         if instance.get_func(&mut *store, HANDLE).is_none() {
             return Ok(Running { entry: instance.get_typed_func(&mut *store, "_start")? });
         }
         if instance.get_func(&mut *store, INITIALIZE).is_some() {
-            instance.get_typed_func::<(), ()>(&mut *store, INITIALIZE)?.call(&mut *store, ())?;
+            let initialize = instance.get_typed_func::<(), ()>(&mut *store, INITIALIZE)?;
+            slices::call(store, &initialize, ())?;
         }
         Ok(Running { entry: instance.get_typed_func(&mut *store, HANDLE)? })
     }
@@ -143,7 +144,7 @@ impl Running {
     /// # Errors
     /// Why it ended otherwise than by itself.
     pub fn call(&self, store: &mut Store<State>) -> wasmtime::Result<bool> {
-        match self.entry.call(&mut *store, ()) {
+        match slices::call(store, &self.entry, ()) {
             Ok(()) => Ok(true),
             Err(error) if matches!(error.downcast_ref::<Stop>(), Some(Stop::Exit(0))) => Ok(false),
             Err(error) => Err(error),

@@ -1,7 +1,7 @@
 //! What one connection is doing: how many requests are under way, since when there was none, how long its answers may take.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -15,6 +15,7 @@ use crate::metrics::Metrics;
 pub struct Activity {
     state: Mutex<State>,
     changed: Notify,
+    channel: OnceLock<[u8; 32]>,
 }
 
 #[derive(Debug)]
@@ -62,7 +63,17 @@ impl Activity {
             cut: false,
             leaving_since: None,
         };
-        Arc::new(Activity { state: Mutex::new(state), changed: Notify::new() })
+        Arc::new(Activity { state: Mutex::new(state), changed: Notify::new(), channel: OnceLock::new() })
+    }
+
+    /// Notes keying material that only the two ends of this connection have.
+    pub fn bind(&self, channel: [u8; 32]) {
+        let _ = self.channel.set(channel);
+    }
+
+    /// That material.
+    pub fn channel(&self) -> Option<[u8; 32]> {
+        self.channel.get().copied()
     }
 
     /// A request begins.

@@ -9,6 +9,9 @@ use teemate_evidence::api::{self, AttestRequest, AttestResponse, Info};
 use tokio::sync::Semaphore;
 
 use crate::identity::Identity;
+use crate::nodes::Role;
+use crate::nodes::follower::Follower;
+use crate::nodes::source::Source;
 use crate::platform::{Accounts, Attester, ClaimError};
 use crate::receipts::Receipts;
 use crate::router::{BodyLimit, Request, Response};
@@ -49,6 +52,7 @@ pub struct Api {
     draining: AtomicBool,
     quotes: Queue,
     store: Queue,
+    nodes: Role,
 }
 
 /// Asks to be made the owner that an invitation is for.
@@ -74,6 +78,8 @@ enum Place<'a> {
     Attest,
     Claim,
     Receipt(&'a str),
+    /// For other nodes.
+    Node(&'a str),
 }
 
 impl<'a> Place<'a> {
@@ -83,6 +89,7 @@ impl<'a> Place<'a> {
             "/health" => Some(Place::Health),
             "/attest" => Some(Place::Attest),
             "/claim" => Some(Place::Claim),
+            _ if path.starts_with("/nodes/") => path.strip_prefix("/nodes").map(Place::Node),
             _ => path.strip_prefix("/receipts/").filter(|id| is_activation(id)).map(Place::Receipt),
         }
     }
@@ -90,6 +97,7 @@ impl<'a> Place<'a> {
     fn takes(self, method: &Method) -> bool {
         match self {
             Place::Attest | Place::Claim => *method == Method::POST,
+            Place::Node(path) => Source::limit(method, path).is_some(),
             Place::Info | Place::Health | Place::Receipt(_) => *method == Method::GET || *method == Method::HEAD,
         }
     }
@@ -108,11 +116,12 @@ impl Api {
         receipts: Arc<Receipts>,
         about: About,
         epoch: Epoch,
+        nodes: Role,
     ) -> Arc<Self> {
         let draining = AtomicBool::new(false);
         // One quote at a time: the machine has one quoting enclave, and each quote takes it milliseconds.
         let (quotes, store) = (Queue::new(1), Queue::new(1));
-        Arc::new(Api { identity, attester, accounts, receipts, about, epoch, draining, quotes, store })
+        Arc::new(Api { identity, attester, accounts, receipts, about, epoch, draining, quotes, store, nodes })
     }
 
     /// From now on `health` says that this gateway is closing.
@@ -129,11 +138,21 @@ impl Api {
         if !place.takes(method) {
             return Err(StatusCode::METHOD_NOT_ALLOWED);
         }
-        Ok(BodyLimit { bytes: MAX_BODY, anonymous: !matches!(place, Place::Receipt(_)) })
+        let bytes = match (place, &self.nodes) {
+            (Place::Node(path), Role::Source(_)) => Source::limit(method, path).ok_or(StatusCode::NOT_FOUND)?,
+            (Place::Node(_), _) => return Err(StatusCode::NOT_FOUND),
+            _ => MAX_BODY,
+        };
+        Ok(BodyLimit { bytes, anonymous: !matches!(place, Place::Receipt(_)) })
     }
 
     /// Answers a request for one of these paths.
-    pub async fn handle(&self, request: Request) -> Response {
+    /// It came over a connection with this keying material.
+    pub async fn handle(&self, request: Request, channel: Option<[u8; 32]>) -> Response {
+        if let (Some(Place::Node(path)), Role::Source(source)) = (Place::of(&request.path), &self.nodes) {
+            let path = path.to_owned();
+            return source.handle(Request { path, ..request }, channel).await;
+        }
         let mut response = match (Place::of(&request.path), &request.owner) {
             (Some(Place::Info), _) => answer(&self.info()),
             (Some(Place::Health), _) => self.health(),
@@ -141,7 +160,7 @@ impl Api {
             (Some(Place::Claim), _) => self.claim(&request.body).await,
             (Some(Place::Receipt(activation)), Some(owner)) => self.receipt(&owner.namespace, activation).await,
             (Some(Place::Receipt(_)), None) => Response::error(StatusCode::UNAUTHORIZED, "Receipts are for their owner."),
-            (None, _) => Response::error(StatusCode::NOT_FOUND, "The requested resource could not be found."),
+            (None | Some(Place::Node(_)), _) => Response::error(StatusCode::NOT_FOUND, "The requested resource could not be found."),
         };
         response.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response
@@ -158,6 +177,10 @@ impl Api {
             isv_svn,
             simulation: self.attester.is_simulation(),
             store,
+            source: match &self.nodes {
+                Role::Follower(follower) => follower.source(),
+                Role::Alone | Role::Source(_) => None,
+            },
             epoch: (self.epoch)(),
             receipt_key: self.identity.receipt_public(),
         }
@@ -202,10 +225,24 @@ impl Api {
         let (receipts, owner, id) = (self.receipts.clone(), namespace.to_owned(), activation.to_owned());
         match self.store.run(move || receipts.bundle(&owner, &id)).await {
             Ok(Some(bundle)) => answer(&bundle),
+            // Another node may have made the call.
+            Ok(None)
+                if let Role::Follower(follower) = &self.nodes
+                    && let Some(answer) = elsewhere(follower.clone(), namespace, activation).await =>
+            {
+                answer
+            }
             Ok(None) => Response::error(StatusCode::NOT_FOUND, "There is no receipt of this activation."),
             Err(refused) => refused,
         }
     }
+}
+
+async fn elsewhere(follower: Arc<Follower>, namespace: &str, activation: &str) -> Option<Response> {
+    let query = [("owner", namespace), ("name", activation)];
+    let path = format!("receipt?{}", form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish());
+    let asked = tokio::task::spawn_blocking(move || follower.ask("GET", &path, &[], None)).await;
+    asked.ok()?.ok().filter(|answer| answer.status == 200).map(|answer| Response::json(StatusCode::OK, answer.body))
 }
 
 fn answer(value: &impl Serialize) -> Response {

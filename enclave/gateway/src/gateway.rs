@@ -14,6 +14,7 @@ use crate::identity::Identity;
 use crate::limits::Limits;
 use crate::lock;
 use crate::metrics::{Counts, Metrics};
+use crate::nodes::Role;
 use crate::platform::{Accounts, Attester};
 use crate::receipts::Receipts;
 use crate::router::Routes;
@@ -43,6 +44,8 @@ pub struct Parts {
     pub about: About,
     /// The store's epoch.
     pub epoch: Epoch,
+    /// What this node is to others.
+    pub nodes: Role,
     /// What may be chosen.
     pub settings: Settings,
 }
@@ -105,10 +108,10 @@ impl Gateway {
     /// # Errors
     /// When TLS, the listener or the thread can't be set up.
     pub fn start(parts: Parts) -> Result<Gateway, GatewayError> {
-        let Parts { listener, identity, attester, accounts, receipts, routes, about, epoch, settings } = parts;
+        let Parts { listener, identity, attester, accounts, receipts, routes, about, epoch, nodes, settings } = parts;
         let metrics = Arc::<Metrics>::default();
         let authenticator = Arc::new(Authenticator::new(accounts.clone()).ok_or(GatewayError::Random)?);
-        let api = Api::new(identity.clone(), attester.clone(), accounts, receipts.clone(), about, epoch);
+        let api = Api::new(identity.clone(), attester.clone(), accounts, receipts.clone(), about, epoch, nodes);
         let certificates = Certificates::new(identity, attester, receipts, settings.names, metrics.clone())?;
         let config = tls::config(&certificates)?;
         let service = Service::new(settings.limits, metrics.clone(), authenticator.clone(), api.clone(), routes, settings.padding);

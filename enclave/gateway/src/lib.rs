@@ -19,6 +19,7 @@ pub mod gateway;
 pub mod identity;
 pub mod limits;
 pub mod metrics;
+pub mod nodes;
 pub mod paced;
 pub mod padding;
 pub mod platform;

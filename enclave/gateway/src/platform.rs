@@ -47,7 +47,8 @@ pub trait Attester: Send + Sync + 'static {
 
 /// Has key brokers of owners release secrets to this enclave. Its calls block for as long as a broker and the machine's quoting service take.
 pub trait KeyBrokers: Send + Sync + 'static {
-    /// These secrets of a broker, in their order. `owner` is for whom it is asked: the broker is told.
+    /// These secrets of a broker, in their order. `owner` is for whom it is asked: the broker is told, unless it is
+    /// nobody of this enclave's owners (an empty text).
     ///
     /// # Errors
     /// Why they cannot be had.

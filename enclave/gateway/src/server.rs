@@ -15,6 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::activity::{Activity, Verdict};
 use crate::connection::{self, Version};
 use crate::lock;
+use crate::nodes;
 use crate::paced::Paced;
 use crate::service::Service;
 
@@ -199,6 +200,9 @@ impl Server {
         };
         metrics.handshakes.add();
         let version = Version::of(stream.get_ref().1.alpn_protocol());
+        if let Ok(channel) = stream.get_ref().1.export_keying_material([0; 32], nodes::wire::EXPORTER, None) {
+            activity.bind(channel);
+        }
         connection::serve(stream, version, self.service.clone(), activity).await;
     }
 }

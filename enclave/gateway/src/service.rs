@@ -76,7 +76,7 @@ impl Service {
         let mut under_way = activity.begin(&self.metrics);
         let head = request.method() == Method::HEAD;
         let padded = self.padding || padding::is_wanted(request.headers());
-        let mut response = match Caught(Box::pin(self.respond(request))).await {
+        let mut response = match Caught(Box::pin(self.respond(request, activity.channel()))).await {
             Ok(response) => response,
             // What panicked has said so already, on standard error; it is no business of the peer's.
             Err(_) => Response::error(StatusCode::INTERNAL_SERVER_ERROR, "There was an internal server error."),
@@ -101,7 +101,7 @@ impl Service {
         answer
     }
 
-    async fn respond<B>(&self, request: http::Request<B>) -> Response
+    async fn respond<B>(&self, request: http::Request<B>, channel: Option<[u8; 32]>) -> Response
     where
         B: Body<Data = Bytes> + Unpin + Send,
     {
@@ -140,7 +140,7 @@ impl Service {
         let request = Request { path: path.to_owned(), query: query(parts.uri.query()), method: parts.method, headers, body, owner };
         let handled = match target {
             Target::OpenWhisk => timeout(self.limits.answer, self.routes.clone().handle(request)).await,
-            Target::Own => timeout(self.limits.answer, self.api.handle(request)).await,
+            Target::Own => timeout(self.limits.answer, self.api.handle(request, channel)).await,
         };
         handled.unwrap_or_else(|_| {
             self.metrics.refused_time.add();

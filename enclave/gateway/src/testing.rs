@@ -205,7 +205,7 @@ pub fn service(limits: Limits) -> io::Result<(Arc<Service>, Arc<Echo>)> {
     let echo = Arc::new(Echo::default());
     let parts = parts(SimulatedAttester::failing(0), echo.clone(), Settings::default())?;
     let authenticator = Authenticator::new(parts.accounts.clone()).ok_or_else(|| io::Error::other("no random numbers"))?;
-    let api = Api::new(parts.identity, parts.attester, parts.accounts, parts.receipts, parts.about, parts.epoch);
+    let api = Api::new(parts.identity, parts.attester, parts.accounts, parts.receipts, parts.about, parts.epoch, parts.nodes);
     Ok((Service::new(limits, Arc::default(), Arc::new(authenticator), api, echo.clone(), false), echo))
 }
 
@@ -232,6 +232,7 @@ pub fn parts(attester: Arc<dyn Attester>, routes: Arc<dyn Routes>, settings: Set
             store: None,
         },
         epoch: Arc::new(|| 1),
+        nodes: crate::nodes::Role::Alone,
         settings,
     })
 }

@@ -1,4 +1,5 @@
-//! One value by itself, as DUMP gives it and RESTORE takes it: type, value, version (2 bytes), CRC-64 of what is before.
+//! One value by itself, as DUMP gives it and RESTORE takes it: type, value, version (2 bytes), CRC-64 of what is before. As in files, a sum of
+//! zero says that none was made.
 
 use std::io;
 
@@ -6,8 +7,8 @@ use crate::{Crc64, Error, Reader, Value, Writer};
 
 /// Version that is written: Redis 7.0's.
 const VERSION: u16 = 10;
-/// The newest that is read.
-const NEWEST: u16 = 11;
+/// The newest that is read: Redis 7.4's.
+const NEWEST: u16 = 12;
 const FOOTER: usize = 10;
 
 /// What DUMP gives for the one value that `write` writes. Database, key and expiry that it names are left out.
@@ -36,7 +37,7 @@ fn signed(payload: &[u8]) -> Result<&[u8], Error> {
     let mut crc = Crc64::default();
     crc.update(value);
     crc.update(version);
-    if u16::from_le_bytes(*version) > NEWEST || sum != crc.value().to_le_bytes() {
+    if u16::from_le_bytes(*version) > NEWEST || sum != [0; 8] && sum != crc.value().to_le_bytes() {
         return Err(Error::Payload);
     }
     Ok(value)
@@ -104,6 +105,17 @@ mod tests {
         assert!(restore_functions(&dump_functions(&[])).unwrap().is_empty());
         let value = dump(|writer| writer.list(0, b"", None, [b"a"].iter())).unwrap();
         assert!(restore_functions(&value).is_err());
+    }
+
+    #[test]
+    fn what_was_not_summed_is_judged_by_its_content() {
+        let mut payload = dump(|writer| writer.list(3, b"key", None, [b"a"].iter())).unwrap();
+        let end = payload.len();
+        payload[end - 8..].fill(0);
+        assert_eq!(restore(&payload).unwrap(), Value::List(vec![b"a".to_vec()]));
+        // Of a text that says it has 2^64 - 9 bytes.
+        let payload = b"\x00\x81\xff\xff\xff\xff\xff\xff\xff\xf7\x0c\x00\x00\x00\x00\x00\x00\x00\x00\x00";
+        assert!(restore(payload).is_err_and(|error| !matches!(error, Error::Payload)));
     }
 
     #[test]

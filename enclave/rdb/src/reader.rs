@@ -113,7 +113,7 @@ impl<R: Read> Reader<R> {
         let mut reader = Reader::bare(from);
         let header = reader.array::<9>()?;
         let version = std::str::from_utf8(&header[5..]).ok().and_then(|text| text.parse::<u32>().ok());
-        if !header.starts_with(b"REDIS") || !version.is_some_and(|version| (5..=11).contains(&version)) {
+        if !header.starts_with(b"REDIS") || !version.is_some_and(|version| (5..=12).contains(&version)) {
             return Err(Error::Header(String::from_utf8_lossy(&header).into_owned()));
         }
         Ok(reader)

@@ -41,7 +41,7 @@ impl Shape {
             Ask::Quote { .. } => bytes(1, QUOTE_LIMIT, false),
             Ask::Journal { length, .. } => bytes(0, (*length as usize).min(JOURNAL_PIECE), true),
             Ask::Blob { .. } => bytes(0, BLOB_LIMIT, true),
-            Ask::Receive { length, .. } => bytes(0, (*length as usize).min(STREAM_PIECE), false),
+            Ask::Receive { length, .. } => bytes(0, (*length as usize).min(STREAM_PIECE), true),
             Ask::Append { .. } | Ask::Activate { .. } | Ask::PutBlob { .. } | Ask::DropBlob { .. } => Shape::Done,
             Ask::Connect { .. } | Ask::Send { .. } | Ask::HangUp { .. } => Shape::Done,
         }
@@ -196,7 +196,7 @@ mod tests {
                 ask,
                 Ask::QuoteTarget | Ask::Quote { .. } | Ask::Journal { .. } | Ask::Blob { .. } | Ask::Receive { .. }
             );
-            let may_lack = matches!(ask, Ask::Journal { .. } | Ask::Blob { .. });
+            let may_lack = matches!(ask, Ask::Journal { .. } | Ask::Blob { .. } | Ask::Receive { .. });
             match seen {
                 Reply::Done => prop_assert!(!gives && reply == Reply::Done),
                 Reply::Missing => prop_assert!(may_lack),

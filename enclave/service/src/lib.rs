@@ -3,6 +3,7 @@
 //! * [`channel`]: packets and messages, in both directions (unsafe);
 //! * [`asks`]: questions to the host, and what replies fit them;
 //! * [`stream`], [`pinned`]: connections to servers that owners named, whose bytes the host carries;
+//! * [`peers`]: which other enclaves are of the same kind;
 //! * [`quotes`]: quotes of this enclave, by such questions;
 //! * [`certificate`], [`tls`]: what shows them to clients;
 //! * [`clock`]: the host's clock, and randomness (unsafe).
@@ -12,6 +13,7 @@ pub mod asks;
 pub mod certificate;
 pub mod channel;
 pub mod clock;
+pub mod peers;
 pub mod pinned;
 pub mod quotes;
 pub mod stream;

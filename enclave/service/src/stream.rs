@@ -75,9 +75,11 @@ impl<H: Host> Read for HostStream<H> {
             }
             let within_ms = u32::try_from(self.left()?.as_millis()).unwrap_or(u32::MAX).max(1);
             let length = self.room.min(STREAM_PIECE) as u32;
-            // A reply that is longer, or none of bytes, has become a failure already.
-            let Reply::Bytes(bytes) = self.ask(Ask::Receive { connection: self.connection, length, within_ms })? else {
-                return Err(io::ErrorKind::InvalidData.into());
+            let bytes = match self.ask(Ask::Receive { connection: self.connection, length, within_ms })? {
+                Reply::Bytes(bytes) => bytes,
+                Reply::Missing => return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing came in time")),
+                // A reply that is longer, or another one, has become a failure already.
+                _ => return Err(io::ErrorKind::InvalidData.into()),
             };
             self.room -= bytes.len().min(self.room);
             (self.read, self.at) = (bytes, 0);
@@ -100,6 +102,44 @@ impl<H: Host> Write for HostStream<H> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// A connection that lasts: each step may take a time of its own, and anything may come.
+pub struct Lasting<H: Host> {
+    stream: HostStream<H>,
+    /// How long reading waits.
+    pub limit: Duration,
+}
+
+impl<H: Host> Lasting<H> {
+    /// How long the other end may take to take what it is sent.
+    const SEND: Duration = Duration::from_secs(20);
+
+    /// Connects to a `host:port`.
+    ///
+    /// # Errors
+    /// As [`HostStream::connect`].
+    pub fn connect(host: H, address: &str, limit: Duration) -> io::Result<Lasting<H>> {
+        Ok(Lasting { stream: HostStream::connect(host, address, limit, usize::MAX)?, limit })
+    }
+}
+
+impl<H: Host> Read for Lasting<H> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.stream.renew(self.limit, usize::MAX);
+        self.stream.read(into)
+    }
+}
+
+impl<H: Host> Write for Lasting<H> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.renew(Self::SEND, usize::MAX);
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
     }
 }
 

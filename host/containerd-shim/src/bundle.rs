@@ -109,9 +109,11 @@ impl Config {
     /// Path of the function in the image and its kind, if this is a container of one.
     pub fn function(&self) -> Option<(&str, Kind)> {
         let path = self.annotations.get(FUNCTION).or(self.process.args.first())?;
-        let kind = match path.rsplit_once('.')?.1 {
-            "wasm" => Kind::Wasm,
-            "js" | "cjs" => Kind::JavaScript,
+        // A zip holds JavaScript, unless its name says that a module is in it.
+        let kind = match path.strip_suffix(".zip").unwrap_or(path).rsplit_once('.') {
+            Some((_, "wasm")) => Kind::Wasm,
+            Some((_, "js" | "cjs")) => Kind::JavaScript,
+            _ if path.ends_with(".zip") => Kind::JavaScript,
             _ => return None,
         };
         Some((path, kind))
@@ -236,6 +238,9 @@ mod tests {
             assert!(config(&format!(r#"{{"process":{{"args":{args}}}}}"#)).function().is_none(), "{args}");
         }
         assert_eq!(config(r#"{"process":{"args":["/f.wasm"]}}"#).function(), Some(("/f.wasm", Kind::Wasm)));
+        for (path, kind) in [("/f.zip", Kind::JavaScript), ("/f.js.zip", Kind::JavaScript), ("/f.wasm.zip", Kind::Wasm)] {
+            assert_eq!(config(&format!(r#"{{"process":{{"args":["{path}"]}}}}"#)).function(), Some((path, kind)));
+        }
         let named = config(r#"{"process":{"args":["run"]},"annotations":{"io.teemate.function":"/a/b.js"}}"#);
         assert_eq!(named.function(), Some(("/a/b.js", Kind::JavaScript)));
     }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::time::{Duration, UNIX_EPOCH};
 
-use containerd_shim::protos::cgroups::metrics::{CPUStat, CPUUsage, MemoryEntry, MemoryStat, Metrics, PidsStat};
+use containerd_shim::protos::cgroups::metrics::{CPUStat, CPUUsage, MemoryEntry, MemoryStat, Metrics, PidsStat, Throttle};
 use containerd_shim::protos::protobuf::MessageField;
 use teemate_control::node::Request;
 use teemate_control::task::{TaskExit, TaskInfo, TaskStats};
@@ -77,7 +77,12 @@ pub fn metrics(stats: &TaskStats) -> Metrics {
     let memory =
         MemoryEntry { usage: stats.memory_bytes, max: stats.memory_peak_bytes, limit: stats.memory_limit_bytes, ..Default::default() };
     Metrics {
-        cpu: MessageField::some(CPUStat { usage: MessageField::some(usage), ..Default::default() }),
+        // Docker takes the throttling for granted.
+        cpu: MessageField::some(CPUStat {
+            usage: MessageField::some(usage),
+            throttling: MessageField::some(Throttle::default()),
+            ..Default::default()
+        }),
         memory: MessageField::some(MemoryStat { usage: MessageField::some(memory), ..Default::default() }),
         pids: MessageField::some(PidsStat { current: stats.pids, limit: stats.pids_limit, ..Default::default() }),
         ..Default::default()

@@ -97,7 +97,7 @@ impl Service {
             Ok(()) => config.task(self.task_id(&entry.id), &root),
             Err(error) => Err(error),
         };
-        unmount_all(&root);
+        unmount_all(request, &root);
         let task = Box::new(read?);
         let output = Output::open(&entry.stdio)?;
         let one_at_a_time = self.finding.lock().await;
@@ -137,7 +137,7 @@ impl Service {
                 Ok(())
             }
             Err(error) => {
-                unmount_all(&root);
+                unmount_all(request, &root);
                 Err(error)
             }
         }
@@ -181,8 +181,14 @@ async fn mount_all(request: &CreateTaskRequest, root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Undoes that.
-fn unmount_all(root: &Path) {
+/// Undoes that. A root file system that somebody else mounted (Docker does) stays.
+fn unmount_all(request: &CreateTaskRequest, root: &Path) {
+    if !request.rootfs.is_empty() {
+        unmount(root);
+    }
+}
+
+fn unmount(root: &Path) {
     // As often as something is mounted there, within reason.
     for _ in 0..16 {
         if rustix::mount::unmount(root, rustix::mount::UnmountFlags::DETACH | rustix::mount::UnmountFlags::NOFOLLOW).is_err() {
@@ -201,7 +207,7 @@ pub async fn clean_up(namespace: &str, id: &str, bundle: &str) -> DeleteResponse
         if forgotten.is_err() {
             ordinary::delete_without_shim(&namespace, &id);
         }
-        unmount_all(&bundle.join("rootfs"));
+        unmount(&bundle.join("rootfs"));
         Ok(())
     })
     .await;
@@ -332,7 +338,7 @@ impl Task for Service {
                 },
                 Runner::Ordinary => {
                     self.runc.delete(&entry).await?;
-                    unmount_all(&entry.bundle.join("rootfs"));
+                    unmount(&entry.bundle.join("rootfs"));
                 }
             }
             entry.wait().await;

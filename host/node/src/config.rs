@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use teemate_control::node::Sharing;
+use teemate_control::service::Nodes;
 
 use crate::gateway::{self, Listen};
 
@@ -67,6 +68,15 @@ pub struct Config {
     /// Where the machine's quoting service answers (hardware).
     #[arg(long, value_name = "PATH", default_value = teemate_quoting::DEFAULT_SOCKET)]
     pub aesm_socket: PathBuf,
+    /// Let other nodes follow this one: they copy its owners and what those deployed, enclave to enclave.
+    #[arg(long, conflicts_with = "join")]
+    pub accept_nodes: bool,
+    /// Follow the node whose enclave answers there: serve its owners, too.
+    #[arg(long, value_name = "https://HOST:PORT")]
+    pub join: Option<String>,
+    /// Collateral for the quotes of other nodes' processors (hardware).
+    #[arg(long, value_name = "FILE")]
+    pub collateral: Option<PathBuf>,
     /// How calls and enclaves relate, unless a call says otherwise.
     #[arg(long, value_parser = sharing, default_value = "shared")]
     pub sharing: Sharing,
@@ -114,6 +124,18 @@ pub struct Config {
 }
 
 impl Config {
+    /// What this node is to others, if anything.
+    ///
+    /// # Errors
+    /// When the collateral can't be read.
+    pub fn nodes(&self) -> std::io::Result<Option<Nodes>> {
+        if !self.accept_nodes && self.join.is_none() {
+            return Ok(None);
+        }
+        let collateral = self.collateral.as_ref().map(std::fs::read_to_string).transpose()?;
+        Ok(Some(Nodes { join: self.join.clone(), collateral }))
+    }
+
     /// Where the process id is written.
     pub fn pid_path(&self) -> PathBuf {
         self.pid_file.clone().unwrap_or_else(|| self.state.join("node.pid"))

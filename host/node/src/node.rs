@@ -340,6 +340,10 @@ impl Node {
     /// Lets an enclave answer at the listening socket.
     pub(crate) fn open_gateway(&self, shared: &SharedEnclave) -> std::result::Result<(), Failure> {
         let Some(listener) = &self.shop.listener else { return Ok(()) };
+        let unreadable = |error| Failure::new(FailureKind::Invalid, format!("the file of --collateral can't be read: {error}"));
+        if let Some(nodes) = self.shop.config.nodes().map_err(unreadable)? {
+            gateway::expect_done(shared.channel().administer(Order::Nodes(nodes), GATEWAY_LIMIT)?)?;
+        }
         gateway::expect_done(shared.channel().administer(Order::Serve, GATEWAY_LIMIT)?)?;
         tracing::info!(endpoint = %listener.address(), "the enclave answers its clients");
         Ok(())

@@ -77,6 +77,7 @@ impl Enclave {
             isv_svn: SVN,
             simulation: true,
             store: Some("store-1".into()),
+            source: None,
             epoch: 7,
             receipt_key: self.receipts.public(),
         }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::json;
-use teemate_attestation::memory::{Memory, Seen, Whose};
+use teemate_attestation::memory::{Memory, Presented, Seen, Whose};
 use teemate_attestation::session::{self, Fresh};
 use teemate_attestation::{Endpoint, Session, describe, now};
 use teemate_client::profile::Profile;
@@ -104,10 +104,10 @@ fn remember(mut memory: Memory, endpoint: &Endpoint, owner: Option<&str>, info: 
     let whose = Whose { node: &node, mrsigner: info.mrsigner, owner };
     let before = memory.last(&whose).cloned();
     if accept {
-        memory.accept(&whose, Seen::from(info))?;
+        memory.accept(&whose, Presented::from(info).behind())?;
         return Ok(None);
     }
-    memory.observe(&whose, Seen::from(info))?;
+    memory.observe_one_of(&whose, Presented::from(info))?;
     Ok(before)
 }
 

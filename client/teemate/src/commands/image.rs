@@ -7,12 +7,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::json;
 use teemate_client::oci;
 use teemate_client::registry::{Credentials, Reference, Registry};
+use teemate_control::envelope::{self, Release};
 use teemate_image::{Error, ImageConfig, ImageSummary, SigningKey, describe};
 
-use crate::arguments::Image;
+use crate::arguments::{Encryption, Image};
 use crate::failure::Failure;
 use crate::output::{Output, bytes, table};
 
@@ -27,10 +30,10 @@ const MAX_TRAPS: usize = 20;
 pub fn run(command: &Image, output: &Output) -> Result<ExitCode, Failure> {
     match command {
         Image::Build { libos, payload, config, output: to, key } => build(libos, payload, config.as_deref(), to, key.as_deref(), output),
-        Image::Pack { code, name, output: to } => pack(code, name, to, output),
-        Image::Push { code, name, username, password_file, ca, plain_http } => {
+        Image::Pack { code, name, output: to, encryption } => pack(&of_function(code, name, encryption)?, name, to, output),
+        Image::Push { code, name, username, password_file, ca, plain_http, encryption } => {
             let login = username.as_deref().zip(password_file.as_deref());
-            push(code, name, login, ca.as_deref(), *plain_http, output)
+            push(&of_function(code, name, encryption)?, name, login, ca.as_deref(), *plain_http, output)
         }
         Image::Sign { image, key, output: to } => sign(image, key, to.as_deref().unwrap_or(image), output),
         Image::Measure { image } => measure(image, output),
@@ -73,17 +76,43 @@ fn build(libos: &Path, payload: &Path, config: Option<&Path>, to: &Path, key: Op
 }
 
 /// The image of a function in this file.
-fn of_function(code: &Path, name: &str) -> Result<oci::Image, Failure> {
+fn of_function(code: &Path, name: &str, encryption: &Encryption) -> Result<oci::Image, Failure> {
     let file = code.file_name().and_then(|file| file.to_str()).unwrap_or_default();
-    if !code.extension().is_some_and(|ending| ["js", "cjs", "wasm"].iter().any(|known| ending == *known)) {
-        return Err(Failure::new(format!("{}: a function's file ends in .js, .cjs or .wasm", code.display())));
+    if !code.extension().is_some_and(|ending| ["js", "cjs", "wasm", "zip"].iter().any(|known| ending == *known)) {
+        return Err(Failure::new(format!("{}: a function's file ends in .js, .cjs, .wasm or .zip", code.display())));
     }
     let content = read(code, teemate_client::deployment::MAX_CODE)?;
+    let content = encrypted(content, encryption)?;
     oci::Image::build(&oci::function(name, file, content)).map_err(Failure::new)
 }
 
-fn pack(code: &Path, name: &str, to: &Path, output: &Output) -> Result<ExitCode, Failure> {
-    let archive = of_function(code, name)?.archive().map_err(Failure::new)?;
+/// The code as the image has it.
+fn encrypted(code: Vec<u8>, encryption: &Encryption) -> Result<Vec<u8>, Failure> {
+    let Encryption { encrypt_key: Some(key), key_broker: Some(broker), key_broker_ca: Some(ca), key_resource: Some(resource) } = encryption
+    else {
+        return Ok(code);
+    };
+    let bytes = read(key, MAX_TEXT)?;
+    let wrong = |why: &str| Failure::new(format!("{}: {why}", key.display()));
+    if bytes.len() != envelope::KEY {
+        return Err(wrong("a key has 32 bytes; make one with `head -c 32 /dev/urandom`, and give it to your broker"));
+    }
+    let release = Release { broker: broker.clone(), roots: read_text(ca)?, resource: resource.clone() };
+    let mut sealed = envelope::associated(&release).ok_or_else(|| Failure::new(format!("{} is too long", ca.display())))?;
+    let mut nonce = [0; envelope::NONCE];
+    SystemRandom::new().fill(&mut nonce).map_err(|_| Failure::new("the system has no random bytes"))?;
+    let cipher = UnboundKey::new(&AES_256_GCM, &bytes).map(LessSafeKey::new).map_err(|_| wrong("it can't be used as a key"))?;
+    let mut content = code;
+    cipher
+        .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(&sealed), &mut content)
+        .map_err(|_| wrong("nothing can be encrypted with it"))?;
+    sealed.extend_from_slice(&nonce);
+    sealed.extend_from_slice(&content);
+    Ok(sealed)
+}
+
+fn pack(image: &oci::Image, name: &str, to: &Path, output: &Output) -> Result<ExitCode, Failure> {
+    let archive = image.archive().map_err(Failure::new)?;
     fs::write(to, &archive).map_err(|error| Failure::new(format!("{} can't be written: {error}", to.display())))?;
     output.result(&json!({ "image": name, "file": to, "bytes": archive.len() }), || {
         format!("{} holds {name}\nimport it with `ctr image import {}`", to.display(), to.display())
@@ -92,14 +121,14 @@ fn pack(code: &Path, name: &str, to: &Path, output: &Output) -> Result<ExitCode,
 }
 
 fn push(
-    code: &Path,
+    image: &oci::Image,
     name: &str,
     login: Option<(&str, &Path)>,
     authority: Option<&Path>,
     plain: bool,
     output: &Output,
 ) -> Result<ExitCode, Failure> {
-    let (image, reference) = (of_function(code, name)?, Reference::parse(name).map_err(Failure::usage)?);
+    let reference = Reference::parse(name).map_err(Failure::usage)?;
     let credentials = match login {
         Some((username, file)) => {
             Some(Credentials { username: username.to_owned(), password: read_text(file)?.trim_end_matches(['\r', '\n']).to_owned() })
@@ -111,7 +140,7 @@ fn push(
     };
     let authority = authority.map(|path| read(path, MAX_TEXT)).transpose()?;
     let progress = output.progress("pushing the image");
-    let pushed = Registry::new(reference, credentials, plain, authority.as_deref()).and_then(|mut registry| registry.push(&image));
+    let pushed = Registry::new(reference, credentials, plain, authority.as_deref()).and_then(|mut registry| registry.push(image));
     progress.finish_and_clear();
     let digest = pushed.map_err(Failure::new)?;
     output.result(&json!({ "image": name, "digest": digest }), || format!("pushed {name}\n{digest}"))?;

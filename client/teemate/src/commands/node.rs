@@ -20,8 +20,23 @@ pub fn run(command: &Node, socket: &Path, output: &Output) -> Result<ExitCode, F
         Node::Start(arguments) => start(arguments, socket, output),
         Node::Stop { timeout } => stop(socket, Duration::from_millis(*timeout), output),
         Node::Status => status(socket, output),
+        Node::InstallShim { directory } => install_shim(directory, output),
         Node::Upgrade { image } => upgrade(image, socket, output),
     }
+}
+
+/// Name of the shim's program, which lies beside this one.
+const SHIM: &str = "containerd-shim-teemate-v1";
+
+fn install_shim(directory: &Path, output: &Output) -> Result<ExitCode, Failure> {
+    let own = std::env::current_exe().map_err(|error| Failure::new(format!("this program can't be found: {error}")))?;
+    let (from, to) = (own.with_file_name(SHIM), directory.join(SHIM));
+    // One that runs can't be written to, but it can be replaced.
+    let new = directory.join(format!(".{SHIM}.new"));
+    let copied = std::fs::copy(&from, &new).and_then(|_| std::fs::rename(&new, &to));
+    copied.map_err(|error| Failure::new(format!("{} can't be copied to {}: {error}", from.display(), directory.display())))?;
+    output.result(&json!({ "shim": to }), || format!("{} is in place", to.display()))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// `teemate node start`.

@@ -52,7 +52,7 @@ pub fn run(arguments: &Proxy, output: &Output) -> Result<ExitCode, Failure> {
     };
     let tell = move |event: Event| {
         let text = match event {
-            Event::Opened(_) | Event::Closed(..) => return,
+            Event::Opened(_) | Event::Passed(_) | Event::Closed(..) => return,
             Event::Idle(from) => format!("{from}: closed, nothing moved on it"),
             Event::Refused(from, why) => format!("{from}: {refusal}, {why}"),
             Event::Accept(error) => format!("no connection can be accepted: {error}"),

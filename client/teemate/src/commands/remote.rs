@@ -64,7 +64,7 @@ fn action_body(arguments: &Deploy) -> Result<Value, Failure> {
         return Err(Failure::usage("files of an owner's function travel in its zip: deploy a .zip instead of --file"));
     }
     let code = deployment::read(&arguments.file, MAX_CODE)?;
-    let zipped = code.starts_with(b"PK\x03\x04");
+    let zipped = deployment::is_archive(&code);
     let module = code.starts_with(b"\0asm");
     let is_module = match arguments.kind {
         KindName::Auto => module,

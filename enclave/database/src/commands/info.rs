@@ -151,6 +151,8 @@ fn section(context: &mut Context<'_>, name: &str, text: &mut String) -> std::fmt
             line!("sync_full:{}", shared.replication.counters.full);
             line!("sync_partial_ok:{}", shared.replication.counters.partial);
             line!("sync_partial_err:{}", shared.replication.counters.refused);
+            // MIGRATE is not there, so nothing is kept for it.
+            line!("migrate_cached_sockets:0");
             line!("expired_keys:{}", store.expired);
             line!("expired_stale_perc:0.00");
             line!("evicted_keys:{}", counters.evicted);

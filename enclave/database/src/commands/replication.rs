@@ -110,6 +110,12 @@ fn replconf(context: &mut Context<'_>) -> Done {
             let ip = std::str::from_utf8(value).ok().filter(|ip| ip.len() < 256 && ip.bytes().all(|byte| byte.is_ascii_graphic()));
             ip.ok_or_else(|| Error::new("REPLCONF ip-address provided by replica instance is too long or no address"))?
                 .clone_into(&mut context.session.announced.ip);
+        } else if context.is(at, "password") {
+            // Asked by a replica in an enclave: a host may have led it here.
+            let user = context.session.user.as_ref().and_then(|name| context.shared.acl.users.get(name));
+            if user.is_none_or(|user| user.no_password) {
+                return Err(Error::new("NOPASSWORD whoever comes is let in here: the user needs no password"));
+            }
         } else if context.is(at, "rdb-only") {
             context.session.announced.only_snapshot = number::integer(value).ok_or(Error::NotAnInteger)? == 1;
         } else if context.is(at, "rdb-filter-only") {
@@ -202,15 +208,18 @@ fn replicaof(context: &mut Context<'_>) -> Done {
 
 /// Follows another server from now on: what there is here is replaced by what that has.
 fn begin_to_follow(store: &mut Store, shared: &mut Shared, host: &str, port: u16) -> Result<(), String> {
-    if !shared.replication.may_follow {
-        return Err("an enclave's database follows nobody: there is no attested connection out of it yet".to_owned());
+    let Some(following) = shared.replication.following.clone() else {
+        return Err("this server can't follow another one".to_owned());
+    };
+    if following.demands_password && shared.config.get("masterauth").is_empty() {
+        return Err("set masterauth first: without a password anybody's database could be followed".to_owned());
     }
     // What was done so far is of this server.
     persistence::gather(store, shared);
     let replication = &mut shared.replication;
     // It may have been followed by the other one, which then knows the stream to here.
     let stream = replication.kept.then(|| (replication.stream.id().to_owned(), replication.stream.end()));
-    let link = Link::start(host, port, &shared.config, shared.port, store.databases(), stream, store.now);
+    let link = Link::start(&following, (host, port), &shared.config, shared.port, store.databases(), stream, store.now);
     replication.link = Some(link.map_err(|error| format!("there is no thread for it: {error}"))?);
     (replication.kept, store.passive) = (true, true);
     shared.cut_off_replicas();

@@ -142,6 +142,10 @@ impl Administrator {
                 }
                 None => Ok(()),
             },
+            Order::Nodes(_) => Err(Failure::new(
+                FailureKind::Invalid,
+                "a database follows another one by REPLICAOF: start the node without --join and --accept-nodes",
+            )),
             Order::Invite { .. } | Order::Owners | Order::RemoveOwner { .. } => {
                 Err(Failure::new(FailureKind::Invalid, "this enclave is a database: it has users of its own (ACL), and no owners"))
             }

@@ -12,7 +12,7 @@ use teemate_sealed::{EnclaveSealing, FileCounter, MemoryCounter};
 
 use super::containers::Containers;
 use super::keeping::Settings;
-use super::reaching::Way;
+use super::reaching::{Way, following};
 use super::{Node, certificate};
 use crate::acl::Acl;
 use crate::config::Config;
@@ -135,6 +135,7 @@ fn read(node: &Arc<Node>, containers: Arc<Containers>, memory: &mut Option<(Stri
     shared.saving.runner = Box::new(containers);
     shared.settings = Some(Box::new(settings));
     shared.reach = Some(Box::new(reach));
+    shared.replication.following = Some(following(node));
     (shared.acl, shared.protected) = (acl, true);
     let started = persistence::start(&mut store, &mut shared).map_err(io::Error::other)?;
     if let Some(torn) = started.torn {

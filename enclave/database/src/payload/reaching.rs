@@ -1,16 +1,21 @@
-//! The way to a witness: the host connects and carries bytes, TLS ends here.
+//! The ways out of the enclave: to a witness, and to the server that is followed. The host connects and carries bytes, TLS ends here.
 
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustls::{ClientConnection, StreamOwned};
+use teemate_attestation::{Collateral, Connector, Endpoint, Policy};
+
 use teemate_control::service::{Ask, Reply};
-use teemate_service::stream::{Host, HostStream};
+use teemate_service::peers;
+use teemate_service::stream::{Host, HostStream, Lasting};
 
 use super::Node;
 use super::keeping::Settings;
 use crate::persistence::disk::Witness;
 use crate::persistence::guard::Reach;
+use crate::replication::link::{CONNECT, Connection, Following, Peer};
 use crate::witness::{Dial, Remote, Wire};
 
 /// Most bytes that a handshake and an answer have.
@@ -77,4 +82,56 @@ impl Reach for Way {
     fn reach(&self, address: &str, roots: &str, new: bool) -> Result<Witness, String> {
         Ok(Arc::new(Mutex::new(Remote::new(address, roots, self.identity, new, self.dial.clone())?)))
     }
+}
+
+/// The server that is followed: an enclave that was verified.
+struct Followed(StreamOwned<ClientConnection, Lasting<Carrier>>);
+
+impl Read for Followed {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.0.read(into)
+    }
+}
+
+impl Write for Followed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Connection for Followed {
+    fn wait_at_most(&mut self, limit: Duration) -> io::Result<()> {
+        self.0.sock.limit = limit;
+        Ok(())
+    }
+}
+
+/// How the database follows another one: by connections that this node carries, to enclaves that are verified here.
+pub fn following(node: &Arc<Node>) -> Following {
+    let node = node.clone();
+    let dial = move |peer: &Peer| {
+        let endpoint = Endpoint { host: peer.host.clone(), port: peer.port };
+        let mut connector = Connector::new(policy(peer)?).map_err(io::Error::other)?;
+        if !peer.collateral.is_empty() {
+            connector = connector.with_collateral(Collateral::from_slice(peer.collateral.as_bytes()).map_err(io::Error::other)?);
+        }
+        let carried = Lasting::connect(Carrier(node.clone()), &endpoint.authority(), CONNECT)?;
+        let tls = connector.over(&endpoint, carried).map_err(io::Error::other)?;
+        Ok(Box::new(Followed(tls)) as Box<dyn Connection>)
+    };
+    Following { dial: Arc::new(dial), demands_password: true }
+}
+
+/// What the owner accepts; if he said nothing, what this one is itself.
+fn policy(peer: &Peer) -> io::Result<Policy> {
+    if !peer.policy.is_empty() {
+        let policy = Policy::parse(&peer.policy).map_err(|error| io::Error::other(format!("replica-policy: {error}")))?;
+        // There are no files in here.
+        return Ok(Policy { collateral: None, ..policy });
+    }
+    peers::like_this_one()
 }

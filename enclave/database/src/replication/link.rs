@@ -1,8 +1,8 @@
 //! Following another server: a thread that connects to it, gets its snapshot and its stream, and begins again when the connection breaks.
 //!
-//! As Redis's replicas do it, over TCP without encryption: for one machine, or a network that is trusted. What comes is carried out by the
-//! server's own thread; this one reads a snapshot into databases that nobody uses, and everything after it goes through a queue that is
-//! bounded.
+//! As Redis's replicas do it. Natively over TCP without encryption: for one machine, or a network that is trusted. An enclave connects to
+//! enclaves that it has verified alone ([`Dial`]). What comes is carried out by the server's own thread; this one reads a snapshot into
+//! databases that nobody uses, and everything after it goes through a queue that is bounded.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -21,14 +21,84 @@ use crate::value::Limits;
 const PIECES: usize = 64;
 /// Longest line of an answer.
 const LINE: u64 = 4096;
-/// How long a connection may take to come about.
-const CONNECT: Duration = Duration::from_secs(10);
+/// How long a connection may take to come about, and the other end to take what it is sent.
+pub const CONNECT: Duration = Duration::from_secs(10);
 /// How long after it broke another is tried.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How often it is said how far this end is, where nobody asks.
 const ACKNOWLEDGE: Duration = Duration::from_secs(1);
+/// Stack of the thread, which may verify a quote.
+const STACK: usize = 1 << 20;
 /// How soon it is looked whether somebody asks.
 const LOOK: Duration = Duration::from_millis(10);
+
+/// A connection to the server that is followed.
+pub trait Connection: Read + Write + Send {
+    /// From now on reading fails with `WouldBlock` or `TimedOut` when nothing comes for so long.
+    ///
+    /// # Errors
+    /// When that can't be said.
+    fn wait_at_most(&mut self, limit: Duration) -> io::Result<()>;
+}
+
+impl Connection for TcpStream {
+    fn wait_at_most(&mut self, limit: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(limit))
+    }
+}
+
+/// Whom to connect to.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its name.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// What is accepted as an enclave there (the text of a client's policy); empty: what this one is itself.
+    pub policy: String,
+    /// Collateral for its quote, JSON; empty: none.
+    pub collateral: String,
+}
+
+/// Connects, and verifies whom there is.
+pub type Dial = Arc<dyn Fn(&Peer) -> io::Result<Box<dyn Connection>> + Send + Sync>;
+
+/// How a server follows others.
+#[derive(Clone)]
+pub struct Following {
+    /// How it connects.
+    pub dial: Dial,
+    /// Whether the other end must say that a password was needed: the host may lead this one to a server of its own, of the same program.
+    pub demands_password: bool,
+}
+
+impl Following {
+    /// By plain TCP.
+    pub fn plain() -> Following {
+        Following { dial: Arc::new(plain), demands_password: false }
+    }
+}
+
+impl std::fmt::Debug for Following {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Following").field("demands_password", &self.demands_password).finish_non_exhaustive()
+    }
+}
+
+fn plain(peer: &Peer) -> io::Result<Box<dyn Connection>> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
+    for address in (peer.host.as_str(), peer.port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, CONNECT) {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                stream.set_write_timeout(Some(CONNECT))?;
+                return Ok(Box::new(stream));
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
 
 /// What the thread tells the server.
 pub enum Event {
@@ -110,8 +180,8 @@ impl Link {
     /// # Errors
     /// When no thread can be had.
     pub fn start(
-        host: &str,
-        port: u16,
+        following: &Following,
+        (host, port): (&str, u16),
         config: &Config,
         own_port: u16,
         databases: usize,
@@ -125,8 +195,13 @@ impl Link {
             port => u16::try_from(port).unwrap_or(own_port),
         };
         let thread = Thread {
-            host: host.to_owned(),
-            port,
+            following: following.clone(),
+            peer: Peer {
+                host: host.to_owned(),
+                port,
+                policy: config.get("replica-policy").to_owned(),
+                collateral: config.get("replica-collateral").to_owned(),
+            },
             user: config.get("masteruser").to_owned(),
             password: config.get("masterauth").to_owned(),
             announced: (config.get("replica-announce-ip").to_owned(), announced),
@@ -137,7 +212,7 @@ impl Link {
             told: told.clone(),
             stream,
         };
-        std::thread::Builder::new().name("link".to_owned()).spawn(move || thread.run())?;
+        std::thread::Builder::new().name("link".to_owned()).stack_size(STACK).spawn(move || thread.run())?;
         let (host, state, rest) = (host.to_owned(), State::Connecting, Vec::new());
         Ok(Link { host, port, state, down_since: now, heard: now, rest, why: None, events, told })
     }
@@ -153,9 +228,11 @@ impl Link {
     }
 }
 
+type Wire = BufReader<Box<dyn Connection>>;
+
 struct Thread {
-    host: String,
-    port: u16,
+    following: Following,
+    peer: Peer,
     user: String,
     password: String,
     announced: (String, u16),
@@ -212,26 +289,23 @@ impl Thread {
         }
     }
 
-    fn connect(&self) -> Result<BufReader<TcpStream>, Ends> {
-        let mut last = broken("its name has no address");
-        for address in (self.host.as_str(), self.port).to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, CONNECT) {
-                Ok(stream) => {
-                    stream.set_nodelay(true)?;
-                    stream.set_read_timeout(Some(self.timeout))?;
-                    stream.set_write_timeout(Some(self.timeout))?;
-                    return Ok(BufReader::with_capacity(64 << 10, stream));
-                }
-                Err(error) => last = error.into(),
-            }
+    fn connect(&self) -> Result<Wire, Ends> {
+        if self.following.demands_password && self.password.is_empty() {
+            return Err(broken("there is no masterauth: without a password anybody's database could be followed"));
         }
-        Err(last)
+        let mut connection = (self.following.dial)(&self.peer)?;
+        connection.wait_at_most(self.timeout)?;
+        Ok(BufReader::with_capacity(64 << 10, connection))
     }
 
-    fn synchronise(&mut self, mut stream: BufReader<TcpStream>) -> Result<(), Ends> {
+    fn synchronise(&mut self, mut stream: Wire) -> Result<(), Ends> {
         if !self.password.is_empty() {
             let words: &[&str] = if self.user.is_empty() { &["AUTH", &self.password] } else { &["AUTH", &self.user, &self.password] };
             demand(&mut stream, words)?;
+        }
+        if self.following.demands_password {
+            // An enclave that was verified does not lie.
+            demand(&mut stream, &["REPLCONF", "password", "needed"])?;
         }
         demand(&mut stream, &["PING"])?;
         demand(&mut stream, &["REPLCONF", "listening-port", &self.announced.1.to_string()])?;
@@ -264,7 +338,7 @@ impl Thread {
     }
 
     /// Gets a snapshot.
-    fn load(&mut self, stream: &mut BufReader<TcpStream>, id: &str, offset: u64) -> Result<(), Ends> {
+    fn load(&mut self, stream: &mut Wire, id: &str, offset: u64) -> Result<(), Ends> {
         // From now on there is nothing from which it could go on.
         self.stream = None;
         self.tell(Event::Full)?;
@@ -281,8 +355,8 @@ impl Thread {
     }
 
     /// Passes the stream on, and says how far this end is.
-    fn carry(&mut self, mut stream: BufReader<TcpStream>) -> Result<(), Ends> {
-        stream.get_ref().set_read_timeout(Some(LOOK))?;
+    fn carry(&mut self, mut stream: Wire) -> Result<(), Ends> {
+        stream.get_mut().wait_at_most(LOOK)?;
         let (mut said, mut heard) = (Instant::now() - ACKNOWLEDGE, Instant::now());
         while !self.told.ended.load(SeqCst) {
             if said.elapsed() >= ACKNOWLEDGE || self.told.asked.swap(false, SeqCst) {
@@ -312,14 +386,15 @@ impl Thread {
     }
 }
 
-fn send(stream: &mut TcpStream, words: &[&str]) -> io::Result<()> {
+fn send(connection: &mut Box<dyn Connection>, words: &[&str]) -> io::Result<()> {
     let mut request = Vec::new();
     write_request(&mut request, words);
-    stream.write_all(&request)
+    connection.write_all(&request)?;
+    connection.flush()
 }
 
 /// The next line that is not empty: those are signs of life.
-fn line(stream: &mut BufReader<TcpStream>) -> Result<String, Ends> {
+fn line(stream: &mut Wire) -> Result<String, Ends> {
     loop {
         let mut line = Vec::new();
         stream.take(LINE).read_until(b'\n', &mut line)?;
@@ -334,7 +409,7 @@ fn line(stream: &mut BufReader<TcpStream>) -> Result<String, Ends> {
 }
 
 /// Sends a command, and gives the word that answers it.
-fn demand(stream: &mut BufReader<TcpStream>, words: &[&str]) -> Result<String, Ends> {
+fn demand(stream: &mut Wire, words: &[&str]) -> Result<String, Ends> {
     send(stream.get_mut(), words)?;
     let line = line(stream)?;
     line.strip_prefix('+').map(str::to_owned).ok_or_else(|| broken(format!("it answers {} with {line:?}", words[0])))

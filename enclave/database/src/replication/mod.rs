@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Weak};
 
-use self::link::Link;
+use self::link::{Following, Link};
 use self::spool::Spool;
 use self::stream::Stream;
 use crate::persistence::disk::Place;
@@ -91,8 +91,8 @@ pub struct Replication {
     pub stream: Stream,
     /// The name that the stream had before, and how far it had come then: who followed it to there, and no further, can go on.
     pub before: Option<(String, u64)>,
-    /// Whether it can follow another server: an enclave has no plain connections out of it.
-    pub may_follow: bool,
+    /// How it can follow another server, if it can at all.
+    pub following: Option<Following>,
     /// Whom it follows.
     pub link: Option<Link>,
     /// By session.

@@ -180,7 +180,6 @@ impl Start {
     fn new(engine: &Engine, module: &Module) -> Result<Start> {
         let mut store = Store::new(engine, ());
         store.set_fuel(u64::MAX)?;
-        store.set_epoch_deadline(1 << 60);
         let mut linker = Linker::new(engine);
         linker.define_unknown_imports_as_default_values(&mut store, module)?;
         let instance = linker.instantiate(&mut store, module)?;

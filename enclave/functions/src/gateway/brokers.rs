@@ -39,7 +39,8 @@ impl Brokers {
 impl KeyBrokers for Brokers {
     fn release(&self, owner: &str, broker: &Broker, resources: &[ResourceId]) -> Result<Vec<Vec<u8>>, KbsError> {
         let connection = HostStream::connect(self.handle.clone(), &broker.endpoint(), self.limit, MOST)?;
-        let mut http = broker.over(connection)?.with_header(OWNER, owner)?;
+        let http = broker.over(connection)?;
+        let mut http = if owner.is_empty() { http } else { http.with_header(OWNER, owner)? };
         teemate_kbs::release(&mut http, |report_data| self.attester.quote(report_data), resources)
     }
 }

@@ -77,7 +77,7 @@ impl Service {
             Task::Deploy(id, spec, code) => {
                 let service = self.clone();
                 let done = Box::new(move || service.compiled_for(peer, serial, id));
-                self.deploy(Deployment { client: Client::Link(name(serial, id), done), spec, code, precompiled: None });
+                self.deploy(Deployment { client: Client::Link(name(serial, id), done), spec, code, precompiled: None, came_as: None });
             }
             // One that could not be compiled is gone already.
             Task::Delete(id) => drop(self.delete(&name(serial, id))),

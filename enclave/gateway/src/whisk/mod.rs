@@ -181,6 +181,35 @@ impl Whisk {
         self.secrets.forget(namespace);
     }
 
+    /// A record of an owner's was changed in the store by somebody else.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn renew(&self, owner: &str, kind: &str, name: &str) -> Result<(), store::StoreError> {
+        let Some(collection) = Collection::ALL.into_iter().find(|collection| collection.kind() == kind) else { return Ok(()) };
+        for space in self.spaces.of(owner) {
+            space.renew(&*self.store, collection, name)?;
+            self.deployments.forget(&space.name, name);
+            self.secrets.forget(&space.name);
+        }
+        Ok(())
+    }
+
+    /// The store has the record of an activation that another node made.
+    pub fn note_activation(&self, namespace: &str, record: &[u8]) {
+        let Some(space) = self.spaces.loaded(namespace) else { return };
+        let Ok(activation) = serde_json::from_slice::<activation::Activation>(record) else { return };
+        if space.history.contains(&activation.id) {
+            return;
+        }
+        let gone = space.history.add(&activation, record.len(), self.config.retention);
+        if !gone.is_empty()
+            && let Err(error) = self.store.commit(space::forget(&space.id, gone))
+        {
+            eprintln!("teemate-gateway: old activations stay for now: {error}");
+        }
+    }
+
     /// Invocations under way, also those that nobody waits for any more. Who closes the store first waits until there are none.
     pub fn running(&self) -> u32 {
         self.overall.running()

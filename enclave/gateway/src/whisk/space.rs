@@ -72,6 +72,24 @@ impl Space {
         self.entities.read().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// Reads a name of a collection again, as the store has it now.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn renew(&self, store: &dyn Store, collection: Collection, name: &str) -> Result<(), StoreError> {
+        let now = store.get(&Key::new(&self.id, collection.kind(), name))?;
+        let now = now.map(|bytes| Entity::from_bytes(collection, &bytes)).transpose();
+        let now = now.map_err(|error| StoreError::new("give an entity as it was kept", error))?;
+        let mut entities = self.entities.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match now {
+            Some(entity) => drop(entities.insert(name.to_owned(), entity)),
+            // The name may stand for something else by now.
+            None if entities.get(name).is_some_and(|entity| entity.collection() == collection) => drop(entities.remove(name)),
+            None => {}
+        }
+        Ok(())
+    }
+
     /// What its owner may use.
     pub fn limits(&self) -> OwnerLimits {
         self.limits.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
@@ -178,6 +196,16 @@ impl Spaces {
             *space.limits.write().unwrap_or_else(std::sync::PoisonError::into_inner) = limits;
         }
         Ok(Some(space))
+    }
+
+    /// A namespace, if it is in memory.
+    pub fn loaded(&self, name: &str) -> Option<Arc<Space>> {
+        lock(&self.spaces).iter().find(|((namespace, _), _)| namespace == name).and_then(|(_, cell)| cell.get().cloned())
+    }
+
+    /// What is in memory of this owner's.
+    pub fn of(&self, owner: &str) -> Vec<Arc<Space>> {
+        lock(&self.spaces).iter().filter(|((_, id), _)| id == owner).filter_map(|(_, cell)| cell.get().cloned()).collect()
     }
 
     /// Forgets what is in memory of a namespace whose owner is gone.

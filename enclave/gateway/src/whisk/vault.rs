@@ -7,10 +7,8 @@ use teemate_vault::{OwnerState, Owners, Vault};
 use super::store::{Account, Change, Key, Store, StoreError, kind};
 use crate::receipts::Shelf;
 
-/// Owner, in the vault, of what is the enclave's own. No owner's uuid is like it.
-const OWN: &str = "teemate";
-/// Kind of the vouchers of receipt keys.
-const VOUCHER: &str = "voucher";
+/// Where the vouchers of receipt keys are, in the vault: they are the enclave's own. No owner's uuid is like that.
+pub const VOUCHERS: (&str, &str) = ("teemate", "voucher");
 
 /// A vault and the owners in it.
 pub struct VaultStore {
@@ -83,13 +81,13 @@ impl Shelf for VaultStore {
     }
 
     fn keep_voucher(&self, name: &str, voucher: Vec<u8>) {
-        if let Err(error) = self.vault.put_soon(&teemate_vault::Key::new(OWN, VOUCHER, name), voucher) {
+        if let Err(error) = self.vault.put_soon(&teemate_vault::Key::new(VOUCHERS.0, VOUCHERS.1, name), voucher) {
             eprintln!("teemate-gateway: the voucher of the receipt key is not kept: {error}");
         }
     }
 
     fn voucher(&self, name: &str) -> Option<Vec<u8>> {
-        self.vault.get(&teemate_vault::Key::new(OWN, VOUCHER, name)).ok()?
+        self.vault.get(&teemate_vault::Key::new(VOUCHERS.0, VOUCHERS.1, name)).ok()?
     }
 }
 

@@ -19,8 +19,8 @@ use crate::{Change, Key, Vault, VaultError};
 
 pub use self::record::{OwnerInfo, OwnerLimits, OwnerState};
 
-/// Where the owners themselves are kept. No namespace begins with a dot.
-const SHELF: (&str, &str) = (".owners", "owner");
+/// Under what the owners themselves are kept: owner and kind of the records. No namespace begins with a dot.
+pub const SHELF: (&str, &str) = (".owners", "owner");
 /// How many owners there may be.
 const MOST: usize = 10_000;
 /// Longest time that a claim token may be valid.
@@ -129,12 +129,7 @@ impl Owners {
     /// # Errors
     /// Those of the vault.
     pub fn with_clock(vault: Arc<Vault>, clock: fn() -> u64) -> Result<Owners, OwnerError> {
-        let mut table = Table::default();
-        for (namespace, _) in vault.list(SHELF.0, SHELF.1) {
-            if let Some(bytes) = vault.get(&place(&namespace))? {
-                table.set(namespace, Stored::read(&bytes)?);
-            }
-        }
+        let table = Table::read(&vault)?;
         let leaving: Vec<String> =
             table.owners.iter().filter(|(_, stored)| matches!(stored.stage, Stage::Leaving { .. })).map(|(name, _)| name.clone()).collect();
         // What a late write left under the number of an owner who is gone.
@@ -148,6 +143,16 @@ impl Owners {
             owners.remove(&namespace)?;
         }
         Ok(owners)
+    }
+
+    /// Reads all of them again: somebody else has changed them in the store.
+    ///
+    /// # Errors
+    /// Those of the vault; then what was known stays.
+    pub fn reload(&self) -> Result<(), OwnerError> {
+        let mut table = self.write();
+        *table = Table::read(&self.vault)?;
+        Ok(())
     }
 
     /// Invites somebody to become the owner of a namespace: the token is for him, and is valid once, for this long. Inviting again makes
@@ -289,6 +294,16 @@ impl Owners {
 }
 
 impl Table {
+    fn read(vault: &Vault) -> Result<Table, OwnerError> {
+        let mut table = Table::default();
+        for (namespace, _) in vault.list(SHELF.0, SHELF.1) {
+            if let Some(bytes) = vault.get(&place(&namespace))? {
+                table.set(namespace, Stored::read(&bytes)?);
+            }
+        }
+        Ok(table)
+    }
+
     fn set(&mut self, namespace: String, stored: Stored) {
         self.forget(&namespace);
         if let Some(uuid) = stored.uuid() {
