@@ -295,8 +295,23 @@ impl Follower {
             copied.insert(place, version);
         }
         if owners {
-            self.owners.reload().map_err(other)?;
-            self.forget.get().inspect(|forget| forget());
+            self.look_at_owners()?;
+        }
+        Ok(())
+    }
+
+    /// Owners were copied. Of one who is gone nothing stays, the records of his calls here among it.
+    fn look_at_owners(&self) -> io::Result<()> {
+        let before = self.owners.list();
+        self.owners.reload().map_err(other)?;
+        self.forget.get().inspect(|forget| forget());
+        let now: HashSet<String> = self.owners.list().into_iter().filter_map(|owner| owner.uuid).collect();
+        for owner in before {
+            let Some(uuid) = owner.uuid.filter(|uuid| !now.contains(uuid)) else { continue };
+            if let Some(whisk) = self.whisk.get().and_then(Weak::upgrade) {
+                whisk.forget(&owner.namespace);
+            }
+            self.vault.delete_owner(&uuid).map_err(other)?;
         }
         Ok(())
     }

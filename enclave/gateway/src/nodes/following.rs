@@ -89,7 +89,10 @@ impl Routes for FollowingRoutes {
                     let done =
                         tokio::spawn(async move { this.forward(request, true).await }).await.unwrap_or_else(|error| Err(other(error)));
                     done.unwrap_or_else(|error| {
-                        let why = format!("Changes are made by the node at {endpoint}, which does not answer now: {error}");
+                        let why = format!(
+                            "Changes are made by the node at {endpoint}, which does not answer now ({error}). Whether this one was made is not known: \
+                             look, or ask again, when it does."
+                        );
                         Response::error(StatusCode::SERVICE_UNAVAILABLE, &why)
                     })
                 }
