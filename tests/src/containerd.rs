@@ -379,5 +379,6 @@ pub fn busybox(reference: &str) -> Option<ImageSpec> {
         files: vec![file("bin/busybox"), file("bin/sh")],
         entrypoint: vec!["/bin/sh".to_owned()],
         env: vec!["PATH=/bin".to_owned()],
+        module: None,
     })
 }

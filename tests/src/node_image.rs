@@ -35,7 +35,7 @@ pub fn spec(artifacts: &Artifacts, reference: &str) -> Result<ImageSpec, String>
         files.push(ImageFile { path, content: read(Path::new(&library))?, executable: true });
     }
     let entrypoint = vec![format!("/{PLACE}/bin/teemate-node")];
-    Ok(ImageSpec { reference: reference.to_owned(), files, entrypoint, env: vec![format!("PATH=/{PLACE}/bin")] })
+    Ok(ImageSpec { reference: reference.to_owned(), files, entrypoint, env: vec![format!("PATH=/{PLACE}/bin")], module: None })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {

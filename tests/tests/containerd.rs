@@ -20,6 +20,16 @@ use teemate_tests::{full, skip, with_each_release};
 const FUNCTION: &str = "docker.io/teemate/function:1";
 const ZIPPED: &str = "docker.io/teemate/zipped:1";
 const ENCRYPTED: &str = "docker.io/teemate/encrypted:1";
+const MODULE: &str = "docker.io/teemate/module:1";
+/// Writes its result.
+const PRINT: &str = r#"(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 64) "{\"module\":1}")
+  (func (export "_start")
+    (i32.store (i32.const 0) (i32.const 64))
+    (i32.store (i32.const 4) (i32.const 12))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 16)))))"#;
 const BUSYBOX: &str = "docker.io/teemate/busybox:1";
 const SOURCE: &str = "
 async function main(p) {
@@ -82,6 +92,13 @@ fn a_function_is_a_container_with_output_and_exit_code(release: Release) {
     ctr.import(&oci::function(ZIPPED, "hello.zip", zip(&files).unwrap())).unwrap();
     let said = ctr.run(&["--rm"], ZIPPED, "zipped", &["/hello.zip", "name=Ada"]);
     assert!(said.status == 0 && said.stdout.contains(r#"{"zipped":"Ada"}"#), "{said:?}");
+
+    // A module that is a layer by itself: containerd 1.6 knows no such layers.
+    if release.directory != Release::INSTALLED.directory {
+        ctr.import(&oci::module(MODULE, "print.wasm", wat::parse_str(PRINT).unwrap())).unwrap();
+        let said = ctr.run(&["--rm"], MODULE, "module", &["/print.wasm"]);
+        assert!(said.status == 0 && said.stdout.contains(r#"{"module":1}"#), "{said:?}\n{}", ctr.last_words());
+    }
 
     for (options, command, why) in
         [(&["--rm"][..], &["/hello.js", "word"][..], "neither name=value"), (&["--rm"], &["/absent.js"], "not in the image")]

@@ -136,9 +136,12 @@ pub enum Node {
     },
 }
 
-/// How the code in an image is encrypted, if it is.
+/// How the code lies in an image.
 #[derive(Debug, Args)]
-pub struct Encryption {
+pub struct Form {
+    /// Make a .wasm file a layer by itself (`application/wasm`), as registries of WebAssembly have it. containerd 1.7 and newer take it.
+    #[arg(long)]
+    pub wasm_layer: bool,
     /// Encrypt the code with the key in this file, 32 bytes: the enclave alone gets it, from your key broker. Results and logs are still the host's
     /// to read.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires_all = ["key_broker", "key_broker_ca", "key_resource"])]
@@ -427,9 +430,9 @@ pub enum Image {
         /// Where the tar file goes.
         #[arg(long, short, value_hint = ValueHint::FilePath)]
         output: PathBuf,
-        /// Encryption of the code.
+        /// How the code lies in it.
         #[command(flatten)]
-        encryption: Encryption,
+        form: Form,
     },
     /// Put a function into a container image and push it to a registry, without a Docker daemon.
     Push {
@@ -450,9 +453,9 @@ pub enum Image {
         /// Speak HTTP without TLS. Everybody between sees code and password.
         #[arg(long, conflicts_with = "ca")]
         plain_http: bool,
-        /// Encryption of the code.
+        /// How the code lies in it.
         #[command(flatten)]
-        encryption: Encryption,
+        form: Form,
     },
     /// Sign an image.
     Sign {

@@ -17,6 +17,8 @@ pub struct ImageSpec {
     pub entrypoint: Vec<String>,
     /// `NAME=value`.
     pub env: Vec<String>,
+    /// A WebAssembly module that is a layer by itself, instead of a file (containerd 1.7 and newer).
+    pub module: Option<Vec<u8>>,
 }
 
 /// One file of an image.
@@ -45,7 +47,13 @@ pub fn function(reference: &str, name: &str, code: Vec<u8>) -> ImageSpec {
         files: vec![ImageFile { path: name.to_owned(), content: code, executable: false }],
         entrypoint: vec![format!("/{name}")],
         env: Vec::new(),
+        module: None,
     }
+}
+
+/// An image of one module, which is a layer by itself.
+pub fn module(reference: &str, name: &str, code: Vec<u8>) -> ImageSpec {
+    ImageSpec { files: Vec::new(), module: Some(code), ..function(reference, name, Vec::new()) }
 }
 
 /// Content that is named by its digest.
@@ -85,16 +93,21 @@ impl Image {
     /// # Errors
     /// When a path does not fit.
     pub fn build(spec: &ImageSpec) -> Result<Image, Error> {
-        let mut layer = Tar::default();
+        let mut files = Tar::default();
         for file in &spec.files {
-            layer.add(&file.path, if file.executable { 0o755 } else { 0o644 }, &file.content)?;
+            files.add(&file.path, if file.executable { 0o755 } else { 0o644 }, &file.content)?;
         }
-        let layer = Blob::new("application/vnd.oci.image.layer.v1.tar", layer.end());
+        let layer = match &spec.module {
+            Some(module) => Blob::new("application/wasm", module.clone()),
+            None => Blob::new("application/vnd.oci.image.layer.v1.tar", files.end()),
+        };
+        // What is not unpacked is no part of the root file system.
+        let unpacked: &[&str] = if spec.module.is_some() { &[] } else { &[&layer.digest] };
         let config = json!({
             "architecture": "amd64",
             "os": "linux",
             "config": { "Entrypoint": spec.entrypoint, "Env": spec.env, "WorkingDir": "/" },
-            "rootfs": { "type": "layers", "diff_ids": [layer.digest] },
+            "rootfs": { "type": "layers", "diff_ids": unpacked },
         });
         let config = Blob::new("application/vnd.oci.image.config.v1+json", config.to_string().into_bytes());
         let manifest = json!({

@@ -25,7 +25,7 @@ const EGRESS: &str = "io.teemate.egress";
 /// Environment variable with the parameters, a JSON object.
 const PARAMS: &str = "TEEMATE_PARAMS";
 /// Largest code: the node's limit.
-const CODE_MAX: u64 = 48 << 20;
+pub const CODE_MAX: u64 = 48 << 20;
 
 /// The part of config.json that matters here.
 #[derive(Debug, Default, Deserialize)]
@@ -119,10 +119,18 @@ impl Config {
         Some((path, kind))
     }
 
-    /// The task of a container of a function, whose root file system is mounted.
-    pub fn task(&self, id: String, root: &Path) -> Result<TaskSpec> {
-        let (path, kind) = self.function().ok_or_else(|| Error::Unsupported("the image holds no function".to_owned()))?;
-        let code = read_inside(root, path)?;
+    /// The code in a root file system, where that is mounted.
+    pub fn code(&self, root: &Path) -> Result<Vec<u8>> {
+        read_inside(root, self.known()?.0)
+    }
+
+    fn known(&self) -> Result<(&str, Kind)> {
+        self.function().ok_or_else(|| Error::Unsupported("the image holds no function".to_owned()))
+    }
+
+    /// The task of a container of a function with this code.
+    pub fn task(&self, id: String, code: Vec<u8>) -> Result<TaskSpec> {
+        let (_, kind) = self.known()?;
         let function = FunctionSpec {
             name: String::new(),
             kind,
@@ -247,15 +255,13 @@ mod tests {
 
     #[test]
     fn parameters_limits_and_place_come_from_the_bundle() {
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("f.js"), "code").unwrap();
         let config = config(
             r#"{"process":{"args":["/f.js","name=Ada","n=3","{\"deep\":{\"a\":1}}"],"env":["PATH=/bin","TEEMATE_PARAMS={\"n\":1,\"x\":2}","A=b=c"]},
                 "hostname":"host","annotations":{"io.teemate.timeout-ms":"1500","io.teemate.egress":"a:1, b:2"},
                 "linux":{"cgroupsPath":"/default/c1","namespaces":[{"type":"pid"},{"type":"network","path":"/run/netns/x"}],
                 "resources":{"memory":{"limit":67108864},"cpu":{"quota":50000,"period":100000},"pids":{"limit":9}}}}"#,
         );
-        let task = config.task("ns/c1".to_owned(), directory.path()).unwrap();
+        let task = config.task("ns/c1".to_owned(), b"code".to_vec()).unwrap();
         assert_eq!(task.params, serde_json::json!({"name": "Ada", "n": 3, "x": 2, "deep": {"a": 1}}));
         assert_eq!((task.function.limits.timeout_ms, task.function.limits.memory, task.function.limits.cpu_milli), (1500, 64 << 20, 500));
         assert_eq!(task.function.egress, ["a:1", "b:2"]);
@@ -282,9 +288,7 @@ mod tests {
             r#"{"process":{"args":["/f.js"],"env":["TEEMATE_PARAMS=[1]"]}}"#,
             r#"{"process":{"args":["/f.js"]},"annotations":{"io.teemate.fuel":"much"}}"#,
         ] {
-            let directory = tempfile::tempdir().unwrap();
-            std::fs::write(directory.path().join("f.js"), "code").unwrap();
-            assert!(matches!(config(text).task("x".to_owned(), directory.path()), Err(Error::Refused(_))), "{text}");
+            assert!(matches!(config(text).task("x".to_owned(), Vec::new()), Err(Error::Refused(_))), "{text}");
         }
     }
 }

@@ -11,6 +11,7 @@ mod entry;
 mod error;
 mod events;
 mod function;
+mod image;
 mod node;
 mod ordinary;
 mod service;
@@ -38,6 +39,8 @@ struct Shimmed {
     id: String,
     bundle: String,
     socket: String,
+    /// containerd's own.
+    address: String,
 }
 
 #[async_trait]
@@ -51,6 +54,7 @@ impl Shim for Shimmed {
             id: flags.id.clone(),
             bundle: flags.bundle.clone(),
             socket: flags.socket.clone(),
+            address: flags.address.clone(),
         }
     }
 
@@ -74,7 +78,8 @@ impl Shim for Shimmed {
     }
 
     async fn create_task_service(&self, publisher: RemotePublisher) -> Service {
-        Service::new(self.namespace.clone(), Arc::clone(&self.exit), Events::new(publisher, self.namespace.clone())).await
+        let events = Events::new(publisher, self.namespace.clone());
+        Service::new(self.namespace.clone(), self.address.clone(), Arc::clone(&self.exit), events).await
     }
 }
 

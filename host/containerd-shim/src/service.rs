@@ -19,6 +19,7 @@ use containerd_shim::protos::events::task::{
 use containerd_shim::protos::protobuf::MessageField;
 use containerd_shim::util::{convert_to_any, mount_rootfs};
 use containerd_shim::{Task, TtrpcContext, TtrpcResult, cgroup};
+use teemate_control::function::Kind;
 use teemate_control::node::Request;
 
 use crate::bundle::Config;
@@ -26,6 +27,7 @@ use crate::entry::{Ended, Entry, Runner, Stage};
 use crate::error::{Error, Result};
 use crate::events::{self, Events};
 use crate::function::{self, Output};
+use crate::image;
 use crate::node::Node;
 use crate::ordinary::{self, Children, Runc};
 use crate::stdio::Stdio;
@@ -36,6 +38,8 @@ type Key = (String, String);
 #[derive(Clone)]
 pub struct Service {
     namespace: String,
+    /// Where containerd answers.
+    address: String,
     exit: Arc<ExitSignal>,
     events: Events,
     runc: Runc,
@@ -51,9 +55,9 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'sta
 
 impl Service {
     /// Without containers.
-    pub async fn new(namespace: String, exit: Arc<ExitSignal>, events: Events) -> Service {
+    pub async fn new(namespace: String, address: String, exit: Arc<ExitSignal>, events: Events) -> Service {
         let runc = Runc::new(&namespace, Children::listen().await);
-        Service { namespace, exit, events, runc, entries: Arc::default(), finding: Arc::default() }
+        Service { namespace, address, exit, events, runc, entries: Arc::default(), finding: Arc::default() }
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut HashMap<Key, Arc<Entry>>) -> T) -> T {
@@ -94,11 +98,18 @@ impl Service {
         let mounted = mount_all(request, &root).await;
         let read = match mounted {
             // The code is in memory then, and nothing of the image is needed any more.
-            Ok(()) => config.task(self.task_id(&entry.id), &root),
+            Ok(()) => config.code(&root),
             Err(error) => Err(error),
         };
         unmount_all(request, &root);
-        let task = Box::new(read?);
+        let code = match read {
+            // A module may be a layer by itself.
+            Err(error @ Error::File { .. }) if matches!(config.function(), Some((_, Kind::Wasm))) => {
+                image::module(&self.address, &self.namespace, &entry.id).await?.ok_or(error)?
+            }
+            read => read?,
+        };
+        let task = Box::new(config.task(self.task_id(&entry.id), code)?);
         let output = Output::open(&entry.stdio)?;
         let one_at_a_time = self.finding.lock().await;
         let namespace = self.namespace.clone();

@@ -15,7 +15,7 @@ use teemate_client::registry::{Credentials, Reference, Registry};
 use teemate_control::envelope::{self, Release};
 use teemate_image::{Error, ImageConfig, ImageSummary, SigningKey, describe};
 
-use crate::arguments::{Encryption, Image};
+use crate::arguments::{Form, Image};
 use crate::failure::Failure;
 use crate::output::{Output, bytes, table};
 
@@ -30,10 +30,10 @@ const MAX_TRAPS: usize = 20;
 pub fn run(command: &Image, output: &Output) -> Result<ExitCode, Failure> {
     match command {
         Image::Build { libos, payload, config, output: to, key } => build(libos, payload, config.as_deref(), to, key.as_deref(), output),
-        Image::Pack { code, name, output: to, encryption } => pack(&of_function(code, name, encryption)?, name, to, output),
-        Image::Push { code, name, username, password_file, ca, plain_http, encryption } => {
+        Image::Pack { code, name, output: to, form } => pack(&of_function(code, name, form)?, name, to, output),
+        Image::Push { code, name, username, password_file, ca, plain_http, form } => {
             let login = username.as_deref().zip(password_file.as_deref());
-            push(&of_function(code, name, encryption)?, name, login, ca.as_deref(), *plain_http, output)
+            push(&of_function(code, name, form)?, name, login, ca.as_deref(), *plain_http, output)
         }
         Image::Sign { image, key, output: to } => sign(image, key, to.as_deref().unwrap_or(image), output),
         Image::Measure { image } => measure(image, output),
@@ -76,20 +76,23 @@ fn build(libos: &Path, payload: &Path, config: Option<&Path>, to: &Path, key: Op
 }
 
 /// The image of a function in this file.
-fn of_function(code: &Path, name: &str, encryption: &Encryption) -> Result<oci::Image, Failure> {
+fn of_function(code: &Path, name: &str, form: &Form) -> Result<oci::Image, Failure> {
     let file = code.file_name().and_then(|file| file.to_str()).unwrap_or_default();
     if !code.extension().is_some_and(|ending| ["js", "cjs", "wasm", "zip"].iter().any(|known| ending == *known)) {
         return Err(Failure::new(format!("{}: a function's file ends in .js, .cjs, .wasm or .zip", code.display())));
     }
     let content = read(code, teemate_client::deployment::MAX_CODE)?;
-    let content = encrypted(content, encryption)?;
-    oci::Image::build(&oci::function(name, file, content)).map_err(Failure::new)
+    if form.wasm_layer && !file.ends_with(".wasm") {
+        return Err(Failure::new(format!("{}: only a .wasm file can be a layer by itself", code.display())));
+    }
+    let content = encrypted(content, form)?;
+    let spec = if form.wasm_layer { oci::module(name, file, content) } else { oci::function(name, file, content) };
+    oci::Image::build(&spec).map_err(Failure::new)
 }
 
 /// The code as the image has it.
-fn encrypted(code: Vec<u8>, encryption: &Encryption) -> Result<Vec<u8>, Failure> {
-    let Encryption { encrypt_key: Some(key), key_broker: Some(broker), key_broker_ca: Some(ca), key_resource: Some(resource) } = encryption
-    else {
+fn encrypted(code: Vec<u8>, form: &Form) -> Result<Vec<u8>, Failure> {
+    let Form { encrypt_key: Some(key), key_broker: Some(broker), key_broker_ca: Some(ca), key_resource: Some(resource), .. } = form else {
         return Ok(code);
     };
     let bytes = read(key, MAX_TEXT)?;
