@@ -58,15 +58,18 @@ fn the_files_for_kubernetes_fit_each_other() {
         let line = text.lines().find(|line| line.trim_start().trim_start_matches("- ").starts_with(&format!("{name}:")));
         line.unwrap_or_else(|| panic!("no {name}")).split_once(": ").unwrap().1.trim().to_owned()
     };
-    let listed = read("kustomization.yaml");
-    let files: BTreeSet<String> =
-        fs::read_dir(root().join("deploy")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    for file in files.iter().filter(|file| *file != "kustomization.yaml") {
-        assert!(listed.contains(&format!("- {file}")), "{file} is not listed");
-        let text = read(file);
-        assert!(!text.contains('\t'), "{file}: YAML takes no tabs");
-        assert!(!field(&text, "apiVersion").is_empty() && !field(&text, "kind").is_empty(), "{file}");
+    for folder in ["", "database/"] {
+        let listed = read(&format!("{folder}kustomization.yaml"));
+        let entries = fs::read_dir(root().join("deploy").join(folder)).unwrap().map(Result::unwrap);
+        let files = entries.filter(|entry| entry.file_type().unwrap().is_file()).map(|entry| entry.file_name().into_string().unwrap());
+        for file in files.filter(|file| file != "kustomization.yaml") {
+            assert!(listed.contains(&format!("- {file}")), "{folder}{file} is not listed");
+            let text = read(&format!("{folder}{file}"));
+            assert!(!text.contains('\t'), "{file}: YAML takes no tabs");
+            assert!(!field(&text, "apiVersion").is_empty() && !field(&text, "kind").is_empty(), "{file}");
+        }
     }
+    let listed = read("kustomization.yaml");
     let (class, daemon, space) = (read("runtimeclass.yaml"), read("daemonset.yaml"), read("namespace.yaml"));
     let label = "teemate.io/runtime: \"true\"";
     assert!(class.contains(label) && daemon.contains(label), "pods go where the node is");
@@ -76,6 +79,6 @@ fn the_files_for_kubernetes_fit_each_other() {
     for mount in ["host-bin", "run", "state", "cgroup", "netns"] {
         assert!(mounts.contains(mount) && daemon.matches(&format!("- name: {mount}\n")).count() >= 2, "{mount} is mounted and declared");
     }
-    assert!(daemon.contains(&format!("/host/bin/{}", teemate_tests::containerd::SHIM)), "the shim has the name that containerd looks for");
+    assert!(daemon.contains("\"install-shim\", \"/host/bin\""), "the shim is installed into the host's directory");
     assert!(fs::read_to_string(root().join("docs/containerd.md")).unwrap().contains(&field(&class, "handler")));
 }
