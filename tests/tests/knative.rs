@@ -102,11 +102,11 @@ fn an_action_is_served_at_a_port() {
     let mut stream = connect(&served);
     let (head, body) = ask(&mut stream, "GET /a/b?name=Ada HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(head.starts_with("HTTP/1.1 201") && head.contains("x-mine: yes"), "{head}\n{body}");
-    assert_eq!(body, r#"{"method":"get","name":"Ada","path":"/a/b"}"#);
+    assert_eq!(body, r#"{"name":"Ada","path":"/a/b","method":"get"}"#);
     let pieces = "POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n8\r\n{\"name\":\r\n6\r\n\"Eve\"}\r\n0\r\n\r\n";
     let (head, body) = ask(&mut stream, pieces);
     assert!(head.starts_with("HTTP/1.1 201"), "{head}\n{body}");
-    assert_eq!(body, r#"{"method":"post","name":"Eve","path":""}"#);
+    assert_eq!(body, r#"{"name":"Eve","path":"","method":"post"}"#);
 
     // What is not for the web is not served, though it is there.
     let private = serve(&artifacts, &owner, &policy, &endpoint, "ada/private").unwrap_or_else(|why| panic!("{why}"));
