@@ -26,6 +26,9 @@ use crate::persistence::disk::Place;
 /// Snapshots for replicas that lie in files at a time: who gets one slowly does not keep others from the next.
 pub const SPOOLS: usize = 4;
 
+/// How long (ms) a replica that begins is not told that this end lives: shorter than it is waited for anywhere.
+const UNSAID: i64 = 5000;
+
 /// How far a replica is.
 #[derive(Debug)]
 pub enum Stage {
@@ -153,6 +156,8 @@ impl Replication {
     pub fn add(&mut self, session: u64, replica: Replica) {
         if !replica.only_snapshot {
             (self.kept, self.alone_since) = (true, None);
+            // It need not be told as it begins that this end lives.
+            self.said = self.said.max(replica.heard - UNSAID);
         }
         self.replicas.insert(session, replica);
     }
