@@ -9,7 +9,7 @@ use teemate_client::oci::{self, ImageFile, ImageSpec};
 use teemate_control::node::Sharing;
 
 use crate::artifacts::Artifacts;
-use crate::running::Node;
+use crate::running::{Node, last_lines};
 
 /// The runtime's name.
 pub const RUNTIME: &str = "io.containerd.teemate.v1";
@@ -249,9 +249,7 @@ impl Containerd {
 
     /// The ends of both logs, for the message of a failed test.
     pub fn last_words(&self) -> String {
-        let text = std::fs::read_to_string(self.log()).unwrap_or_default();
-        let lines: Vec<_> = text.lines().collect();
-        format!("{}\n--- node\n{}", lines[lines.len().saturating_sub(20)..].join("\n"), self.node.last_words())
+        format!("{}\n--- node\n{}", last_lines(&self.log(), 20), self.node.last_words())
     }
 
     /// Where it listens.

@@ -8,6 +8,7 @@ use teemate_client::oci::{self, ImageSpec};
 
 use crate::artifacts::Artifacts;
 use crate::containerd::{Containerd, DOCKER, RUNTIME, Release, Said, peers};
+use crate::running::last_lines;
 
 /// How long one command of docker may take.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -80,9 +81,7 @@ impl Docker {
 
     /// The ends of all logs, for the message of a failed test.
     pub fn last_words(&self) -> String {
-        let text = std::fs::read_to_string(self.log()).unwrap_or_default();
-        let lines: Vec<_> = text.lines().collect();
-        format!("{}\n--- containerd\n{}", lines[lines.len().saturating_sub(20)..].join("\n"), self.containerd.last_words())
+        format!("{}\n--- containerd\n{}", last_lines(&self.log(), 20), self.containerd.last_words())
     }
 
     /// Carries out a command of docker.

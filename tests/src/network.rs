@@ -1,16 +1,9 @@
-//! Hosts of one's own: network namespaces on a bridge, and a balancer before what listens in them.
+//! Hosts of one's own: network namespaces on a bridge.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
-/// How long a host may take to accept a connection before the next one is tried.
-const CONNECT: Duration = Duration::from_millis(500);
 
 /// A bridge with hosts on it, each a network namespace. All goes with the value.
 pub struct Network {
@@ -90,75 +83,4 @@ impl Drop for Network {
         }
         let _ = ip(&["link", "delete", &self.name]);
     }
-}
-
-/// Takes connections and gives each to the next of several servers; one that does not answer is passed over. It reads nothing of what it carries,
-/// and keeps a copy, as a network could.
-pub struct Balancer {
-    address: SocketAddr,
-    seen: Arc<Mutex<Vec<u8>>>,
-    ending: Arc<AtomicBool>,
-}
-
-impl Balancer {
-    /// Before these, at a free port of this address.
-    ///
-    /// # Errors
-    /// When it can't listen.
-    pub fn before(servers: Vec<SocketAddr>, at: Ipv4Addr) -> std::io::Result<Balancer> {
-        let listener = TcpListener::bind((at, 0))?;
-        let balancer = Balancer { address: listener.local_addr()?, seen: Arc::default(), ending: Arc::default() };
-        let (seen, ending, next) = (balancer.seen.clone(), balancer.ending.clone(), AtomicUsize::new(0));
-        std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                if ending.load(SeqCst) {
-                    return;
-                }
-                let first = next.fetch_add(1, SeqCst);
-                let order = (0..servers.len()).map(|at| servers[(first + at) % servers.len()]);
-                let seen = seen.clone();
-                let order: Vec<_> = order.collect();
-                std::thread::spawn(move || {
-                    let server = order.iter().find_map(|server| TcpStream::connect_timeout(server, CONNECT).ok());
-                    // With none the client is cut off.
-                    let Some(server) = server else { return };
-                    for (from, to) in [(client.try_clone(), server.try_clone()), (Ok(server), Ok(client))] {
-                        let (Ok(from), Ok(to)) = (from, to) else { return };
-                        let seen = seen.clone();
-                        std::thread::spawn(move || pass(from, to, &seen));
-                    }
-                });
-            }
-        });
-        Ok(balancer)
-    }
-
-    /// Where clients connect.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Every byte so far, of both directions.
-    pub fn seen(&self) -> Vec<u8> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl Drop for Balancer {
-    fn drop(&mut self) {
-        self.ending.store(true, SeqCst);
-        let _ = TcpStream::connect(self.address);
-    }
-}
-
-fn pass(mut from: TcpStream, mut to: TcpStream, seen: &Mutex<Vec<u8>>) {
-    let mut buffer = [0; 16 << 10];
-    while let Ok(length @ 1..) = from.read(&mut buffer) {
-        seen.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..length]);
-        if to.write_all(&buffer[..length]).is_err() {
-            break;
-        }
-    }
-    let _ = to.shutdown(Shutdown::Write);
-    let _ = from.shutdown(Shutdown::Read);
 }

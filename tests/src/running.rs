@@ -151,9 +151,7 @@ impl Node {
 
     /// The end of its log, for the message of a failed test.
     pub fn last_words(&self) -> String {
-        let text = std::fs::read_to_string(self.log()).unwrap_or_default();
-        let lines: Vec<_> = text.lines().collect();
-        lines[lines.len().saturating_sub(40)..].join("\n")
+        last_lines(&self.log(), 40)
     }
 
     /// Its process.
@@ -369,4 +367,11 @@ pub fn result(outcome: &Outcome) -> Result<Value, String> {
         Ok(bytes) => serde_json::from_slice(bytes).map_err(|error| format!("the result is not JSON: {error}")),
         Err(failure) => Err(format!("{:?}: {}", failure.kind, failure.message)),
     }
+}
+
+/// So many lines of the end of a log; of one that can't be read, none.
+pub(crate) fn last_lines(log: &Path, count: usize) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
 }

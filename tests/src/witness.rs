@@ -6,11 +6,12 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use aho_corasick::AhoCorasick;
 
@@ -18,6 +19,8 @@ use aho_corasick::AhoCorasick;
 const PROCESSOR: [&str; 2] = ["/memfd:teemate-epc", "/memfd:teemate-state"];
 /// Bytes of a canary.
 pub const CANARY: usize = 128;
+/// How long a server may take to accept a connection before the next one is tried.
+const CONNECT: Duration = Duration::from_millis(500);
 /// Bytes read at a time.
 const PIECE: usize = 4 << 20;
 
@@ -119,7 +122,7 @@ fn visible(line: &str) -> Option<(u64, u64)> {
     Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
 }
 
-/// Stands between clients and an address, passes every byte on and keeps a copy, as a network does.
+/// Stands between clients and one server or several, passes every byte on and keeps a copy, as a network or a balancer does.
 pub struct Tap {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<u8>>>,
@@ -132,20 +135,34 @@ impl Tap {
     /// # Errors
     /// When it can't listen.
     pub fn before(target: SocketAddr) -> std::io::Result<Tap> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let tap = Tap { address: listener.local_addr()?, seen: Arc::default(), ending: Arc::new(AtomicBool::new(false)) };
+        Tap::before_each(vec![target], Ipv4Addr::LOCALHOST)
+    }
+
+    /// At a free port of this address, before all of these: each connection goes to the next one; one that does not answer is passed over.
+    ///
+    /// # Errors
+    /// When it can't listen.
+    pub fn before_each(servers: Vec<SocketAddr>, at: Ipv4Addr) -> std::io::Result<Tap> {
+        let listener = TcpListener::bind((at, 0))?;
+        let tap = Tap { address: listener.local_addr()?, seen: Arc::default(), ending: Arc::default() };
         let (seen, ending) = (Arc::clone(&tap.seen), Arc::clone(&tap.ending));
         std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
+            for (first, client) in listener.incoming().map_while(Result::ok).enumerate() {
                 if ending.load(Ordering::Acquire) {
                     return;
                 }
-                let Ok(server) = TcpStream::connect(target) else { continue };
-                for (from, to) in [(client.try_clone(), server.try_clone()), (Ok(server), Ok(client))] {
-                    let (Ok(from), Ok(to)) = (from, to) else { continue };
-                    let seen = Arc::clone(&seen);
-                    std::thread::spawn(move || pass(from, to, &seen));
-                }
+                let order: Vec<_> = (0..servers.len()).map(|at| servers[(first + at) % servers.len()]).collect();
+                let seen = Arc::clone(&seen);
+                std::thread::spawn(move || {
+                    let server = order.iter().find_map(|server| TcpStream::connect_timeout(server, CONNECT).ok());
+                    // With none the client is cut off.
+                    let Some(server) = server else { return };
+                    for (from, to) in [(client.try_clone(), server.try_clone()), (Ok(server), Ok(client))] {
+                        let (Ok(from), Ok(to)) = (from, to) else { return };
+                        let seen = Arc::clone(&seen);
+                        std::thread::spawn(move || pass(from, to, &seen));
+                    }
+                });
             }
         });
         Ok(tap)

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use teemate_tests::artifacts::Artifacts;
-use teemate_tests::network::{Balancer, Network};
+use teemate_tests::network::Network;
 use teemate_tests::owner::Owner;
 use teemate_tests::running::Node;
 use teemate_tests::skip;
-use teemate_tests::witness::Canaries;
+use teemate_tests::witness::{Canaries, Tap};
 
 const PORT: u16 = 8443;
 const CALLERS: usize = 4;
@@ -52,10 +52,10 @@ fn three_nodes_serve_the_same_owners() {
     };
     let mut source = node(0, &["--accept-nodes"]);
     // What goes between the nodes goes by here.
-    let between = Balancer::before(vec![at(0)], network.outside()).unwrap();
+    let between = Tap::before_each(vec![at(0)], network.outside()).unwrap();
     let join = format!("https://{}", between.address());
     let (mut second, third) = (node(1, &["--join", &join]), node(2, &["--join", &join]));
-    let balancer = Balancer::before((0..3).map(at).collect(), network.outside()).unwrap();
+    let balancer = Tap::before_each((0..3).map(at).collect(), network.outside()).unwrap();
 
     let ada = Owner::new(&artifacts).unwrap();
     let policy = ada.policy_of_the_signer(&artifacts.image()).unwrap();

@@ -1,6 +1,6 @@
 //! The ways out of the enclave: to a witness, and to the server that is followed. The host connects and carries bytes, TLS ends here.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -34,28 +34,9 @@ impl Host for Carrier {
     }
 }
 
-/// A connection that it carries.
-struct Carried(HostStream<Carrier>);
-
-impl Read for Carried {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.0.read(into)
-    }
-}
-
-impl Write for Carried {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-impl Wire for Carried {
+impl Wire for HostStream<Carrier> {
     fn renew(&mut self, limit: Duration) -> io::Result<()> {
-        self.0.renew(limit, MOST);
+        HostStream::renew(self, limit, MOST);
         Ok(())
     }
 }
@@ -72,7 +53,7 @@ impl Way {
         let node = node.clone();
         let dial: Dial = Arc::new(move |address, limit| {
             let stream = HostStream::connect(Carrier(node.clone()), address, limit, MOST)?;
-            Ok(Box::new(Carried(stream)) as Box<dyn Wire>)
+            Ok(Box::new(stream) as Box<dyn Wire>)
         });
         Way { dial, identity: settings.identity() }
     }
@@ -84,28 +65,10 @@ impl Reach for Way {
     }
 }
 
-/// The server that is followed: an enclave that was verified.
-struct Followed(StreamOwned<ClientConnection, Lasting<Carrier>>);
-
-impl Read for Followed {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.0.read(into)
-    }
-}
-
-impl Write for Followed {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-impl Connection for Followed {
+/// With the server that is followed: an enclave that was verified.
+impl Connection for StreamOwned<ClientConnection, Lasting<Carrier>> {
     fn wait_at_most(&mut self, limit: Duration) -> io::Result<()> {
-        self.0.sock.limit = limit;
+        self.sock.limit = limit;
         Ok(())
     }
 }
@@ -121,7 +84,7 @@ pub fn following(node: &Arc<Node>) -> Following {
         }
         let carried = Lasting::connect(Carrier(node.clone()), &endpoint.authority(), CONNECT)?;
         let tls = connector.over(&endpoint, carried).map_err(io::Error::other)?;
-        Ok(Box::new(Followed(tls)) as Box<dyn Connection>)
+        Ok(Box::new(tls) as Box<dyn Connection>)
     };
     Following { dial: Arc::new(dial), demands_password: true }
 }
