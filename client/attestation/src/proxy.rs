@@ -211,18 +211,11 @@ pub async fn connect(
     endpoint: &Endpoint,
     protocol: Protocol,
 ) -> Result<(TlsStream<TcpStream>, Attested), tls::Error> {
-    let handshake = |why: String| tls::Error::Handshake { endpoint: endpoint.clone(), why };
     let deadline = Instant::now() + connector.timeout();
     let socket = dial(endpoint, connector.timeout()).await?;
-    let (verifier, config) = connector.configure(protocol.alpn()).map_err(|error| handshake(error.to_string()))?;
-    let name = endpoint.server_name().ok_or_else(|| handshake("its name can't be a host's".to_owned()))?;
-    let done = tokio::time::timeout_at(deadline, TlsConnector::from(Arc::new(config)).connect(name, socket)).await;
-    match (verifier.outcome(), done.unwrap_or_else(|_| Err(late()))) {
-        (Some(Err(refusal)), _) => Err(tls::Error::Refused { endpoint: endpoint.clone(), refusal: Box::new(refusal) }),
-        (_, Err(error)) => Err(handshake(error.to_string())),
-        (None, Ok(_)) => Err(handshake("it showed no certificate".to_owned())),
-        (Some(Ok(attested)), Ok(stream)) => Ok((stream, attested)),
-    }
+    let (verifier, config, name) = connector.configure(endpoint, protocol.alpn())?;
+    let done = tokio::time::timeout_at(deadline, TlsConnector::from(config).connect(name, socket)).await;
+    verifier.verdict(endpoint, done.unwrap_or_else(|_| Err(late())))
 }
 
 async fn dial(endpoint: &Endpoint, within: Duration) -> Result<TcpStream, tls::Error> {

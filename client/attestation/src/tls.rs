@@ -48,6 +48,12 @@ pub enum Error {
     },
 }
 
+impl Error {
+    fn handshake(endpoint: &Endpoint, why: &dyn std::fmt::Display) -> Error {
+        Error::Handshake { endpoint: endpoint.clone(), why: why.to_string() }
+    }
+}
+
 /// What was found out in a handshake.
 #[derive(Clone, Debug)]
 pub struct Attested {
@@ -78,9 +84,18 @@ pub(crate) struct Verifier {
 }
 
 impl Verifier {
-    /// What came of the handshake. `None`: it did not come to a certificate.
-    pub(crate) fn outcome(&self) -> Option<Result<Attested, Refusal>> {
-        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What comes of a handshake that ended so: what it gave, and whom it was made with.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], [`Error::Handshake`].
+    pub(crate) fn verdict<T>(&self, endpoint: &Endpoint, done: io::Result<T>) -> Result<(T, Attested), Error> {
+        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match (outcome, done) {
+            (Some(Err(refusal)), _) => Err(Error::Refused { endpoint: endpoint.clone(), refusal: Box::new(refusal) }),
+            (_, Err(error)) => Err(Error::handshake(endpoint, &error)),
+            (None, Ok(_)) => Err(Error::handshake(endpoint, &"it showed no certificate")),
+            (Some(Ok(attested)), Ok(made)) => Ok((made, attested)),
+        }
     }
 
     fn judge(&self, certificate: &[u8], now: u64) -> Result<Attested, Refusal> {
@@ -191,9 +206,16 @@ impl Connector {
         self.timeout
     }
 
-    /// A verifier, and the configuration of the one connection that it is for. `protocol` is what ALPN (RFC 7301) offers; `None`: a
-    /// protocol that has no name there.
-    pub(crate) fn configure(&self, protocol: Option<&str>) -> Result<(Arc<Verifier>, ClientConfig), rustls::Error> {
+    /// A verifier, the configuration of the one connection that it is for, and whom TLS asks for. `protocol` is what ALPN (RFC 7301) offers;
+    /// `None`: a protocol that has no name there.
+    ///
+    /// # Errors
+    /// [`Error::Handshake`].
+    pub(crate) fn configure(
+        &self,
+        endpoint: &Endpoint,
+        protocol: Option<&str>,
+    ) -> Result<(Arc<Verifier>, Arc<ClientConfig>, ServerName<'static>), Error> {
         let verifier = Arc::new(Verifier {
             known: self.known.clone(),
             policy: self.policy.clone(),
@@ -202,7 +224,8 @@ impl Connector {
             outcome: Mutex::new(None),
         });
         let mut config = ClientConfig::builder_with_provider(self.provider.clone())
-            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| Error::handshake(endpoint, &error))?
             .dangerous()
             .with_custom_certificate_verifier(verifier.clone())
             .with_no_client_auth();
@@ -210,7 +233,8 @@ impl Connector {
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
         config.alpn_protocols = protocol.map(|name| name.as_bytes().to_vec()).into_iter().collect();
-        Ok((verifier, config))
+        let name = endpoint.server_name().ok_or_else(|| Error::handshake(endpoint, &"its name can't be a host's"))?;
+        Ok((verifier, Arc::new(config), name))
     }
 
     /// Connects, and verifies before it gives the connection away.
@@ -219,45 +243,33 @@ impl Connector {
     /// [`Error`].
     pub fn connect(&self, endpoint: &Endpoint) -> Result<Stream, Error> {
         let deadline = Instant::now() + self.timeout;
-        let handshake = |why: &dyn std::fmt::Display| Error::Handshake { endpoint: endpoint.clone(), why: why.to_string() };
         let socket = dial(endpoint, deadline).map_err(|source| Error::Unreachable { endpoint: endpoint.clone(), source })?;
-        let (verifier, config) = self.configure(Some(HTTP)).map_err(|error| handshake(&error))?;
-        let name = endpoint.server_name().ok_or_else(|| handshake(&"its name can't be a host's"))?;
-        let connection = ClientConnection::new(Arc::new(config), name).map_err(|error| handshake(&error))?;
-        let mut stream = Plain { connection, socket, deadline: Some(deadline) };
-        let done = stream.handshake();
-        match (verifier.outcome(), done) {
-            (Some(Err(refusal)), _) => Err(Error::Refused { endpoint: endpoint.clone(), refusal: Box::new(refusal) }),
-            (_, Err(error)) => Err(handshake(&error)),
-            (None, Ok(())) => Err(handshake(&"it showed no certificate")),
-            (Some(Ok(attested)), Ok(())) => {
-                stream.deadline = None;
-                Ok(Stream { plain: stream, attested })
-            }
-        }
+        let (verifier, connection) = self.client(endpoint, Some(HTTP))?;
+        let mut plain = Plain { connection, socket, deadline: Some(deadline) };
+        let done = plain.handshake();
+        let ((), attested) = verifier.verdict(endpoint, done)?;
+        plain.deadline = None;
+        Ok(Stream { plain, attested })
     }
-}
 
-impl Connector {
     /// The same over a connection that somebody else made, and that may lead to anybody. The caller sees to it that this ends.
     ///
     /// # Errors
     /// [`Error`].
     pub fn over<S: Read + Write>(&self, endpoint: &Endpoint, mut carried: S) -> Result<StreamOwned<ClientConnection, S>, Error> {
-        let handshake = |why: &dyn std::fmt::Display| Error::Handshake { endpoint: endpoint.clone(), why: why.to_string() };
-        let (verifier, config) = self.configure(None).map_err(|error| handshake(&error))?;
-        let name = endpoint.server_name().ok_or_else(|| handshake(&"its name can't be a host's"))?;
-        let mut connection = ClientConnection::new(Arc::new(config), name).map_err(|error| handshake(&error))?;
+        let (verifier, mut connection) = self.client(endpoint, None)?;
         let mut done = Ok(());
         while connection.is_handshaking() && done.is_ok() {
             done = connection.complete_io(&mut carried).map(drop);
         }
-        match (verifier.outcome(), done) {
-            (Some(Err(refusal)), _) => Err(Error::Refused { endpoint: endpoint.clone(), refusal: Box::new(refusal) }),
-            (_, Err(error)) => Err(handshake(&error)),
-            (None, Ok(())) => Err(handshake(&"it showed no certificate")),
-            (Some(Ok(_)), Ok(())) => Ok(StreamOwned::new(connection, carried)),
-        }
+        verifier.verdict(endpoint, done)?;
+        Ok(StreamOwned::new(connection, carried))
+    }
+
+    fn client(&self, endpoint: &Endpoint, protocol: Option<&str>) -> Result<(Arc<Verifier>, ClientConnection), Error> {
+        let (verifier, config, name) = self.configure(endpoint, protocol)?;
+        let connection = ClientConnection::new(config, name).map_err(|error| Error::handshake(endpoint, &error))?;
+        Ok((verifier, connection))
     }
 }
 
