@@ -549,12 +549,17 @@ fn on_stop(inner: &mut Inner, tid: i32, status: i32) {
     }
     adopt(inner, tid);
     let signal = libc::WSTOPSIG(status);
+    let before = inner.last.get(&tid).map(|last| last.context);
     if status >> 16 != libc::PTRACE_EVENT_EXIT && !remember(inner, tid) {
         // It was killed in this stop and is on its way to the last one, which a PTRACE_CONT would only spoil.
         return;
     }
     match status >> 16 {
         0 if inner.doomed.contains_key(&tid) => step(inner, tid, signal),
+        0 if before.is_some() && before == inner.last.get(&tid).map(|last| last.context) && survives_its_fault(tid, signal) => {
+            // SAFETY: no memory is passed; the thread is a tracee that has not been reaped, so the id is its own.
+            unsafe { libc::kill(tid, libc::SIGKILL) };
+        }
         0 => go_on(libc::PTRACE_CONT, tid, signal),
         libc::PTRACE_EVENT_EXIT => {
             if let Some(pid) = inner.threads.remove(&tid) {
@@ -569,6 +574,17 @@ fn on_stop(inner: &mut Inner, tid: i32, status: i32) {
         }
         _ => go_on(libc::PTRACE_CONT, tid, 0),
     }
+}
+
+/// Whether a thread is stopped by a fault that nothing in its process handles. Such a fault ends a process, unless that is the first one of
+/// a pid namespace and traced (kernel/signal.c, `force_sig_info_to_task`): then the instruction faults again, for ever.
+fn survives_its_fault(tid: i32, signal: i32) -> bool {
+    if !matches!(signal, libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGSYS | libc::SIGTRAP) {
+        return false;
+    }
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{tid}/status")) else { return false };
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    caught.is_some_and(|caught| caught >> (signal - 1) & 1 == 0)
 }
 
 /// A thread that a seized thread made, and that is traced since its start: at its own first stop, before which it has done nothing. Not when

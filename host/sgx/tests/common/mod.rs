@@ -282,6 +282,8 @@ pub fn spawn(work: impl FnOnce() -> i32) -> i32 {
         match libc::fork() {
             -1 => panic!("fork: {}", std::io::Error::last_os_error()),
             0 => {
+                // Whoever spins in it when its test has failed does not spin for ever.
+                libc::alarm(300);
                 let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or(101);
                 libc::_exit(code)
             }
