@@ -338,7 +338,7 @@ impl Shared {
     pub fn drop_keys(&mut self, keys: &mut Vec<(usize, Box<[u8]>)>) {
         self.log.drop_keys(keys);
         if self.replication.takes() {
-            keys.iter().for_each(|(database, key)| self.replication.note(*database, &[b"DEL", key]));
+            keys.iter().for_each(|(database, key)| self.replication.stream.note_dropped(*database, key));
         }
         keys.clear();
     }

@@ -364,6 +364,7 @@ impl Thread {
                 let applied = self.told.applied.load(SeqCst).to_string();
                 send(stream.get_mut(), &["REPLCONF", "ACK", &applied])?;
             }
+            let asked = Instant::now();
             let piece = match stream.fill_buf() {
                 Ok([]) => return Err(broken("it ended the connection")),
                 Ok(bytes) => bytes.to_vec(),
@@ -371,6 +372,8 @@ impl Thread {
                     if heard.elapsed() > self.timeout {
                         return Err(broken("nothing comes from it any more"));
                     }
+                    // A host that does not wait as it was told makes this thread no busier.
+                    std::thread::sleep(LOOK.saturating_sub(asked.elapsed()));
                     continue;
                 }
                 Err(error) => return Err(error.into()),
@@ -413,4 +416,64 @@ fn demand(stream: &mut Wire, words: &[&str]) -> Result<String, Ends> {
     send(stream.get_mut(), words)?;
     let line = line(stream)?;
     line.strip_prefix('+').map(str::to_owned).ok_or_else(|| broken(format!("it answers {} with {line:?}", words[0])))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+    use crate::config::Config;
+
+    /// A stream that goes on, and of which never anything comes; who asks is told so at once.
+    struct Hasty {
+        answers: io::Cursor<Vec<u8>>,
+        asked: Arc<AtomicUsize>,
+    }
+
+    impl Read for Hasty {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            match self.answers.read(buffer)? {
+                0 => {
+                    self.asked.fetch_add(1, SeqCst);
+                    Err(io::ErrorKind::WouldBlock.into())
+                }
+                count => Ok(count),
+            }
+        }
+    }
+
+    impl Write for Hasty {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Connection for Hasty {
+        fn wait_at_most(&mut self, _: Duration) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn who_is_told_at_once_that_there_is_nothing_does_not_spin() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counts = asked.clone();
+        let dial: Dial = Arc::new(move |_| {
+            let answers = io::Cursor::new(b"+PONG\r\n+OK\r\n+OK\r\n+CONTINUE\r\n".to_vec());
+            Ok(Box::new(Hasty { answers, asked: counts.clone() }))
+        });
+        let mut config = Config::default();
+        config.set("repl-timeout", "1").unwrap();
+        let following = Following { dial, demands_password: false };
+        let link = Link::start(&following, ("there", 1), &config, 2, 16, Some(("a".repeat(40), 0)), 0).unwrap();
+        let next = || link.events.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert!(matches!(next(), Event::Continues(_)));
+        assert!(matches!(next(), Event::Broken(why) if why.contains("nothing comes")));
+        assert!(asked.load(SeqCst) <= 110, "asked {asked:?} times in a second");
+    }
 }

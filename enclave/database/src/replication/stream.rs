@@ -20,8 +20,17 @@ pub struct Stream {
     kept: VecDeque<u8>,
     /// The database that the last command was for; `None`: nothing may be assumed.
     database: Option<usize>,
-    /// Commands that belong together so far, and how many.
-    unit: (Vec<u8>, usize),
+    /// Commands that belong together so far.
+    unit: Unit,
+}
+
+/// Commands that belong together.
+#[derive(Debug, Default)]
+struct Unit {
+    bytes: Vec<u8>,
+    commands: usize,
+    /// Whether there is more than keys that went by themselves, which do not depend on each other.
+    has_effects: bool,
 }
 
 impl Stream {
@@ -50,31 +59,41 @@ impl Stream {
 
     /// Adds a command to the unit.
     pub fn note(&mut self, database: usize, command: &[&[u8]]) {
+        self.unit.has_effects = true;
+        self.add(database, command);
+    }
+
+    /// Adds to the unit that a key went by itself.
+    pub fn note_dropped(&mut self, database: usize, key: &[u8]) {
+        self.add(database, &[b"DEL", key]);
+    }
+
+    fn add(&mut self, database: usize, command: &[&[u8]]) {
         if self.database != Some(database) {
             self.database = Some(database);
-            write_request(&mut self.unit.0, &[&b"SELECT"[..], database.to_string().as_bytes()]);
+            write_request(&mut self.unit.bytes, &[&b"SELECT"[..], database.to_string().as_bytes()]);
         }
-        write_request(&mut self.unit.0, command);
-        self.unit.1 += 1;
+        write_request(&mut self.unit.bytes, command);
+        self.unit.commands += 1;
     }
 
     /// Ends the unit: what is in it a replica carries out as one.
     pub fn end_unit(&mut self) {
-        let (mut unit, commands) = std::mem::take(&mut self.unit);
-        if unit.is_empty() {
+        let Unit { mut bytes, commands, has_effects } = std::mem::take(&mut self.unit);
+        if bytes.is_empty() {
             return;
         }
-        if commands > 1 {
+        if commands > 1 && has_effects {
             self.push(b"*1\r\n$5\r\nMULTI\r\n");
-            self.push(&unit);
+            self.push(&bytes);
             self.push(b"*1\r\n$4\r\nEXEC\r\n");
         } else {
-            self.push(&unit);
+            self.push(&bytes);
         }
         // The room is used again, unless it became large.
-        unit.clear();
-        unit.shrink_to(64 << 10);
-        self.unit = (unit, 0);
+        bytes.clear();
+        bytes.shrink_to(64 << 10);
+        self.unit.bytes = bytes;
     }
 
     /// Adds a command that changes nothing, and that belongs to no database.
@@ -161,6 +180,20 @@ mod tests {
         stream.end_unit();
         assert_eq!(text(&stream, 0)[..text(&stream, 0).len() - text(&stream, one).len()], *"*2 $6 SELECT $1 0 *2 $3 DEL $1 a ");
         assert_eq!(text(&stream, one), "*1 $5 MULTI *2 $3 DEL $1 b *2 $6 SELECT $1 2 *2 $3 DEL $1 c *1 $4 EXEC ");
+    }
+
+    #[test]
+    fn keys_that_go_by_themselves_are_no_transaction_unless_a_command_goes_with_them() {
+        let mut stream = Stream::default();
+        stream.note_dropped(0, b"a");
+        stream.note_dropped(0, b"b");
+        stream.end_unit();
+        assert_eq!(text(&stream, 0), "*2 $6 SELECT $1 0 *2 $3 DEL $1 a *2 $3 DEL $1 b ");
+        let before = stream.end();
+        stream.note_dropped(0, b"c");
+        stream.note(0, &[b"SET", b"c", b"1"]);
+        stream.end_unit();
+        assert_eq!(text(&stream, before), "*1 $5 MULTI *2 $3 DEL $1 c *3 $3 SET $1 c $1 1 *1 $4 EXEC ");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Who looks on: those who WATCH a key, those who wait for one, and those who want to know what has changed.
 
-use super::{Entry, Store};
+use super::Store;
 
 /// Somebody's interest in a key.
 #[derive(Clone, Debug, Default)]
@@ -39,13 +39,15 @@ impl Store {
             self.touched.push((database, None, self.cause));
         }
         let (databases, now) = (&self.databases, self.now);
-        let lives = |entry: &Entry| entry.expires == 0 || entry.expires > now;
         for (key, interest) in &mut self.interests[database] {
-            if !of.iter().any(|one| databases[*one].entries.get(key).is_some_and(lives)) {
-                continue;
+            let entries = of.iter().filter_map(|one| databases[*one].entries.get(key));
+            let (mut is_there, mut lives) = (false, false);
+            for entry in entries {
+                (is_there, lives) = (true, lives || entry.expires == 0 || entry.expires > now);
             }
-            interest.version += 1;
-            if interest.waiters > 0 {
+            interest.version += u64::from(lives);
+            // Who waits looks at a key whose time has come, too: that drops it, for replicas as well.
+            if is_there && interest.waiters > 0 {
                 self.filled.push((database, key.clone()));
             }
         }

@@ -14,13 +14,8 @@ pub fn start(directory: &Path, more: &[&str]) -> Server {
 }
 
 /// Waits until something is so.
-pub fn until(what: &str, is: impl FnMut() -> bool) {
-    until_within(Duration::from_secs(20), what, is);
-}
-
-/// The same, for what has periods of its own.
-pub fn until_within(patience: Duration, what: &str, mut is: impl FnMut() -> bool) {
-    let end = Instant::now() + patience;
+pub fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
     while !is() {
         assert!(Instant::now() < end, "{what} does not come to be");
         std::thread::sleep(Duration::from_millis(5));
