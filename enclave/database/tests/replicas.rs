@@ -409,7 +409,8 @@ fn sentinel_has_a_replica_take_the_place_of_a_killed_server() {
         if text.contains("role:slave") && text.contains("master_link_status:up") {
             break;
         }
-        let told = || (sentinel.ask("SENTINEL MASTER it"), sentinel.ask("SENTINEL REPLICAS it"), sentinel.ask("INFO sentinel"), sentinel.log());
+        let told =
+            || (sentinel.ask("SENTINEL MASTER it"), sentinel.ask("SENTINEL REPLICAS it"), sentinel.ask("INFO sentinel"), sentinel.log());
         assert!(Instant::now() < deadline, "the first one is no replica: {text}\nSentinel: {:?}", told());
         std::thread::sleep(Duration::from_millis(20));
     }
