@@ -255,7 +255,7 @@ impl<'a> Scan<'a> {
 fn scan(context: &mut Context<'_>) -> Done {
     let scan = Scan::read(context, 1)?;
     let mut found: Vec<Box<[u8]>> = Vec::new();
-    let next = context.store.scan(context.db(), scan.cursor, scan.count, |key, value| {
+    let next = context.store.scan_and_expire(context.db(), scan.cursor, scan.count, |key, value| {
         if scan.matches(key) && scan.kind.as_ref().is_none_or(|kind| value.kind().as_bytes() == kind) {
             found.push(key.into());
         }

@@ -1,6 +1,7 @@
 //! What follows from commands for others than who sent them: those who waited for a key, those who get messages, those who are paused.
 
 use super::connections::Connections;
+use super::now;
 use crate::commands::{self, Context};
 use crate::dispatch;
 use crate::error::Error;
@@ -20,6 +21,8 @@ impl Connections<'_> {
             if filled.is_empty() {
                 break;
             }
+            // What filled them may have taken its time: a key may be over by now.
+            self.store.now = now();
             for (db, key) in filled {
                 let waiters: Vec<u64> =
                     self.shared.waiters.get(&(db, key)).map(|queue| queue.iter().copied().collect()).unwrap_or_default();

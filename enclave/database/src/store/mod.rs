@@ -370,6 +370,22 @@ impl Store {
         })
     }
 
+    /// The same, and drops on the way those whose time has come.
+    pub fn scan_and_expire(&mut self, database: usize, cursor: u64, count: usize, mut see: impl FnMut(&[u8], &Value)) -> u64 {
+        let mut late: Vec<Box<[u8]>> = Vec::new();
+        let next = self.databases[database].entries.scan(cursor, count, |key, entry| {
+            if entry.expires == 0 || !self.is_over(entry.expires) {
+                see(key, &entry.value);
+            } else {
+                late.push(key.into());
+            }
+        });
+        for key in late {
+            self.expire(database, hash(&key), &key);
+        }
+        next
+    }
+
     /// A key at random.
     pub fn random(&mut self, database: usize, mut random: impl FnMut(usize) -> usize) -> Option<Box<[u8]>> {
         // Keys whose time has come are dropped on the way; there are no more of them than keys.

@@ -198,3 +198,26 @@ fn watched_keys_tell_of_changes() {
     }
     assert!(store.interests.iter().all(HashMap::is_empty));
 }
+
+#[test]
+fn what_is_over_is_dropped_by_a_scan_and_looked_at_by_who_waits_for_it() {
+    let mut store = Store::new(2);
+    store.logs = true;
+    for key in [&b"a"[..], b"b", b"c"] {
+        store.set(1, key, Value::Text(Text::Integer(1)), Expiry::At(10));
+    }
+    store.set(1, b"stays", Value::Text(Text::Integer(1)), Expiry::Never);
+    store.now = 20;
+    store.await_key(0, b"a");
+    store.filled();
+    store.swap(0, 1);
+    // Nobody else would tell replicas that it is gone.
+    assert_eq!(store.filled(), [(0, Box::from(&b"a"[..]))]);
+    assert!(store.get(0, b"a").is_none());
+    let mut seen = Vec::new();
+    assert_eq!(store.scan_and_expire(0, 0, 100, |key, _| seen.push(key.to_vec())), 0);
+    assert_eq!((seen, store.len(0)), (vec![b"stays".to_vec()], 1));
+    let mut dropped: Vec<Vec<u8>> = store.dropped.drain(..).map(|(_, key)| key.into()).collect();
+    dropped.sort();
+    assert_eq!(dropped, [b"a", b"b", b"c"]);
+}
