@@ -28,10 +28,14 @@ pub struct TaskSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TaskPlace {
-    /// Host name inside, 1 to 64 bytes. Empty: the node's choice.
+    /// Host name inside, 1 to 64 bytes. Empty: the node's choice. In a uts namespace that it joins it has the host name of that.
     pub hostname: String,
     /// File of a network namespace to join. `None`: one of its own, without a way out.
     pub network: Option<PathBuf>,
+    /// File of an ipc namespace to join. `None`: one of its own.
+    pub ipc: Option<PathBuf>,
+    /// File of a uts namespace to join. `None`: one of its own.
+    pub uts: Option<PathBuf>,
     /// Path of its control group below the top of each hierarchy. `None`: one of the node's.
     pub cgroup: Option<PathBuf>,
     /// Most processes and threads; 0: the node's choice.

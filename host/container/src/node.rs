@@ -204,6 +204,10 @@ pub struct Fds<'a> {
     pub group: Option<&'a Group>,
     /// A ready network namespace. Without it, and with `namespaces.net`, a new one is made (some 400 us).
     pub net: Option<BorrowedFd<'a>>,
+    /// An ipc namespace to join. Without it, and with `namespaces.ipc`, a new one is made.
+    pub ipc: Option<BorrowedFd<'a>>,
+    /// A uts namespace to join, with its host name. Without it, and with `namespaces.uts`, a new one is made.
+    pub uts: Option<BorrowedFd<'a>>,
     /// A mount tree as root instead of the zygote's template. Must contain `/dev`, and `/proc`, `/tmp` if these are asked for.
     pub root: Option<BorrowedFd<'a>>,
     /// Mount trees (see [`Helper::tree`]) and where they appear. The mount points must exist in the root.
@@ -325,8 +329,13 @@ impl Zygote {
             group.tasks().for_each(|fd| add(Role::CgroupTasks, fd));
             group.v2_directory().into_iter().for_each(|fd| add(Role::CgroupDir, fd));
         }
-        if let Some(net) = fds.net.filter(|_| spec.namespaces.net) {
-            add(Role::Net, net);
+        let joined = [
+            (Role::Net, fds.net.filter(|_| spec.namespaces.net)),
+            (Role::Ipc, fds.ipc.filter(|_| spec.namespaces.ipc)),
+            (Role::Uts, fds.uts.filter(|_| spec.namespaces.uts)),
+        ];
+        for (role, fd) in joined {
+            fd.into_iter().for_each(|fd| add(role.clone(), fd));
         }
         if let Some(root) = fds.root {
             add(Role::Root, root);

@@ -117,6 +117,10 @@ pub(crate) enum Role {
     CgroupDir,
     /// Network namespace to join.
     Net,
+    /// Ipc namespace to join.
+    Ipc,
+    /// Uts namespace to join.
+    Uts,
     /// Detached mount tree to become the root.
     Root,
     /// Detached mount tree to attach at this path.
@@ -239,6 +243,10 @@ pub enum Stage {
     Identity,
     /// Joining its network namespace.
     Net,
+    /// Joining its ipc namespace.
+    Ipc,
+    /// Joining its uts namespace.
+    Uts,
     /// Changing its root.
     Root,
     /// Mounting /proc, /tmp and its binds.
@@ -262,11 +270,13 @@ pub enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 16] = [
         Self::Created,
         Self::Cgroup,
         Self::Identity,
         Self::Net,
+        Self::Ipc,
+        Self::Uts,
         Self::Root,
         Self::Mounts,
         Self::CgroupNamespace,
@@ -289,6 +299,7 @@ impl Stage {
             Self::Root | Self::Mounts => {
                 "; a mount point may be missing in the root, or this kernel forbids the mount to an unprivileged user"
             }
+            Self::Net | Self::Ipc | Self::Uts => "; the file may be of a namespace of another kind, or the node may not join it",
             Self::User => "; user namespaces may be switched off (user.max_user_namespaces, AppArmor)",
             Self::Filter => "; this kernel may lack seccomp filters",
             _ => "",
@@ -303,6 +314,8 @@ impl fmt::Display for Stage {
             Self::Cgroup => "joining its control groups",
             Self::Identity => "setting its session and host name",
             Self::Net => "joining its network namespace",
+            Self::Ipc => "joining its ipc namespace",
+            Self::Uts => "joining its uts namespace",
             Self::Root => "changing its root",
             Self::Mounts => "mounting its file systems",
             Self::CgroupNamespace => "entering its cgroup namespace",

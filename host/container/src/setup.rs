@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::OpenTreeFlags;
 
-use crate::protocol::{ContainerSpec, Filter, Role, Stage};
+use crate::protocol::{ContainerSpec, Filter, Namespaces, Role, Stage};
 use crate::ring::Slot;
 use crate::{root, sys};
 
@@ -33,6 +33,8 @@ pub(crate) struct Parts {
     pub tasks: Vec<OwnedFd>,
     pub group: Option<OwnedFd>,
     pub net: Option<OwnedFd>,
+    pub ipc: Option<OwnedFd>,
+    pub uts: Option<OwnedFd>,
     pub root: Option<OwnedFd>,
     pub binds: Vec<(String, OwnedFd)>,
     pub stdio: Vec<(i32, OwnedFd)>,
@@ -50,6 +52,8 @@ impl Parts {
                 Role::CgroupTasks => parts.tasks.push(fd),
                 Role::CgroupDir => parts.group = Some(fd),
                 Role::Net => parts.net = Some(fd),
+                Role::Ipc => parts.ipc = Some(fd),
+                Role::Uts => parts.uts = Some(fd),
                 Role::Root => parts.root = Some(fd),
                 Role::Bind(path) => parts.binds.push((path, fd)),
                 Role::Stdio(number) => parts.stdio.push((i32::from(number.min(2)), fd)),
@@ -57,6 +61,16 @@ impl Parts {
             }
         }
         Some(parts)
+    }
+
+    /// Which of the wanted namespaces are made, and not joined.
+    pub(crate) fn new_namespaces(&self, wanted: Namespaces) -> Namespaces {
+        Namespaces {
+            net: wanted.net && self.net.is_none(),
+            ipc: wanted.ipc && self.ipc.is_none(),
+            uts: wanted.uts && self.uts.is_none(),
+            ..wanted
+        }
     }
 }
 
@@ -89,7 +103,10 @@ pub(crate) fn enter(
 
     rustix::process::setsid().during(Stage::Identity)?;
     rustix::process::umask(Mode::from_raw_mode(0o077));
-    if spec.namespaces.uts {
+    if let Some(uts) = &parts.uts {
+        // With the host name of those that are in it already.
+        sys::setns(uts, libc::CLONE_NEWUTS).during(Stage::Uts)?;
+    } else if spec.namespaces.uts {
         rustix::system::sethostname(spec.hostname.as_bytes()).during(Stage::Identity)?;
     }
 
@@ -97,6 +114,10 @@ pub(crate) fn enter(
         sys::setns(net, libc::CLONE_NEWNET).during(Stage::Net)?;
     } else if spec.namespaces.net {
         sys::loopback_up().during(Stage::Net)?;
+    }
+
+    if let Some(ipc) = &parts.ipc {
+        sys::setns(ipc, libc::CLONE_NEWIPC).during(Stage::Ipc)?;
     }
 
     if spec.namespaces.mount {

@@ -40,14 +40,14 @@ pub(crate) enum Cloned {
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// The namespaces that clone3 creates.
-pub(crate) fn namespace_flags(namespaces: crate::protocol::Namespaces, new_net: bool) -> u64 {
+pub(crate) fn namespace_flags(namespaces: crate::protocol::Namespaces) -> u64 {
     let mut flags = 0;
     for (wanted, flag) in [
         (namespaces.pid, libc::CLONE_NEWPID),
         (namespaces.mount, libc::CLONE_NEWNS),
         (namespaces.uts, libc::CLONE_NEWUTS),
         (namespaces.ipc, libc::CLONE_NEWIPC),
-        (new_net, libc::CLONE_NEWNET),
+        (namespaces.net, libc::CLONE_NEWNET),
     ] {
         if wanted {
             flags |= flag as u64;

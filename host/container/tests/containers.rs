@@ -136,6 +136,34 @@ fn each_namespace_is_its_own() {
 }
 
 #[test]
+fn namespaces_of_another_container_are_joined() {
+    if !usable("namespaces_of_another_container_are_joined") {
+        return;
+    }
+    let zygote = zygote();
+    if zygote.is_rootless() {
+        println!("SKIPPED: the namespaces of others are joined by root alone");
+        return;
+    }
+    let of_pod = ContainerSpec { hostname: "pod".into(), ..spec("sleep 5000") };
+    let mut first = zygote.start(&of_pod, &Fds::default()).unwrap();
+    first.wait_ready(PATIENCE).unwrap();
+    let file = |kind: &str| std::fs::File::open(format!("/proc/{}/ns/{kind}", first.pid())).unwrap();
+    let (ipc, uts) = (file("ipc"), file("uts"));
+    let joining = || Fds { ipc: Some(ipc.as_fd()), uts: Some(uts.as_fd()), ..Fds::default() };
+    let report = Report::of(&zygote, &with_proc("report"), joining());
+    for kind in ALL_KINDS {
+        let link = std::fs::read_link(format!("/proc/{}/ns/{kind}", first.pid())).unwrap().display().to_string();
+        assert_eq!(report.get(kind) == link, ["ipc", "uts"].contains(&kind), "{kind}: {} and {link}", report.get(kind));
+    }
+    assert_eq!(report.get("hostname"), "pod");
+    // One of another kind.
+    let mut wrong = zygote.start(&spec("exit 0"), &Fds { ipc: Some(uts.as_fd()), ..Fds::default() }).unwrap();
+    let error = wrong.wait_ready(PATIENCE).unwrap_err();
+    assert!(matches!(error, Error::Setup { stage: Stage::Ipc, .. }) && error.to_string().contains("another kind"), "{error}");
+}
+
+#[test]
 fn only_the_wanted_namespaces() {
     if !usable("only_the_wanted_namespaces") {
         return;

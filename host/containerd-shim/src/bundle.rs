@@ -201,10 +201,12 @@ impl Config {
 
     fn place(&self) -> TaskPlace {
         let group = &self.linux.cgroups_path;
-        let network = self.linux.namespaces.iter().find(|namespace| namespace.kind == "network");
+        let namespace = |kind: &str| self.linux.namespaces.iter().find(|namespace| namespace.kind == kind)?.path.clone();
         TaskPlace {
             hostname: self.hostname.chars().take(64).filter(char::is_ascii).collect(),
-            network: network.and_then(|namespace| namespace.path.clone()),
+            network: namespace("network"),
+            ipc: namespace("ipc"),
+            uts: namespace("uts"),
             // `slice:prefix:name` is for systemd, which the node does not speak with.
             cgroup: (!group.is_empty() && !group.contains(':')).then(|| PathBuf::from(group)),
             pids: u64::try_from(self.linux.resources.pids.limit).unwrap_or(0),
@@ -258,7 +260,8 @@ mod tests {
         let config = config(
             r#"{"process":{"args":["/f.js","name=Ada","n=3","{\"deep\":{\"a\":1}}"],"env":["PATH=/bin","TEEMATE_PARAMS={\"n\":1,\"x\":2}","A=b=c"]},
                 "hostname":"host","annotations":{"io.teemate.timeout-ms":"1500","io.teemate.egress":"a:1, b:2"},
-                "linux":{"cgroupsPath":"/default/c1","namespaces":[{"type":"pid"},{"type":"network","path":"/run/netns/x"}],
+                "linux":{"cgroupsPath":"/default/c1","namespaces":[{"type":"pid"},{"type":"network","path":"/run/netns/x"},
+                    {"type":"ipc","path":"/proc/7/ns/ipc"},{"type":"uts"}],
                 "resources":{"memory":{"limit":67108864},"cpu":{"quota":50000,"period":100000},"pids":{"limit":9}}}}"#,
         );
         let task = config.task("ns/c1".to_owned(), b"code".to_vec()).unwrap();
@@ -268,6 +271,8 @@ mod tests {
         assert_eq!(task.function.env, [("A".to_owned(), "b=c".to_owned())]);
         assert_eq!(task.place.cgroup.as_deref(), Some(Path::new("/default/c1")));
         assert_eq!(task.place.network.as_deref(), Some(Path::new("/run/netns/x")));
+        assert_eq!(task.place.ipc.as_deref(), Some(Path::new("/proc/7/ns/ipc")));
+        assert_eq!(task.place.uts, None, "one of its own");
         assert_eq!((task.place.hostname.as_str(), task.place.pids), ("host", 9));
     }
 

@@ -92,6 +92,10 @@ pub struct Place {
     pub hostname: String,
     /// Network namespace to join.
     pub network: Option<OwnedFd>,
+    /// Ipc namespace to join.
+    pub ipc: Option<OwnedFd>,
+    /// Uts namespace to join.
+    pub uts: Option<OwnedFd>,
     /// Path of its group below the top of each hierarchy.
     pub group: Option<PathBuf>,
 }
@@ -471,6 +475,8 @@ impl Containers {
             let fds = Fds {
                 group: Some(&group),
                 net: place.network.as_ref().map(AsFd::as_fd).or(net.as_ref().map(AsFd::as_fd)),
+                ipc: place.ipc.as_ref().map(AsFd::as_fd),
+                uts: place.uts.as_ref().map(AsFd::as_fd),
                 root: root.as_ref().map(AsFd::as_fd),
                 binds: Vec::new(),
                 stdio: [None, None, Some(stderr.as_fd())],

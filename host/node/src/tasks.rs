@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256};
 use teemate_control::function::{Failure, FailureKind, Outcome, Reuse};
 use teemate_control::node::Sharing;
@@ -43,6 +44,9 @@ const THAW: Duration = Duration::from_millis(3);
 const FROZEN_ANSWER: Duration = Duration::from_millis(500);
 /// How often a container is frozen anew.
 const FREEZE_ATTEMPTS: u32 = 20;
+
+/// Kind of the kernel's file system of namespaces (`NSFS_MAGIC`, magic.h).
+const NSFS: rustix::fs::FsWord = 0x6e73_6673;
 
 type Done<T> = Result<T, Failure>;
 
@@ -393,14 +397,22 @@ fn at(place: &TaskPlace) -> Done<Place> {
     if place.hostname.len() > 64 {
         return Err(invalid("a host name has at most 64 bytes"));
     }
-    let network = place.network.as_deref().map(network).transpose()?;
-    Ok(Place { hostname: place.hostname.clone(), network, group: place.cgroup.clone() })
+    let network = namespace("network", place.network.as_deref())?;
+    let (ipc, uts) = (namespace("ipc", place.ipc.as_deref())?, namespace("uts", place.uts.as_deref())?);
+    Ok(Place { hostname: place.hostname.clone(), network, ipc, uts, group: place.cgroup.clone() })
 }
 
-fn network(path: &Path) -> Done<OwnedFd> {
-    let file =
-        std::fs::File::open(path).map_err(|error| invalid(format!("the network namespace {} can't be opened: {error}", path.display())))?;
-    Ok(file.into())
+fn namespace(kind: &str, path: Option<&Path>) -> Done<Option<OwnedFd>> {
+    let Some(path) = path else { return Ok(None) };
+    let failed = |reason: String| invalid(format!("the {kind} namespace {} can't be joined: {reason}", path.display()));
+    // Opening anything else might wait for ever, as with a FIFO.
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
+    let file = file.map_err(|error| failed(error.to_string()))?;
+    let system = rustix::fs::fstatfs(&file).map_err(|error| failed(error.to_string()))?;
+    if system.f_type != NSFS {
+        return Err(failed("it is no file of a namespace".to_owned()));
+    }
+    Ok(Some(file))
 }
 
 /// CPU time of a process: fields 14 and 15 of /proc/PID/stat (proc(5)), in ticks of 10 ms.
