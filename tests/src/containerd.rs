@@ -288,6 +288,16 @@ impl Containerd {
         self.ctr(&[&["run", "--runtime", RUNTIME], options, &[image, id], command].concat())
     }
 
+    /// The same from a bundle's `config.json`, which names its root file system itself.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn run_bundle(&self, options: &[&str], id: &str, config: &serde_json::Value) -> Result<Said, String> {
+        let file = self.directory.path().join(format!("{id}.json"));
+        std::fs::write(&file, config.to_string()).map_err(|error| error.to_string())?;
+        Ok(self.ctr(&[&["run", "--runtime", RUNTIME, "--config", &file.display().to_string()], options, &[id]].concat()))
+    }
+
     /// Imports an image.
     ///
     /// # Errors

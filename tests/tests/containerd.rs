@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 use teemate_client::oci;
 use teemate_kbs::testing::{Authority, Broker};
 use teemate_tests::archive::zip;
@@ -43,6 +44,7 @@ async function main(p) {
 with_each_release!(
     a_function_is_a_container_with_output_and_exit_code,
     tasks_are_processes_that_can_be_stopped_measured_and_killed,
+    a_process_is_what_its_bundle_says,
     events_tell_each_step,
     ordinary_images_run_beside_functions,
     an_image_goes_through_a_registry,
@@ -192,6 +194,41 @@ fn tasks_are_processes_that_can_be_stopped_measured_and_killed(release: Release)
     ctr.remove("third");
     let said = ctr.run(&["--rm"], FUNCTION, "after", &["/hello.js", "name=z"]);
     assert_eq!(said.status, 0, "{said:?}\n{}", ctr.last_words());
+}
+
+/// The `config.json` of a container of the function, which works for a while.
+fn bundle(ctr: &Containerd, process: &Value) -> Value {
+    let root = ctr.directory().join("bundle");
+    std::fs::create_dir_all(&root).unwrap();
+    std::fs::write(root.join("hello.js"), SOURCE).unwrap();
+    let mut config = json!({
+        "ociVersion": "1.0.2", "root": {"path": root},
+        "process": {"args": ["/hello.js", "name=x", "spin=50000"], "cwd": "/", "env": []},
+    });
+    config["process"].as_object_mut().unwrap().extend(process.as_object().unwrap().clone());
+    config
+}
+
+fn a_process_is_what_its_bundle_says(release: Release) {
+    let Some(ctr) = begin(release, &[]) else { return };
+    let process = json!({"user": {"uid": 1000, "gid": 3000}});
+    let said = ctr.run_bundle(&["--detach"], "own", &bundle(&ctr, &process)).unwrap();
+    assert_eq!(said.status, 0, "{said:?}\n{}", ctr.last_words());
+    let (pid, _) = ctr.task("own").unwrap();
+    let of = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+    // Its user inside, its own user on the host, and how many.
+    for (file, inside) in [("uid_map", "1000"), ("gid_map", "3000")] {
+        let map = of(file);
+        let [id, on_host, count] = map.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{map}") };
+        assert_eq!((id, count), (inside, "1"));
+        assert_ne!(on_host, inside, "on the host it is somebody else");
+    }
+    assert_eq!(ctr.ctr(&["task", "rm", "--force", "own"]).status, 0);
+    ctr.ctr(&["container", "rm", "own"]);
+
+    let process = json!({"user": {"uid": u32::MAX}});
+    let said = ctr.run_bundle(&["--rm"], "refused", &bundle(&ctr, &process)).unwrap();
+    assert!(said.status != 0 && format!("{said:?}").contains("is no id"), "{said:?}");
 }
 
 fn events_tell_each_step(release: Release) {

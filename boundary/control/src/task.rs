@@ -40,6 +40,10 @@ pub struct TaskPlace {
     pub cgroup: Option<PathBuf>,
     /// Most processes and threads; 0: the node's choice.
     pub pids: u64,
+    /// User of its process in the container's user namespace, 0 to 2³² - 2. On the host it is one of the node's choice.
+    pub uid: u32,
+    /// Group of its process there.
+    pub gid: u32,
 }
 
 /// How far a task is.

@@ -29,5 +29,5 @@ pub mod zygote;
 
 pub use error::{Error, Result};
 pub use node::{Container, Ending, Fds, Helper, Timing, Zygote, ZygoteConfig};
-pub use protocol::{ContainerSpec, Filter, Namespaces, Rlimits, RootTemplate};
+pub use protocol::{ContainerSpec, Filter, Namespaces, Rlimits, RootTemplate, User};
 pub use sys::{Exit, monotonic_ns};

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use crate::cgroup::Group;
 use crate::error::{Error, Result};
 use crate::protocol::{
-    ContainerSpec, Hello, HelperReply, HelperRequest, MAX_FDS, MAX_PACKET, Reply, Request, Role, RootTemplate, Stage, VERSION,
+    ContainerSpec, Hello, HelperReply, HelperRequest, MAX_FDS, MAX_PACKET, Reply, Request, Role, RootTemplate, Stage, User, VERSION,
 };
 use crate::ring::{self, Ring};
 use crate::sys::{self, Exit};
@@ -319,6 +319,9 @@ impl Zygote {
         let requested_ns = sys::monotonic_ns();
         if spec.hostname.is_empty() || spec.hostname.len() > 64 {
             return Err(Error::Invalid("a container's host name must have 1 to 64 bytes".into()));
+        }
+        if spec.user.uid.max(spec.user.gid) > User::MAX_ID {
+            return Err(Error::Invalid(format!("a container's user and group have ids of at most {}", User::MAX_ID)));
         }
         let (mut roles, mut handles) = (Vec::new(), Vec::new());
         let mut add = |role, fd| {

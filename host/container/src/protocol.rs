@@ -41,6 +41,20 @@ impl Default for Namespaces {
     }
 }
 
+/// Who the process is in its own user namespace. On the host it is a user of its own, whoever it is inside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+impl User {
+    /// The largest id: the one after it means "none" to the kernel (setresuid(2)).
+    pub const MAX_ID: u32 = u32::MAX - 1;
+}
+
 /// Resource limits of the process itself (the group's limits are [`crate::cgroup::Limits`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rlimits {
@@ -79,6 +93,8 @@ pub struct ContainerSpec {
     pub hostname: String,
     /// Its own namespaces.
     pub namespaces: Namespaces,
+    /// Who it is in a user namespace of its own; without one it does not matter.
+    pub user: User,
     /// Mount a `/proc` of its own pid namespace. Costs some 30 us; an enclave's runner does not need it.
     pub proc: bool,
     /// Mount a `/tmp` of its own with at most so many bytes.
@@ -99,6 +115,7 @@ impl ContainerSpec {
             id,
             hostname: format!("teemate-{id}"),
             namespaces: Namespaces::ALL_SIX,
+            user: User::default(),
             proc: false,
             tmp_bytes: None,
             filter: Filter::Runner,

@@ -190,8 +190,8 @@ fn become_user(spec: &ContainerSpec, slot_index: u32, surroundings: &Surrounding
             sys::set_dumpable().during(Stage::User)?;
         }
         sys::unshare(libc::CLONE_NEWUSER).during(Stage::User)?;
-        let map = format!("0 {id} 1");
-        for (file, text) in [("self/setgroups", "deny"), ("self/uid_map", &map), ("self/gid_map", &map)] {
+        let (uids, gids) = (format!("{} {id} 1", spec.user.uid), format!("{} {id} 1", spec.user.gid));
+        for (file, text) in [("self/setgroups", "deny"), ("self/uid_map", &uids), ("self/gid_map", &gids)] {
             let file = rustix::fs::openat(&surroundings.proc, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).during(Stage::User)?;
             rustix::io::write(&file, text.as_bytes()).during(Stage::User)?;
         }

@@ -14,7 +14,7 @@ use teemate_container::cgroup::{Cgroups, Controller, Group, Limits};
 use teemate_container::command::Command;
 use teemate_container::pool::{NetPool, NetPoolConfig};
 use teemate_container::protocol::Stage;
-use teemate_container::{Container, ContainerSpec, Ending, Error, Exit, Fds, Filter, Namespaces, RootTemplate, Zygote, ZygoteConfig};
+use teemate_container::{Container, ContainerSpec, Ending, Error, Exit, Fds, Filter, Namespaces, RootTemplate, User, Zygote, ZygoteConfig};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const ALL_KINDS: [&str; 6] = ["pid", "mnt", "uts", "ipc", "net", "user"];
@@ -239,6 +239,24 @@ fn containers_have_different_users_on_the_host() {
         assert_ne!(uid(&alive[0]), uid(&alive[1]));
         assert!(uid(&alive[0]) >= teemate_container::node::DEFAULT_UID_BASE);
     }
+}
+
+#[test]
+fn inside_it_is_who_it_shall_be() {
+    if !usable("inside_it_is_who_it_shall_be") {
+        return;
+    }
+    let zygote = zygote();
+    for user in [User { uid: 1000, gid: 3000 }, User { uid: User::MAX_ID, gid: 0 }] {
+        let report = Report::of(&zygote, &ContainerSpec { user, ..with_proc("report") }, Fds::default());
+        let four = |id: u32| [id; 4].map(|id| id.to_string()).join(" ");
+        assert_eq!((report.get("Uid:"), report.get("Gid:")), (four(user.uid).as_str(), four(user.gid).as_str()));
+        for set in ["CapPrm:", "CapEff:", "CapInh:", "CapAmb:"] {
+            assert_eq!(report.get(set), "0000000000000000", "{set} of {user:?}");
+        }
+    }
+    let nobody = ContainerSpec { user: User { uid: u32::MAX, gid: 0 }, ..spec("exit 0") };
+    assert!(matches!(zygote.start(&nobody, &Fds::default()), Err(Error::Invalid(_))));
 }
 
 #[test]

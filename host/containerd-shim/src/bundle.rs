@@ -43,6 +43,15 @@ pub struct Config {
 struct Process {
     args: Vec<String>,
     env: Vec<String>,
+    user: User,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct User {
+    /// Wider than an id, so that what is none is refused with a sentence.
+    uid: i64,
+    gid: i64,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -145,7 +154,7 @@ impl Config {
             env: self.environment(),
             reuse: Reuse::Fresh,
         };
-        Ok(TaskSpec { id, function, code: STANDARD.encode(code), params: self.params()?, place: self.place() })
+        Ok(TaskSpec { id, function, code: STANDARD.encode(code), params: self.params()?, place: self.place()? })
     }
 
     fn environment(&self) -> Vec<(String, String)> {
@@ -199,10 +208,15 @@ impl Config {
         Ok(Value::Object(params))
     }
 
-    fn place(&self) -> TaskPlace {
+    fn place(&self) -> Result<TaskPlace> {
+        let id = |of: &str, id: i64| {
+            // The last number of 32 bits means "none" to the kernel.
+            let good = u32::try_from(id).ok().filter(|id| *id != u32::MAX);
+            good.ok_or_else(|| Error::Refused(format!("the bundle's {of} {id} is no id: it must be 0 to {}", u32::MAX - 1)))
+        };
         let group = &self.linux.cgroups_path;
         let namespace = |kind: &str| self.linux.namespaces.iter().find(|namespace| namespace.kind == kind)?.path.clone();
-        TaskPlace {
+        Ok(TaskPlace {
             hostname: self.hostname.chars().take(64).filter(char::is_ascii).collect(),
             network: namespace("network"),
             ipc: namespace("ipc"),
@@ -210,7 +224,9 @@ impl Config {
             // `slice:prefix:name` is for systemd, which the node does not speak with.
             cgroup: (!group.is_empty() && !group.contains(':')).then(|| PathBuf::from(group)),
             pids: u64::try_from(self.linux.resources.pids.limit).unwrap_or(0),
-        }
+            uid: id("user", self.process.user.uid)?,
+            gid: id("group", self.process.user.gid)?,
+        })
     }
 }
 
@@ -258,7 +274,8 @@ mod tests {
     #[test]
     fn parameters_limits_and_place_come_from_the_bundle() {
         let config = config(
-            r#"{"process":{"args":["/f.js","name=Ada","n=3","{\"deep\":{\"a\":1}}"],"env":["PATH=/bin","TEEMATE_PARAMS={\"n\":1,\"x\":2}","A=b=c"]},
+            r#"{"process":{"args":["/f.js","name=Ada","n=3","{\"deep\":{\"a\":1}}"],"env":["PATH=/bin","TEEMATE_PARAMS={\"n\":1,\"x\":2}","A=b=c"],
+                "user":{"uid":1000,"gid":3000,"additionalGids":[3000]}},
                 "hostname":"host","annotations":{"io.teemate.timeout-ms":"1500","io.teemate.egress":"a:1, b:2"},
                 "linux":{"cgroupsPath":"/default/c1","namespaces":[{"type":"pid"},{"type":"network","path":"/run/netns/x"},
                     {"type":"ipc","path":"/proc/7/ns/ipc"},{"type":"uts"}],
@@ -274,6 +291,7 @@ mod tests {
         assert_eq!(task.place.ipc.as_deref(), Some(Path::new("/proc/7/ns/ipc")));
         assert_eq!(task.place.uts, None, "one of its own");
         assert_eq!((task.place.hostname.as_str(), task.place.pids), ("host", 9));
+        assert_eq!((task.place.uid, task.place.gid), (1000, 3000));
     }
 
     #[test]
@@ -290,6 +308,8 @@ mod tests {
     fn bad_values_are_sentences() {
         for text in [
             r#"{"process":{"args":["/f.js","x"]}}"#,
+            r#"{"process":{"args":["/f.js"],"user":{"uid":4294967295}}}"#,
+            r#"{"process":{"args":["/f.js"],"user":{"gid":-1}}}"#,
             r#"{"process":{"args":["/f.js"],"env":["TEEMATE_PARAMS=[1]"]}}"#,
             r#"{"process":{"args":["/f.js"]},"annotations":{"io.teemate.fuel":"much"}}"#,
         ] {

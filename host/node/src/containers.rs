@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll;
 use teemate_container::cgroup::{Cgroups, Group, Limits, Stats};
 use teemate_container::pool::{Net, NetPool, NetPoolConfig};
-use teemate_container::{Container, ContainerSpec, Exit, Fds, Filter, Zygote, ZygoteConfig};
+use teemate_container::{Container, ContainerSpec, Exit, Fds, Filter, User, Zygote, ZygoteConfig};
 use teemate_control::function::{Mark, Phase};
 use teemate_control::node::ContainerInfo;
 use teemate_runner::board::{Board, Stamp, now_ns};
@@ -98,6 +98,8 @@ pub struct Place {
     pub uts: Option<OwnedFd>,
     /// Path of its group below the top of each hierarchy.
     pub group: Option<PathBuf>,
+    /// Who it is inside.
+    pub user: User,
 }
 
 /// How a process ended.
@@ -454,6 +456,7 @@ impl Containers {
         let mut spec = ContainerSpec::new(order.id);
         spec.hostname = if place.hostname.is_empty() { hostname(order.kind, order.id) } else { place.hostname };
         spec.filter = order.filter;
+        spec.user = place.user;
         spec.payload = order.role.encode();
         if order.kind == Kind::Service {
             spec.rlimits.open_files = descriptors::MAX as u64;

@@ -16,6 +16,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256};
+use teemate_container::User;
 use teemate_control::function::{Failure, FailureKind, Outcome, Reuse};
 use teemate_control::node::Sharing;
 use teemate_control::task::{TaskExit, TaskInfo, TaskPlace, TaskSpec, TaskState, TaskStats};
@@ -399,7 +400,8 @@ fn at(place: &TaskPlace) -> Done<Place> {
     }
     let network = namespace("network", place.network.as_deref())?;
     let (ipc, uts) = (namespace("ipc", place.ipc.as_deref())?, namespace("uts", place.uts.as_deref())?);
-    Ok(Place { hostname: place.hostname.clone(), network, ipc, uts, group: place.cgroup.clone() })
+    let user = User { uid: place.uid, gid: place.gid };
+    Ok(Place { hostname: place.hostname.clone(), network, ipc, uts, group: place.cgroup.clone(), user })
 }
 
 fn namespace(kind: &str, path: Option<&Path>) -> Done<Option<OwnedFd>> {
