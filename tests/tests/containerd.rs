@@ -211,7 +211,8 @@ fn bundle(ctr: &Containerd, process: &Value) -> Value {
 
 fn a_process_is_what_its_bundle_says(release: Release) {
     let Some(ctr) = begin(release, &[]) else { return };
-    let process = json!({"user": {"uid": 1000, "gid": 3000}});
+    let rlimits = json!([{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}, {"type": "RLIMIT_CPU", "soft": 500, "hard": 600}]);
+    let process = json!({"user": {"uid": 1000, "gid": 3000}, "rlimits": rlimits});
     let said = ctr.run_bundle(&["--detach"], "own", &bundle(&ctr, &process)).unwrap();
     assert_eq!(said.status, 0, "{said:?}\n{}", ctr.last_words());
     let (pid, _) = ctr.task("own").unwrap();
@@ -223,12 +224,23 @@ fn a_process_is_what_its_bundle_says(release: Release) {
         assert_eq!((id, count), (inside, "1"));
         assert_ne!(on_host, inside, "on the host it is somebody else");
     }
+    let limits = of("limits");
+    for (name, numbers) in [("Max open files", ["100", "200"]), ("Max cpu time", ["500", "600"]), ("Max core file size", ["0", "0"])] {
+        let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        assert_eq!(line.split_whitespace().take(2).collect::<Vec<_>>(), numbers, "{name}");
+    }
     assert_eq!(ctr.ctr(&["task", "rm", "--force", "own"]).status, 0);
     ctr.ctr(&["container", "rm", "own"]);
 
-    let process = json!({"user": {"uid": u32::MAX}});
-    let said = ctr.run_bundle(&["--rm"], "refused", &bundle(&ctr, &process)).unwrap();
-    assert!(said.status != 0 && format!("{said:?}").contains("is no id"), "{said:?}");
+    for (process, why) in [
+        (json!({"user": {"uid": u32::MAX}}), "is no id"),
+        (json!({"rlimits": [{"type": "RLIMIT_NOFILE", "soft": 1, "hard": u64::MAX}]}), "more than the node itself may have"),
+        (json!({"rlimits": [{"type": "RLIMIT_MANY", "soft": 1, "hard": 1}]}), "no limit of a process"),
+    ] {
+        let said = ctr.run_bundle(&["--rm"], "refused", &bundle(&ctr, &process)).unwrap();
+        assert!(said.status != 0 && format!("{said:?}").contains(why), "{why}: {said:?}");
+        ctr.ctr(&["container", "rm", "refused"]);
+    }
 }
 
 fn events_tell_each_step(release: Release) {

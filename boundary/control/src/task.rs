@@ -44,6 +44,20 @@ pub struct TaskPlace {
     pub uid: u32,
     /// Group of its process there.
     pub gid: u32,
+    /// Limits of its process. Others are the node's choice.
+    pub rlimits: Vec<Rlimit>,
+}
+
+/// A limit of a process, as the OCI runtime specification has it (`process.rlimits`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// Name of getrlimit(2), such as `RLIMIT_NOFILE`, which also says the unit.
+    #[serde(rename = "type")]
+    pub name: String,
+    /// What holds. 2⁶⁴ - 1: no limit.
+    pub soft: u64,
+    /// How far the process may raise that.
+    pub hard: u64,
 }
 
 /// How far a task is.

@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::rlimit::Rlimit;
+
 /// Version of this protocol; both ends refuse another one.
 pub(crate) const VERSION: u32 = 1;
 /// Largest packet. A socket's default buffer takes it.
@@ -56,7 +58,7 @@ impl User {
 }
 
 /// Resource limits of the process itself (the group's limits are [`crate::cgroup::Limits`]).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rlimits {
     /// Most open descriptors.
     pub open_files: u64,
@@ -64,11 +66,20 @@ pub struct Rlimits {
     pub core_bytes: u64,
     /// Largest file the container may write; `None` leaves it unlimited.
     pub file_bytes: Option<u64>,
+    /// What somebody else chose. Such a limit holds instead of one of those above.
+    pub chosen: Vec<Rlimit>,
+}
+
+impl Rlimits {
+    /// Whether somebody else chose the limit of this resource.
+    pub(crate) fn is_chosen(&self, resource: libc::c_int) -> bool {
+        self.chosen.iter().any(|limit| limit.resource == resource)
+    }
 }
 
 impl Default for Rlimits {
     fn default() -> Self {
-        Self { open_files: 256, core_bytes: 0, file_bytes: None }
+        Self { open_files: 256, core_bytes: 0, file_bytes: None, chosen: Vec::new() }
     }
 }
 

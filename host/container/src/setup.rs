@@ -129,10 +129,16 @@ pub(crate) fn enter(
     }
 
     let open_files = spec.rlimits.open_files.min(surroundings.open_files_hard);
-    sys::set_rlimit(libc::RLIMIT_NOFILE as i32, open_files).during(Stage::Rlimits)?;
-    sys::set_rlimit(libc::RLIMIT_CORE as i32, spec.rlimits.core_bytes).during(Stage::Rlimits)?;
-    if let Some(bytes) = spec.rlimits.file_bytes {
-        sys::set_rlimit(libc::RLIMIT_FSIZE as i32, bytes).during(Stage::Rlimits)?;
+    let own = [
+        (libc::RLIMIT_NOFILE as i32, Some(open_files)),
+        (libc::RLIMIT_CORE as i32, Some(spec.rlimits.core_bytes)),
+        (libc::RLIMIT_FSIZE as i32, spec.rlimits.file_bytes),
+    ];
+    // A chosen one comes last: these steps need descriptors and memory, of which it may leave none.
+    for (resource, value) in own.into_iter().filter(|(resource, _)| !spec.rlimits.is_chosen(*resource)) {
+        if let Some(value) = value {
+            sys::set_rlimit(resource, value, value).during(Stage::Rlimits)?;
+        }
     }
 
     become_user(spec, slot_index, surroundings)?;
@@ -227,6 +233,9 @@ pub(crate) fn keep_only(parts: &Parts, surroundings: &Surroundings) -> Result<()
 
 /// The last step.
 pub(crate) fn lock_down(spec: &ContainerSpec, surroundings: &Surroundings, slot: &Slot) -> Result<(), Failure> {
+    for limit in &spec.rlimits.chosen {
+        sys::set_rlimit(limit.resource, limit.soft, limit.hard).during(Stage::Rlimits)?;
+    }
     sys::no_new_privileges().during(Stage::Filter)?;
     let filter = match spec.filter {
         Filter::Runner => Some(&surroundings.runner_filter),

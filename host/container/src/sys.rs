@@ -243,9 +243,9 @@ pub(crate) fn unshare(flags: libc::c_int) -> io::Result<()> {
     check(unsafe { libc::unshare(flags) }.into()).map(drop)
 }
 
-/// Limit `resource`, soft and hard.
-pub(crate) fn set_rlimit(resource: libc::c_int, value: u64) -> io::Result<()> {
-    let limit = libc::rlimit64 { rlim_cur: value, rlim_max: value };
+/// Limit `resource`.
+pub(crate) fn set_rlimit(resource: libc::c_int, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
     // SAFETY: the kernel reads one structure.
     check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, std::ptr::null_mut::<libc::rlimit64>()) }).map(drop)
 }

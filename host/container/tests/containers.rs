@@ -14,7 +14,9 @@ use teemate_container::cgroup::{Cgroups, Controller, Group, Limits};
 use teemate_container::command::Command;
 use teemate_container::pool::{NetPool, NetPoolConfig};
 use teemate_container::protocol::Stage;
-use teemate_container::{Container, ContainerSpec, Ending, Error, Exit, Fds, Filter, Namespaces, RootTemplate, User, Zygote, ZygoteConfig};
+use teemate_container::{
+    Container, ContainerSpec, Ending, Error, Exit, Fds, Filter, Namespaces, Rlimit, RootTemplate, User, Zygote, ZygoteConfig,
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const ALL_KINDS: [&str; 6] = ["pid", "mnt", "uts", "ipc", "net", "user"];
@@ -257,6 +259,30 @@ fn inside_it_is_who_it_shall_be() {
     }
     let nobody = ContainerSpec { user: User { uid: u32::MAX, gid: 0 }, ..spec("exit 0") };
     assert!(matches!(zygote.start(&nobody, &Fds::default()), Err(Error::Invalid(_))));
+}
+
+#[test]
+fn chosen_limits_hold_instead_of_the_usual_ones() {
+    if !usable("chosen_limits_hold_instead_of_the_usual_ones") {
+        return;
+    }
+    let zygote = zygote();
+    let mut chosen = with_proc("report");
+    chosen.rlimits.chosen =
+        Rlimit::all([("RLIMIT_NOFILE", 64, 512), ("RLIMIT_STACK", 1 << 20, 2 << 20), ("RLIMIT_CPU", 100, 200)]).unwrap();
+    let report = Report::of(&zygote, &chosen, Fds::default());
+    let limit = |name: &str| {
+        let line = report.all("limit").into_iter().find(|line| line.starts_with(name)).unwrap();
+        line[name.len()..].split_whitespace().take(2).map(|number| number.parse().unwrap()).collect::<Vec<u64>>()
+    };
+    assert_eq!(limit("Max open files"), [64, 512]);
+    assert_eq!(limit("Max stack size"), [1 << 20, 2 << 20]);
+    assert_eq!(limit("Max cpu time"), [100, 200]);
+    assert_eq!(limit("Max core file size"), [0, 0], "nobody chose this one");
+    // Without any descriptor left it starts all the same.
+    chosen.rlimits.chosen = Rlimit::all([("RLIMIT_NOFILE", 0, 0)]).unwrap();
+    chosen.payload = b"exit 3".to_vec();
+    assert_eq!(run(&zygote, &chosen, Fds::default()).0.code, Some(3));
 }
 
 #[test]

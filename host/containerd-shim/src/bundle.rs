@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use teemate_control::function::{FunctionSpec, Kind, Limits, Reuse};
-use teemate_control::task::{TaskPlace, TaskSpec};
+use teemate_control::task::{Rlimit, TaskPlace, TaskSpec};
 
 use crate::error::{Error, Result};
 
@@ -44,6 +44,7 @@ struct Process {
     args: Vec<String>,
     env: Vec<String>,
     user: User,
+    rlimits: Vec<Rlimit>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -226,6 +227,7 @@ impl Config {
             pids: u64::try_from(self.linux.resources.pids.limit).unwrap_or(0),
             uid: id("user", self.process.user.uid)?,
             gid: id("group", self.process.user.gid)?,
+            rlimits: self.process.rlimits.clone(),
         })
     }
 }
@@ -275,7 +277,8 @@ mod tests {
     fn parameters_limits_and_place_come_from_the_bundle() {
         let config = config(
             r#"{"process":{"args":["/f.js","name=Ada","n=3","{\"deep\":{\"a\":1}}"],"env":["PATH=/bin","TEEMATE_PARAMS={\"n\":1,\"x\":2}","A=b=c"],
-                "user":{"uid":1000,"gid":3000,"additionalGids":[3000]}},
+                "user":{"uid":1000,"gid":3000,"additionalGids":[3000]},
+                "rlimits":[{"type":"RLIMIT_NOFILE","soft":64,"hard":18446744073709551615}]},
                 "hostname":"host","annotations":{"io.teemate.timeout-ms":"1500","io.teemate.egress":"a:1, b:2"},
                 "linux":{"cgroupsPath":"/default/c1","namespaces":[{"type":"pid"},{"type":"network","path":"/run/netns/x"},
                     {"type":"ipc","path":"/proc/7/ns/ipc"},{"type":"uts"}],
@@ -292,6 +295,7 @@ mod tests {
         assert_eq!(task.place.uts, None, "one of its own");
         assert_eq!((task.place.hostname.as_str(), task.place.pids), ("host", 9));
         assert_eq!((task.place.uid, task.place.gid), (1000, 3000));
+        assert_eq!(task.place.rlimits, [Rlimit { name: "RLIMIT_NOFILE".to_owned(), soft: 64, hard: u64::MAX }]);
     }
 
     #[test]

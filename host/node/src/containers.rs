@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll;
 use teemate_container::cgroup::{Cgroups, Group, Limits, Stats};
 use teemate_container::pool::{Net, NetPool, NetPoolConfig};
-use teemate_container::{Container, ContainerSpec, Exit, Fds, Filter, User, Zygote, ZygoteConfig};
+use teemate_container::{Container, ContainerSpec, Exit, Fds, Filter, Rlimit, User, Zygote, ZygoteConfig};
 use teemate_control::function::{Mark, Phase};
 use teemate_control::node::ContainerInfo;
 use teemate_runner::board::{Board, Stamp, now_ns};
@@ -100,6 +100,8 @@ pub struct Place {
     pub group: Option<PathBuf>,
     /// Who it is inside.
     pub user: User,
+    /// Limits of the process that are not the node's choice.
+    pub rlimits: Vec<Rlimit>,
 }
 
 /// How a process ended.
@@ -457,6 +459,7 @@ impl Containers {
         spec.hostname = if place.hostname.is_empty() { hostname(order.kind, order.id) } else { place.hostname };
         spec.filter = order.filter;
         spec.user = place.user;
+        spec.rlimits.chosen = place.rlimits;
         spec.payload = order.role.encode();
         if order.kind == Kind::Service {
             spec.rlimits.open_files = descriptors::MAX as u64;

@@ -16,7 +16,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256};
-use teemate_container::User;
+use teemate_container::{Rlimit, User};
 use teemate_control::function::{Failure, FailureKind, Outcome, Reuse};
 use teemate_control::node::Sharing;
 use teemate_control::task::{TaskExit, TaskInfo, TaskPlace, TaskSpec, TaskState, TaskStats};
@@ -401,7 +401,9 @@ fn at(place: &TaskPlace) -> Done<Place> {
     let network = namespace("network", place.network.as_deref())?;
     let (ipc, uts) = (namespace("ipc", place.ipc.as_deref())?, namespace("uts", place.uts.as_deref())?);
     let user = User { uid: place.uid, gid: place.gid };
-    Ok(Place { hostname: place.hostname.clone(), network, ipc, uts, group: place.cgroup.clone(), user })
+    let rlimits = Rlimit::all(place.rlimits.iter().map(|limit| (limit.name.as_str(), limit.soft, limit.hard)));
+    let rlimits = rlimits.map_err(|error| invalid(error.to_string()))?;
+    Ok(Place { hostname: place.hostname.clone(), network, ipc, uts, group: place.cgroup.clone(), user, rlimits })
 }
 
 fn namespace(kind: &str, path: Option<&Path>) -> Done<Option<OwnedFd>> {
