@@ -1,6 +1,7 @@
 //! containerd drives the shared enclave: `ctr` against a containerd of Debian with its own directories.
 #![allow(clippy::unwrap_used)]
 
+use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::thread;
@@ -31,6 +32,29 @@ const PRINT: &str = r#"(module
     (i32.store (i32.const 0) (i32.const 64))
     (i32.store (i32.const 4) (i32.const 12))
     (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 16)))))"#;
+/// Reads a file and writes what is in it as its result, `{"text":".."}`.
+const READ: &str = r#"(module
+  (import "wasi_snapshot_preview1" "path_open" (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 64) "mnt/volume/deep/file")
+  (data (i32.const 128) "{\"text\":\"")
+  (data (i32.const 192) "\"}")
+  (func (export "_start")
+    (if (call $open (i32.const 3) (i32.const 0) (i32.const 64) (i32.const 20) (i32.const 0)
+        (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 32))
+      (then unreachable))
+    (i32.store (i32.const 0) (i32.const 256))
+    (i32.store (i32.const 4) (i32.const 1024))
+    (if (call $read (i32.load (i32.const 32)) (i32.const 0) (i32.const 1) (i32.const 40)) (then unreachable))
+    (i32.store (i32.const 0) (i32.const 128))
+    (i32.store (i32.const 4) (i32.const 9))
+    (i32.store (i32.const 8) (i32.const 256))
+    (i32.store (i32.const 12) (i32.load (i32.const 40)))
+    (i32.store (i32.const 16) (i32.const 192))
+    (i32.store (i32.const 20) (i32.const 2))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 3) (i32.const 48)))))"#;
 const BUSYBOX: &str = "docker.io/teemate/busybox:1";
 const SOURCE: &str = "
 async function main(p) {
@@ -45,6 +69,7 @@ with_each_release!(
     a_function_is_a_container_with_output_and_exit_code,
     tasks_are_processes_that_can_be_stopped_measured_and_killed,
     a_process_is_what_its_bundle_says,
+    mounted_files_are_read_and_forgotten,
     events_tell_each_step,
     ordinary_images_run_beside_functions,
     an_image_goes_through_a_registry,
@@ -241,6 +266,55 @@ fn a_process_is_what_its_bundle_says(release: Release) {
         assert!(said.status != 0 && format!("{said:?}").contains(why), "{why}: {said:?}");
         ctr.ctr(&["container", "rm", "refused"]);
     }
+}
+
+fn mounted_files_are_read_and_forgotten(release: Release) {
+    const MODULE_SOURCE: &str = "exports.main = ({ path }) => ({ text: require('fs').readFileSync(path, 'utf8') });";
+    let Some(ctr) = begin(release, &[]) else { return };
+    let canaries = Canaries::new(&["secret"]).unwrap();
+    // A Secret as a kubelet lays it out, and a volume.
+    let (secret, volume) = (ctr.directory().join("secret"), ctr.directory().join("volume"));
+    std::fs::create_dir_all(secret.join("..first")).unwrap();
+    std::fs::create_dir_all(volume.join("deep")).unwrap();
+    std::fs::write(secret.join("..first/key"), canaries.text("secret")).unwrap();
+    std::os::unix::fs::symlink("..first", secret.join("..data")).unwrap();
+    std::os::unix::fs::symlink("..data/key", secret.join("key")).unwrap();
+    std::fs::write(volume.join("deep/file"), "of a volume").unwrap();
+    let bundle = |command: &[&str]| {
+        let mut config = bundle(&ctr, &json!({ "args": command }));
+        std::fs::write(ctr.directory().join("bundle/read.js"), MODULE_SOURCE).unwrap();
+        std::fs::write(ctr.directory().join("bundle/read.wasm"), wat::parse_str(READ).unwrap()).unwrap();
+        let bind = |source: &Path, destination: &str| json!({"type": "bind", "source": source, "destination": destination, "options": ["rbind", "ro"]});
+        config["mounts"] = json!([
+            {"type": "proc", "source": "proc", "destination": "/proc"},
+            bind(&secret, "/var/run/secrets"), bind(&volume, "/mnt/volume"), bind(&volume.join("deep/file"), "/etc/hosts"),
+        ]);
+        config
+    };
+    let read = |id: &str, command: &[&str]| ctr.run_bundle(&["--rm"], id, &bundle(command)).unwrap();
+    for (path, text) in [("/var/run/secrets/key", canaries.text("secret")), ("/mnt/volume/deep/file", "of a volume")] {
+        let said = read("javascript", &["/read.js", &format!("path={path}")]);
+        assert!(said.status == 0 && said.stdout.contains(text), "{path}: {said:?}\n{}", ctr.last_words());
+    }
+    let said = read("module", &["/read.wasm"]);
+    assert!(said.status == 0 && said.stdout.contains("of a volume"), "{said:?}\n{}", ctr.last_words());
+    // What is not mounted, what its host is told by, and what lies beside it.
+    for path in ["/etc/hosts", "/hello.js", "/var/run/secrets/..data/key", "/etc/passwd"] {
+        let said = read("refused", &["/read.js", &format!("path={path}")]);
+        assert!(said.status == 1 && said.stderr.contains(path), "{path}: {said:?}");
+    }
+    assert!(canaries.in_files(&ctr.node.state()).is_empty(), "with its container the secret is gone from the node's disk");
+    // More than a function is given.
+    for number in 0..300 {
+        std::fs::write(volume.join(number.to_string()), "x").unwrap();
+    }
+    let said = read("many", &["/read.js", "path=/mnt/volume/0"]);
+    assert!(said.status != 0 && format!("{said:?}").contains("more than 256 files"), "{said:?}");
+    ctr.ctr(&["container", "rm", "many"]);
+    let mut without = bundle(&["/hello.js", "name=Ada"]);
+    without["annotations"] = json!({"io.teemate.mounts": "none"});
+    let said = ctr.run_bundle(&["--rm"], "without", &without).unwrap();
+    assert!(said.status == 0 && said.stdout.contains("Hello Ada"), "{said:?}");
 }
 
 fn events_tell_each_step(release: Release) {

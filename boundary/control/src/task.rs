@@ -18,6 +18,9 @@ pub struct TaskSpec {
     pub function: FunctionSpec,
     /// Source or module, base64.
     pub code: String,
+    /// Content of the files of `function.files`, base64, in the same order.
+    #[serde(default)]
+    pub files: Vec<String>,
     /// JSON object.
     pub params: serde_json::Value,
     /// Where its container shall be.

@@ -7,10 +7,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use teemate_control::function::{FunctionSpec, Kind, Limits, Reuse};
+use sha2::{Digest, Sha256};
+use teemate_control::function::{FunctionSpec, Kind, Limits, Reuse, VerifiedFile};
 use teemate_control::task::{Rlimit, TaskPlace, TaskSpec};
 
 use crate::error::{Error, Result};
+use crate::mounts::{self, Mount};
 
 /// Path of the function in the image, where the arguments do not begin with it.
 const FUNCTION: &str = "io.teemate.function";
@@ -22,6 +24,8 @@ const TIMEOUT: &str = "io.teemate.timeout-ms";
 const FUEL: &str = "io.teemate.fuel";
 /// `host:port` pairs with commas between them.
 const EGRESS: &str = "io.teemate.egress";
+/// `none`: the function is given no files of the container's mounts.
+pub const MOUNTS: &str = "io.teemate.mounts";
 /// Environment variable with the parameters, a JSON object.
 const PARAMS: &str = "TEEMATE_PARAMS";
 /// Largest code: the node's limit.
@@ -36,6 +40,7 @@ pub struct Config {
     annotations: BTreeMap<String, String>,
     linux: Linux,
     root: Root,
+    mounts: Vec<Mount>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -138,9 +143,19 @@ impl Config {
         self.function().ok_or_else(|| Error::Unsupported("the image holds no function".to_owned()))
     }
 
-    /// The task of a container of a function with this code.
-    pub fn task(&self, id: String, code: Vec<u8>) -> Result<TaskSpec> {
+    /// The task of a container of a function with this code, whose bundle is here.
+    pub fn task(&self, id: String, code: Vec<u8>, bundle: &Path) -> Result<TaskSpec> {
         let (_, kind) = self.known()?;
+        let mounted = match self.annotations.get(MOUNTS).map(String::as_str) {
+            None => mounts::files(&self.mounts, bundle)?,
+            Some("none") => Vec::new(),
+            Some(text) => return Err(Error::Refused(format!("the annotation {MOUNTS} can only be \"none\", not {text:?}"))),
+        };
+        let verified = |(path, content): &(String, Vec<u8>)| VerifiedFile {
+            path: path.clone(),
+            sha256: Sha256::digest(content).into(),
+            length: content.len() as u64,
+        };
         let function = FunctionSpec {
             name: String::new(),
             kind,
@@ -151,11 +166,12 @@ impl Config {
                 .get(EGRESS)
                 .map(|text| text.split(',').map(|pair| pair.trim().to_owned()).collect())
                 .unwrap_or_default(),
-            files: Vec::new(),
+            files: mounted.iter().map(verified).collect(),
             env: self.environment(),
             reuse: Reuse::Fresh,
         };
-        Ok(TaskSpec { id, function, code: STANDARD.encode(code), params: self.params()?, place: self.place()? })
+        let files = mounted.iter().map(|(_, content)| STANDARD.encode(content)).collect();
+        Ok(TaskSpec { id, function, code: STANDARD.encode(code), files, params: self.params()?, place: self.place()? })
     }
 
     fn environment(&self) -> Vec<(String, String)> {
@@ -284,7 +300,7 @@ mod tests {
                     {"type":"ipc","path":"/proc/7/ns/ipc"},{"type":"uts"}],
                 "resources":{"memory":{"limit":67108864},"cpu":{"quota":50000,"period":100000},"pids":{"limit":9}}}}"#,
         );
-        let task = config.task("ns/c1".to_owned(), b"code".to_vec()).unwrap();
+        let task = config.task("ns/c1".to_owned(), b"code".to_vec(), Path::new("/")).unwrap();
         assert_eq!(task.params, serde_json::json!({"name": "Ada", "n": 3, "x": 2, "deep": {"a": 1}}));
         assert_eq!((task.function.limits.timeout_ms, task.function.limits.memory, task.function.limits.cpu_milli), (1500, 64 << 20, 500));
         assert_eq!(task.function.egress, ["a:1", "b:2"]);
@@ -314,10 +330,11 @@ mod tests {
             r#"{"process":{"args":["/f.js","x"]}}"#,
             r#"{"process":{"args":["/f.js"],"user":{"uid":4294967295}}}"#,
             r#"{"process":{"args":["/f.js"],"user":{"gid":-1}}}"#,
+            r#"{"process":{"args":["/f.js"]},"annotations":{"io.teemate.mounts":"all"}}"#,
             r#"{"process":{"args":["/f.js"],"env":["TEEMATE_PARAMS=[1]"]}}"#,
             r#"{"process":{"args":["/f.js"]},"annotations":{"io.teemate.fuel":"much"}}"#,
         ] {
-            assert!(matches!(config(text).task("x".to_owned(), Vec::new()), Err(Error::Refused(_))), "{text}");
+            assert!(matches!(config(text).task("x".to_owned(), Vec::new(), Path::new("/")), Err(Error::Refused(_))), "{text}");
         }
     }
 }

@@ -109,7 +109,7 @@ impl Service {
             }
             read => read?,
         };
-        let task = Box::new(config.task(self.task_id(&entry.id), code)?);
+        let task = Box::new(config.task(self.task_id(&entry.id), code, &entry.bundle)?);
         let output = Output::open(&entry.stdio)?;
         let one_at_a_time = self.finding.lock().await;
         let namespace = self.namespace.clone();

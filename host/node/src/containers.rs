@@ -100,6 +100,8 @@ pub struct Place {
     pub group: Option<PathBuf>,
     /// Who it is inside.
     pub user: User,
+    /// A directory as its root, instead of an empty one.
+    pub root: Option<PathBuf>,
     /// Limits of the process that are not the node's choice.
     pub rlimits: Vec<Rlimit>,
 }

@@ -837,7 +837,7 @@ impl SharedEnclave {
                 lease: Some(lease),
                 limits,
                 filter: Filter::Runner,
-                root: None,
+                root: place.root.clone(),
                 function: None,
                 lifetime: None,
                 body: vec![self.kick.as_fd(), theirs.as_fd()],

@@ -27,6 +27,7 @@ use crate::error::Error;
 use crate::locks::{Lock, wait};
 use crate::node::Node;
 use crate::shared::{SharedEnclave, limits};
+use crate::store::Store;
 use crate::text::hex;
 
 /// Functions of tasks have names that begin so.
@@ -50,6 +51,25 @@ const FREEZE_ATTEMPTS: u32 = 20;
 const NSFS: rustix::fs::FsWord = 0x6e73_6673;
 
 type Done<T> = Result<T, Failure>;
+
+/// A function of a task that is being made.
+struct Needed<'a> {
+    tasks: &'a Tasks,
+    node: &'a Node,
+    name: String,
+}
+
+impl Drop for Needed<'_> {
+    fn drop(&mut self) {
+        let mut needed = self.tasks.deploying.locked();
+        if let Some(index) = needed.iter().position(|name| *name == self.name) {
+            needed.swap_remove(index);
+        }
+        drop(needed);
+        // Where no task came of it.
+        self.tasks.forget_files(self.node, &self.name);
+    }
+}
 
 struct Task {
     id: String,
@@ -78,8 +98,8 @@ struct Life {
 #[derive(Default)]
 pub struct Tasks {
     map: Mutex<HashMap<String, Arc<Task>>>,
-    /// Held while a function is deployed or forgotten.
-    deploying: Mutex<()>,
+    /// Held while a function is deployed or forgotten: the functions of tasks that are being made, which must stay.
+    deploying: Mutex<Vec<String>>,
     /// Held while a task starts.
     starting: Mutex<()>,
 }
@@ -107,18 +127,19 @@ impl Tasks {
             return Err(invalid("the parameters of a task must be a JSON object"));
         }
         let params = serde_json::to_vec(&spec.params).map_err(|error| invalid(error.to_string()))?;
-        let place = at(&spec.place)?;
+        let mut place = at(&spec.place)?;
         let mut group = limits(spec.function.limits.memory, spec.function.limits.cpu_milli);
         if spec.place.pids > 0 {
             group.pids = Some(spec.place.pids);
         }
         let limit = Duration::from_millis(spec.function.limits.timeout_ms) + node.shop().config.queue_timeout + CALL_MARGIN;
-        let function = self.deploy(node, &spec)?;
+        let needed = self.deploy(node, &spec)?;
+        place.root = node.shop().store.get(&needed.name).map_err(failed)?.root();
         let shared = node.shared_enclave().map_err(failed)?;
         let ready = shared.make_for_task(group, place).map_err(failed)?;
         let task = Arc::new(Task {
             id: spec.id.clone(),
-            function,
+            function: needed.name.clone(),
             params,
             limit,
             shared,
@@ -143,12 +164,9 @@ impl Tasks {
         Ok(task.info())
     }
 
-    /// Deploys its function unless it is there, and gives its name.
-    fn deploy(&self, node: &Node, spec: &TaskSpec) -> Done<String> {
+    /// Deploys its function unless it is there.
+    fn deploy<'a>(&'a self, node: &'a Node, spec: &TaskSpec) -> Done<Needed<'a>> {
         let mut function = spec.function.clone();
-        if !function.files.is_empty() {
-            return Err(invalid("a task's function has no files of its own"));
-        }
         // Each task is one call in one container.
         function.reuse = Reuse::Fresh;
         function.name = String::new();
@@ -156,18 +174,39 @@ impl Tasks {
         let digest = Sha256::new().chain_update(&text).chain_update(spec.code.as_bytes()).finalize();
         function.name = format!("{PREFIX}{}", &hex(&digest)[..40]);
         let name = function.name.clone();
-        let _one_at_a_time = self.deploying.locked();
+        let mut needed = self.deploying.locked();
         if node.shop().store.get(&name).is_ok() {
-            return Ok(name);
+            needed.push(name.clone());
+            return Ok(Needed { tasks: self, node, name });
         }
-        let code = STANDARD.decode(&spec.code).map_err(|error| invalid(format!("the code is no base64: {error}")))?;
-        self.forget_some(node);
-        node.deploy(function, &code, &[])?;
-        Ok(name)
+        let decoded = |what: &str, text: &String| STANDARD.decode(text).map_err(|error| invalid(format!("{what} is no base64: {error}")));
+        let code = decoded("the code", &spec.code)?;
+        let files = spec.files.iter().map(|text| decoded("a file", text)).collect::<Done<Vec<_>>>()?;
+        self.forget_some(node, &needed);
+        node.deploy(function, &code, &files)?;
+        needed.push(name.clone());
+        Ok(Needed { tasks: self, node, name })
     }
 
-    fn forget_some(&self, node: &Node) {
-        let used: Vec<String> = self.map.locked().values().map(|task| task.function.clone()).collect();
+    /// Functions that some task has, or will have.
+    fn used(&self, needed: &[String]) -> Vec<String> {
+        needed.iter().cloned().chain(self.map.locked().values().map(|task| task.function.clone())).collect()
+    }
+
+    /// Forgets a function with files, such as a pod's secrets, with the last task of it.
+    fn forget_files(&self, node: &Node, name: &str) {
+        let needed = self.deploying.locked();
+        let has_files = node.shop().store.get(name).is_ok_and(|function| function.root().is_some());
+        if has_files
+            && !self.used(&needed).iter().any(|used| used == name)
+            && let Err(failure) = node.delete(name)
+        {
+            tracing::warn!(function = name, reason = failure.message, "the files of a task can't be forgotten");
+        }
+    }
+
+    fn forget_some(&self, node: &Node, needed: &[String]) {
+        let used = self.used(needed);
         let all = node.shop().store.all();
         let unused: Vec<_> =
             all.iter().map(|function| &function.spec.name).filter(|name| name.starts_with(PREFIX) && !used.contains(name)).collect();
@@ -302,7 +341,7 @@ impl Tasks {
     }
 
     /// Forgets a task.
-    pub fn delete(&self, id: &str, force: bool) -> Done<TaskInfo> {
+    pub fn delete(&self, node: &Node, id: &str, force: bool) -> Done<TaskInfo> {
         let task = self.find(id)?;
         if task.life.locked().exit.is_none() {
             if !force {
@@ -315,7 +354,21 @@ impl Tasks {
             }
         }
         self.map.locked().remove(id);
+        self.forget_files(node, &task.function);
         Ok(task.info())
+    }
+}
+
+/// Forgets, before anything runs, the files of tasks that an earlier node was killed with.
+pub fn forget_files_of_earlier(store: &Store) {
+    for function in store.all() {
+        let name = &function.spec.name;
+        if name.starts_with(PREFIX)
+            && function.root().is_some()
+            && let Err(error) = store.delete(name)
+        {
+            tracing::warn!(function = name.as_str(), %error, "the files of an earlier task can't be forgotten");
+        }
     }
 }
 
@@ -403,7 +456,7 @@ fn at(place: &TaskPlace) -> Done<Place> {
     let user = User { uid: place.uid, gid: place.gid };
     let rlimits = Rlimit::all(place.rlimits.iter().map(|limit| (limit.name.as_str(), limit.soft, limit.hard)));
     let rlimits = rlimits.map_err(|error| invalid(error.to_string()))?;
-    Ok(Place { hostname: place.hostname.clone(), network, ipc, uts, group: place.cgroup.clone(), user, rlimits })
+    Ok(Place { hostname: place.hostname.clone(), network, ipc, uts, group: place.cgroup.clone(), user, root: None, rlimits })
 }
 
 fn namespace(kind: &str, path: Option<&Path>) -> Done<Option<OwnedFd>> {
