@@ -237,8 +237,13 @@ fn bundle(ctr: &Containerd, process: &Value) -> Value {
 fn a_process_is_what_its_bundle_says(release: Release) {
     let Some(ctr) = begin(release, &[]) else { return };
     let rlimits = json!([{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}, {"type": "RLIMIT_CPU", "soft": 500, "hard": 600}]);
-    let process = json!({"user": {"uid": 1000, "gid": 3000}, "rlimits": rlimits});
-    let said = ctr.run_bundle(&["--detach"], "own", &bundle(&ctr, &process)).unwrap();
+    // Whatever it is given, it has no capability and the runner's filter. A program of the image could do nothing with this profile.
+    let all = ["CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE"];
+    let capabilities = json!({"bounding": all, "effective": all, "permitted": all, "inheritable": all, "ambient": all});
+    let process = json!({"user": {"uid": 1000, "gid": 3000}, "rlimits": rlimits, "capabilities": capabilities});
+    let mut config = bundle(&ctr, &process);
+    config["linux"] = json!({"seccomp": {"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86_64"], "syscalls": []}});
+    let said = ctr.run_bundle(&["--detach"], "own", &config).unwrap();
     assert_eq!(said.status, 0, "{said:?}\n{}", ctr.last_words());
     let (pid, _) = ctr.task("own").unwrap();
     let of = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
@@ -248,6 +253,20 @@ fn a_process_is_what_its_bundle_says(release: Release) {
         let [id, on_host, count] = map.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{map}") };
         assert_eq!((id, count), (inside, "1"));
         assert_ne!(on_host, inside, "on the host it is somebody else");
+    }
+    let status = of("status");
+    for (name, value) in [
+        ("CapInh:", "0000000000000000"),
+        ("CapPrm:", "0000000000000000"),
+        ("CapEff:", "0000000000000000"),
+        ("CapAmb:", "0000000000000000"),
+        ("NoNewPrivs:", "1"),
+        // A filter.
+        ("Seccomp:", "2"),
+        ("Seccomp_filters:", "1"),
+    ] {
+        let found = status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        assert_eq!(found, Some(value), "{name}");
     }
     let limits = of("limits");
     for (name, numbers) in [("Max open files", ["100", "200"]), ("Max cpu time", ["500", "600"]), ("Max core file size", ["0", "0"])] {
