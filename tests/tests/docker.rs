@@ -58,6 +58,13 @@ fn docker_runs_pauses_measures_and_kills_functions() {
     assert!(said.status == 0 && said.stdout.contains("/ 224MiB") && !said.stdout.starts_with("0B"), "{said:?}\n{}", docker.last_words());
     assert!(docker.docker(&["exec", "one", "/bin/sh"]).status != 0, "nothing can be executed in a function");
 
+    let said = docker.docker(&["update", "--memory", "128m", "--memory-swap", "128m", "--cpus", "0.25", "one"]);
+    assert_eq!(said.status, 0, "{said:?}\n{}", docker.last_words());
+    let said = docker.docker(&["stats", "--no-stream", "--format", "{{.MemUsage}}", "one"]);
+    assert!(said.status == 0 && said.stdout.contains("/ 256MiB"), "{said:?}");
+    let said = docker.docker(&["update", "--cpu-shares", "512", "two"]);
+    assert!(said.status != 0 && said.stderr.contains("nothing else"), "{said:?}");
+
     // OpenWhisk's invoker lives on these two.
     let time = || {
         let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();

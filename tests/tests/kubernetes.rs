@@ -66,6 +66,20 @@ fn namespace(containerd: &Containerd, id: &str, kind: &str) -> PathBuf {
     fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap()
 }
 
+/// Microseconds of CPU time that a process's group may use in a tenth of a second, where it is limited.
+fn cpu_quota(pid: u32) -> Option<i64> {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let path = |wanted: &dyn Fn(&str) -> bool| {
+        groups.lines().find_map(|line| line.split_once(':')?.1.split_once(':').filter(|(names, _)| wanted(names)).map(|(_, path)| path))
+    };
+    let text = match path(&|names| names.split(',').any(|name| name == "cpu")) {
+        Some(path) => fs::read_to_string(format!("/sys/fs/cgroup/cpu{path}/cpu.cfs_quota_us")),
+        None => fs::read_to_string(format!("/sys/fs/cgroup{}/cpu.max", path(&str::is_empty).unwrap())),
+    };
+    // `max` on version 2, below zero on version 1: none.
+    text.unwrap().split_whitespace().next().unwrap().parse().ok().filter(|quota| *quota > 0)
+}
+
 fn a_pod_runs_functions_beside_a_sidecar(release: Release) {
     let Some((containerd, mut cri)) = begin(release) else { return };
     let logs = containerd.directory().join("logs");
@@ -124,6 +138,21 @@ fn a_pod_runs_functions_beside_a_sidecar(release: Release) {
     assert!(before.1 > 0, "{before:?}");
     assert_eq!(namespace(&containerd, &busy, "ipc"), namespace(&containerd, &id, "ipc"), "it has the ipc namespace of its pod");
     assert_ne!(namespace(&containerd, &busy, "pid"), namespace(&containerd, &id, "pid"));
+    // A pod that is resized.
+    let limits = |containerd: &Containerd| {
+        let said = containerd.ctr(&["task", "metrics", &busy]);
+        let line = said.stdout.lines().find_map(|line| line.strip_prefix("memory.limit_in_bytes")).unwrap_or_else(|| panic!("{said:?}"));
+        (line.trim().parse::<u64>().unwrap() >> 20, cpu_quota(pid))
+    };
+    cri.update(&busy, Resources { memory_limit_in_bytes: 300 << 20, cpu_quota: 30_000, cpu_period: 100_000 })
+        .unwrap_or_else(|error| panic!("{error}\n{}", containerd.last_words()));
+    // The group has room for the process that carries the function.
+    assert_eq!(limits(&containerd), (300 + 128, Some(30_000)));
+    cri.update(&busy, Resources { memory_limit_in_bytes: 200 << 20, cpu_quota: -1, cpu_period: 100_000 }).unwrap();
+    assert_eq!(limits(&containerd), (200 + 128, None));
+    let (of_sidecar, _) = containerd.task(&sidecar).unwrap();
+    cri.update(&sidecar, Resources { memory_limit_in_bytes: 64 << 20, cpu_quota: 20_000, cpu_period: 100_000 }).unwrap();
+    assert_eq!(cpu_quota(of_sidecar), Some(20_000));
     let said = cri.exec(&busy, &["/bin/sh"]).unwrap_err();
     assert!(said.contains("exec") || said.contains("function"), "{said}");
     for (id, code) in [(&busy, 143), (&sidecar, 137)] {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::function::{Failure, FunctionSpec, Mark, Outcome};
 use crate::service::{Allowance, OwnerInfo};
-use crate::task::{TaskInfo, TaskSpec, TaskStats};
+use crate::task::{TaskInfo, TaskLimits, TaskSpec, TaskStats};
 
 /// How calls and enclaves relate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +115,13 @@ pub enum Request {
         /// Its id.
         id: String,
     },
+    /// Change what its container may use.
+    TaskUpdate {
+        /// Its id.
+        id: String,
+        /// What changes.
+        limits: TaskLimits,
+    },
     /// Forget it. One that has not ended is refused unless `force`, which kills it.
     TaskDelete {
         /// Its id.
@@ -171,7 +178,7 @@ pub enum Response {
     },
     /// To Ps.
     Ps(Ps),
-    /// To TaskCreate, TaskStart, TaskState, TaskWait, TaskKill, TaskPause, TaskResume, TaskDelete.
+    /// To TaskCreate, TaskStart, TaskState, TaskWait, TaskKill, TaskPause, TaskResume, TaskUpdate, TaskDelete.
     Task(TaskInfo),
     /// To TaskStats.
     TaskStats(TaskStats),

@@ -63,6 +63,18 @@ pub struct Rlimit {
     pub hard: u64,
 }
 
+/// What changes of what a task's container may use. `None`: nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TaskLimits {
+    /// Bytes of memory; 0: no limit. The bound of the function's memory in the enclave stays as it was when the task was made.
+    pub memory: Option<u64>,
+    /// CPU in thousandths of a core; 0: no limit.
+    pub cpu_milli: Option<u32>,
+    /// Most processes and threads; 0: no limit.
+    pub pids: Option<u64>,
+}
+
 /// How far a task is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -13,6 +13,7 @@ use teemate_control::task::{Rlimit, TaskPlace, TaskSpec};
 
 use crate::error::{Error, Result};
 use crate::mounts::{self, Mount};
+use crate::resources::Resources;
 
 /// Path of the function in the image, where the arguments do not begin with it.
 const FUNCTION: &str = "io.teemate.function";
@@ -79,33 +80,6 @@ struct Namespace {
     #[serde(rename = "type")]
     kind: String,
     path: Option<PathBuf>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Resources {
-    memory: Memory,
-    cpu: Cpu,
-    pids: Pids,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Memory {
-    limit: Option<i64>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Cpu {
-    quota: Option<i64>,
-    period: Option<u64>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Pids {
-    limit: i64,
 }
 
 impl Config {
@@ -189,14 +163,11 @@ impl Config {
         if let Some(timeout) = number(TIMEOUT)? {
             limits.timeout_ms = timeout;
         }
-        let Resources { memory, cpu, .. } = &self.linux.resources;
-        if let Some(bytes) = memory.limit.and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0) {
+        let given = self.linux.resources.limits();
+        if let Some(bytes) = given.memory.filter(|bytes| *bytes > 0) {
             limits.memory = bytes.clamp(65_536, 4 << 30);
         }
-        if let Some(quota) = cpu.quota.and_then(|quota| u64::try_from(quota).ok()).filter(|quota| *quota > 0) {
-            let period = cpu.period.filter(|period| *period > 0).unwrap_or(100_000);
-            limits.cpu_milli = u32::try_from(quota.saturating_mul(1000) / period).unwrap_or(u32::MAX).max(1);
-        }
+        limits.cpu_milli = given.cpu_milli.unwrap_or(limits.cpu_milli);
         Ok(limits)
     }
 
@@ -240,7 +211,7 @@ impl Config {
             uts: namespace("uts"),
             // `slice:prefix:name` is for systemd, which the node does not speak with.
             cgroup: (!group.is_empty() && !group.contains(':')).then(|| PathBuf::from(group)),
-            pids: u64::try_from(self.linux.resources.pids.limit).unwrap_or(0),
+            pids: self.linux.resources.limits().pids.unwrap_or(0),
             uid: id("user", self.process.user.uid)?,
             gid: id("group", self.process.user.gid)?,
             rlimits: self.process.rlimits.clone(),

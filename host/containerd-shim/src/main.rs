@@ -15,6 +15,7 @@ mod image;
 mod mounts;
 mod node;
 mod ordinary;
+mod resources;
 mod service;
 mod stdio;
 

@@ -30,6 +30,7 @@ use crate::function::{self, Output};
 use crate::image;
 use crate::node::Node;
 use crate::ordinary::{self, Children, Runc};
+use crate::resources::Resources;
 use crate::stdio::Stdio;
 
 type Key = (String, String);
@@ -459,8 +460,15 @@ impl Task for Service {
     }
 
     async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> TtrpcResult<Empty> {
-        self.find(&request.id, "")?;
-        Err(Error::Unsupported("limits can't be changed while a container lives".to_owned()).into())
+        let entry = self.find(&request.id, "")?;
+        match entry.runner {
+            Runner::Function => {
+                let limits = Resources::change(&request.resources.value)?;
+                _ = self.ask(Request::TaskUpdate { id: self.task_id(&request.id), limits }).await?;
+            }
+            Runner::Ordinary => self.runc.update(&entry, &request.resources.value).await?,
+        }
+        Ok(Empty::new())
     }
 
     async fn shutdown(&self, _: &TtrpcContext, request: ShutdownRequest) -> TtrpcResult<Empty> {

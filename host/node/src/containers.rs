@@ -310,6 +310,21 @@ impl Process {
         Ok(())
     }
 
+    /// Changes the limits of its group.
+    pub fn limit(&self, change: impl FnOnce(&mut Limits)) -> Result<()> {
+        let mut inner = self.inner.locked();
+        let Some(group) = inner.group.as_mut().filter(|_| self.ended().is_none()) else {
+            return Err(Error::Invalid("it has ended".to_owned()));
+        };
+        let mut limits = group.limits();
+        change(&mut limits);
+        if let Some(controller) = group.lacks(&limits) {
+            let name = controller.name();
+            return Err(Error::Invalid(format!("this limit can't be changed: the node has no controller {name}; see `teemate doctor`")));
+        }
+        Ok(group.set_limits(&limits)?)
+    }
+
     /// What its group uses, and its limits; `None` once it has ended.
     pub fn used(&self) -> Option<(Stats, Limits)> {
         self.inner.locked().group.as_ref().map(|group| (group.stats(), group.limits()))

@@ -220,6 +220,7 @@ fn answer(node: &Arc<Node>, request: Request, received_ns: u64, stream: &UnixStr
         Request::TaskPause { id } => task_answer(node.tasks().pause(&id)),
         Request::TaskResume { id } => task_answer(node.tasks().resume(&id)),
         Request::TaskStats { id } => node.tasks().stats(&id).map_or_else(Response::Failed, Response::TaskStats),
+        Request::TaskUpdate { id, limits } => task_answer(node.tasks().update(&id, &limits)),
         Request::TaskDelete { id, force } => task_answer(node.tasks().delete(node, &id, force)),
         Request::Stop => {
             node.stop();

@@ -19,14 +19,14 @@ use sha2::{Digest, Sha256};
 use teemate_container::{Rlimit, User};
 use teemate_control::function::{Failure, FailureKind, Outcome, Reuse};
 use teemate_control::node::Sharing;
-use teemate_control::task::{TaskExit, TaskInfo, TaskPlace, TaskSpec, TaskState, TaskStats};
+use teemate_control::task::{TaskExit, TaskInfo, TaskLimits, TaskPlace, TaskSpec, TaskState, TaskStats};
 
 use crate::ahead::Ready;
 use crate::containers::{Place, Process};
 use crate::error::Error;
 use crate::locks::{Lock, wait};
 use crate::node::Node;
-use crate::shared::{SharedEnclave, limits};
+use crate::shared::{self, SharedEnclave};
 use crate::store::Store;
 use crate::text::hex;
 
@@ -128,7 +128,7 @@ impl Tasks {
         }
         let params = serde_json::to_vec(&spec.params).map_err(|error| invalid(error.to_string()))?;
         let mut place = at(&spec.place)?;
-        let mut group = limits(spec.function.limits.memory, spec.function.limits.cpu_milli);
+        let mut group = shared::limits(spec.function.limits.memory, spec.function.limits.cpu_milli);
         if spec.place.pids > 0 {
             group.pids = Some(spec.place.pids);
         }
@@ -320,6 +320,24 @@ impl Tasks {
         task.process.freeze(false).map_err(|error| error.failure())?;
         life.paused = false;
         drop(life);
+        Ok(task.info())
+    }
+
+    /// Changes what it may use.
+    pub fn update(&self, id: &str, limits: &TaskLimits) -> Done<TaskInfo> {
+        let task = self.find(id)?;
+        let new = shared::limits(limits.memory.unwrap_or(0), limits.cpu_milli.unwrap_or(0));
+        let some = |number: u64| Some(number).filter(|number| *number > 0);
+        let changed = task.process.limit(|group| {
+            if limits.memory.is_some() {
+                group.memory_bytes = new.memory_bytes;
+            }
+            if limits.cpu_milli.is_some() {
+                group.cpu_us_per_s = new.cpu_us_per_s;
+            }
+            group.pids = limits.pids.map_or(group.pids, some);
+        });
+        changed.map_err(|error| error.failure())?;
         Ok(task.info())
     }
 
