@@ -1,5 +1,6 @@
 //! A containerd of one's own, with its own directories and socket, whose runtime is the shim, and a node behind it.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -272,15 +273,37 @@ impl Containerd {
     /// # Errors
     /// When it can't be started.
     pub fn begin_ctr(&self, words: &[&str]) -> std::io::Result<Child> {
+        self.begin_ctr_with(Stdio::null(), words)
+    }
+
+    /// The same with this as its input.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn begin_ctr_with(&self, input: Stdio, words: &[&str]) -> std::io::Result<Child> {
         let mut command = Command::new("timeout");
         command.arg(LIMIT.as_secs().to_string()).arg("ctr").arg("--address").arg(self.socket());
         command.args(["--namespace", &self.namespace]).args(words).env("PATH", &self.path);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
     }
 
     /// Carries out a command of ctr.
     pub fn ctr(&self, words: &[&str]) -> Said {
         Said::of(self.begin_ctr(words).and_then(Child::wait_with_output))
+    }
+
+    /// Carries out a command of ctr that reads this.
+    pub fn ctr_reading(&self, input: &str, words: &[&str]) -> Said {
+        let mut begun = match self.begin_ctr_with(Stdio::piped(), words) {
+            Ok(begun) => begun,
+            Err(error) => return Said::of(Err(error)),
+        };
+        // In a thread of its own, for nobody may read. Dropping the pipe ends the input.
+        let (text, pipe) = (input.to_owned(), begun.stdin.take());
+        let writer = std::thread::spawn(move || pipe.map(|mut pipe| pipe.write_all(text.as_bytes())));
+        let said = Said::of(begun.wait_with_output());
+        let _ = writer.join();
+        said
     }
 
     /// Runs a container to its end, or with `-d` among the options in the background.

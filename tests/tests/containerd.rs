@@ -14,7 +14,7 @@ use teemate_client::oci;
 use teemate_kbs::testing::{Authority, Broker};
 use teemate_tests::archive::zip;
 use teemate_tests::artifacts::Artifacts;
-use teemate_tests::containerd::{Containerd, Release, Said, busybox};
+use teemate_tests::containerd::{Containerd, RUNTIME, Release, Said, busybox};
 use teemate_tests::registry::{PASSWORD, Registry, USER};
 use teemate_tests::witness::Canaries;
 use teemate_tests::{full, skip, with_each_release};
@@ -70,6 +70,7 @@ with_each_release!(
     tasks_are_processes_that_can_be_stopped_measured_and_killed,
     a_process_is_what_its_bundle_says,
     mounted_files_are_read_and_forgotten,
+    standard_input_is_parameters,
     events_tell_each_step,
     ordinary_images_run_beside_functions,
     an_image_goes_through_a_registry,
@@ -287,6 +288,11 @@ fn a_process_is_what_its_bundle_says(release: Release) {
     }
 }
 
+/// A bind mount of `config.json`.
+fn bind(source: &Path, destination: &str) -> Value {
+    json!({"type": "bind", "source": source, "destination": destination, "options": ["rbind", "ro"]})
+}
+
 fn mounted_files_are_read_and_forgotten(release: Release) {
     const MODULE_SOURCE: &str = "exports.main = ({ path }) => ({ text: require('fs').readFileSync(path, 'utf8') });";
     let Some(ctr) = begin(release, &[]) else { return };
@@ -303,7 +309,6 @@ fn mounted_files_are_read_and_forgotten(release: Release) {
         let mut config = bundle(&ctr, &json!({ "args": command }));
         std::fs::write(ctr.directory().join("bundle/read.js"), MODULE_SOURCE).unwrap();
         std::fs::write(ctr.directory().join("bundle/read.wasm"), wat::parse_str(READ).unwrap()).unwrap();
-        let bind = |source: &Path, destination: &str| json!({"type": "bind", "source": source, "destination": destination, "options": ["rbind", "ro"]});
         config["mounts"] = json!([
             {"type": "proc", "source": "proc", "destination": "/proc"},
             bind(&secret, "/var/run/secrets"), bind(&volume, "/mnt/volume"), bind(&volume.join("deep/file"), "/etc/hosts"),
@@ -334,6 +339,42 @@ fn mounted_files_are_read_and_forgotten(release: Release) {
     without["annotations"] = json!({"io.teemate.mounts": "none"});
     let said = ctr.run_bundle(&["--rm"], "without", &without).unwrap();
     assert!(said.status == 0 && said.stdout.contains("Hello Ada"), "{said:?}");
+}
+
+fn standard_input_is_parameters(release: Release) {
+    let Some(ctr) = begin(release, &[]) else { return };
+    let run = |id: &str, annotation: &str, input: &str| {
+        let words = ["run", "--rm", "--runtime", RUNTIME, "--annotation", annotation, FUNCTION, id, "/hello.js", "name=argument", "fill=3"];
+        let said = ctr.ctr_reading(input, &words);
+        ctr.ctr(&["container", "rm", id]);
+        said
+    };
+    const PARAMS: &str = "io.teemate.stdin=params";
+    let said = run("object", PARAMS, "{\"name\": \"input\"}\n");
+    assert!(said.status == 0 && said.stdout.contains("Hello input") && said.stdout.contains("xxx"), "{said:?}\n{}", ctr.last_words());
+    // More than a FIFO takes at once.
+    let said = run("large", PARAMS, &json!({"name": "input", "more": "y".repeat(300_000)}).to_string());
+    assert!(said.status == 0 && said.stdout.contains("Hello input"), "{}", said.stderr);
+    for (id, annotation, input) in [("empty", PARAMS, "{}"), ("unasked", "io.teemate.main=main", "{\"name\": \"input\"}")] {
+        let said = run(id, annotation, input);
+        assert!(said.status == 0 && said.stdout.contains("Hello argument"), "{id}: {said:?}");
+    }
+    for (id, annotation, input, why) in [
+        ("array", PARAMS, "[1]", "must be a JSON object"),
+        ("torn", PARAMS, "{\"a\":", "must be a JSON object"),
+        ("other", "io.teemate.stdin=yes", "", "can only be"),
+    ] {
+        let said = run(id, annotation, input);
+        assert!(said.status != 0 && format!("{said:?}").contains(why), "{id}: {said:?}");
+    }
+    // An input that says nothing is not waited for for ever.
+    let begin = Instant::now();
+    let (silent, input) = std::io::pipe().map(|(input, silent)| (silent, input)).unwrap();
+    let words = ["run", "--rm", "--runtime", RUNTIME, "--annotation", PARAMS, FUNCTION, "silent", "/hello.js"];
+    let said = Said::of(ctr.begin_ctr_with(input.into(), &words).and_then(Child::wait_with_output));
+    drop(silent);
+    assert!(said.status != 0 && said.stderr.contains("no JSON object came"), "{said:?}");
+    assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
 }
 
 fn events_tell_each_step(release: Release) {

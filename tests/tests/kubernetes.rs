@@ -138,6 +138,13 @@ fn a_pod_runs_functions_beside_a_sidecar(release: Release) {
     assert!(before.1 > 0, "{before:?}");
     assert_eq!(namespace(&containerd, &busy, "ipc"), namespace(&containerd, &id, "ipc"), "it has the ipc namespace of its pod");
     assert_ne!(namespace(&containerd, &busy, "pid"), namespace(&containerd, &id, "pid"));
+    // Parameters of a standard input that a pod's container does not have.
+    let mut deaf = container("deaf", 0, FUNCTION, &["name=x"], NODE);
+    deaf.annotations.insert("io.teemate.stdin".to_owned(), "params".to_owned());
+    let deaf = cri.create(&id, &deaf, &pod).unwrap();
+    let said = cri.start(&deaf).unwrap_err();
+    assert!(said.contains("the container has none"), "{said}");
+    cri.remove(&deaf).unwrap();
     // A pod that is resized.
     let limits = |containerd: &Containerd| {
         let said = containerd.ctr(&["task", "metrics", &busy]);

@@ -80,6 +80,9 @@ pub enum Request {
     TaskStart {
         /// Its id.
         id: String,
+        /// Further parameters, which go before those of the same name.
+        #[serde(default)]
+        params: serde_json::Map<String, serde_json::Value>,
     },
     /// One task, as it is now.
     TaskState {

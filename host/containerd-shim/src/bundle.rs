@@ -27,6 +27,8 @@ const FUEL: &str = "io.teemate.fuel";
 const EGRESS: &str = "io.teemate.egress";
 /// `none`: the function is given no files of the container's mounts.
 pub const MOUNTS: &str = "io.teemate.mounts";
+/// `params`: a JSON object on standard input is parameters.
+const STDIN: &str = "io.teemate.stdin";
 /// Environment variable with the parameters, a JSON object.
 const PARAMS: &str = "TEEMATE_PARAMS";
 /// Largest code: the node's limit.
@@ -106,6 +108,15 @@ impl Config {
             _ => return None,
         };
         Some((path, kind))
+    }
+
+    /// Whether standard input has parameters.
+    pub fn input_is_params(&self) -> Result<bool> {
+        match self.annotations.get(STDIN).map(String::as_str) {
+            None => Ok(false),
+            Some("params") => Ok(true),
+            Some(text) => Err(Error::Refused(format!("the annotation {STDIN} can only be \"params\", not {text:?}"))),
+        }
     }
 
     /// The code in a root file system, where that is mounted.

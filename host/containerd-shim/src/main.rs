@@ -12,6 +12,7 @@ mod error;
 mod events;
 mod function;
 mod image;
+mod input;
 mod mounts;
 mod node;
 mod ordinary;

@@ -1,5 +1,5 @@
-//! What a container may use (`linux.resources` of the OCI runtime specification), as far as the node limits it: when the container is created, and when
-//! somebody changes it.
+//! What a container may use (`linux.resources` of the OCI runtime specification), as far as the node limits it: when the container is
+//! created, and when somebody changes it.
 
 use serde::Deserialize;
 use teemate_control::task::TaskLimits;

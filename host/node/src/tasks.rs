@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustix::fs::{Mode, OFlags};
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use teemate_container::{Rlimit, User};
 use teemate_control::function::{Failure, FailureKind, Outcome, Reuse};
@@ -74,7 +75,7 @@ impl Drop for Needed<'_> {
 struct Task {
     id: String,
     function: String,
-    params: Vec<u8>,
+    params: Map<String, Value>,
     limit: Duration,
     shared: Arc<SharedEnclave>,
     process: Arc<Process>,
@@ -123,10 +124,9 @@ impl Tasks {
         if self.map.locked().contains_key(&spec.id) {
             return Err(taken());
         }
-        if !spec.params.is_object() {
+        let Value::Object(params) = spec.params.clone() else {
             return Err(invalid("the parameters of a task must be a JSON object"));
-        }
-        let params = serde_json::to_vec(&spec.params).map_err(|error| invalid(error.to_string()))?;
+        };
         let mut place = at(&spec.place)?;
         let mut group = shared::limits(spec.function.limits.memory, spec.function.limits.cpu_milli);
         if spec.place.pids > 0 {
@@ -221,9 +221,11 @@ impl Tasks {
         self.map.locked().get(id).cloned().ok_or_else(|| invalid(format!("there is no task {id:?}")))
     }
 
-    /// Lets a task into the enclave. Returns when it runs, or has ended.
-    pub fn start(&self, id: &str) -> Done<TaskInfo> {
+    /// Lets a task into the enclave, with these parameters beside its own. Returns when it runs, or has ended.
+    pub fn start(&self, id: &str, further: Map<String, Value>) -> Done<TaskInfo> {
         let task = self.find(id)?;
+        let params: Map<String, Value> = task.params.clone().into_iter().chain(further).collect();
+        let params = serde_json::to_vec(&params).map_err(|error| invalid(error.to_string()))?;
         let _one_at_a_time = self.starting.locked();
         let (ready, sender) = {
             let mut life = task.life.locked();
@@ -236,8 +238,10 @@ impl Tasks {
             (ready, sender)
         };
         let caller = Arc::clone(&task);
-        let spawned =
-            std::thread::Builder::new().name("task-call".to_owned()).stack_size(256 << 10).spawn(move || caller.call(ready, &sender));
+        let spawned = std::thread::Builder::new()
+            .name("task-call".to_owned())
+            .stack_size(256 << 10)
+            .spawn(move || caller.call(ready, params, &sender));
         if let Err(error) = spawned {
             task.process.kill("the node has no thread for it");
             return Err(Failure::new(FailureKind::Busy, format!("there is no thread for a task: {error}")));
@@ -408,8 +412,8 @@ impl Task {
             || (self.process.ended().is_some() && !self.shared.is_expected(&self.function))
     }
 
-    fn call(&self, ready: Ready, done: &Sender<Done<Outcome>>) {
-        let outcome = self.shared.run_task(&self.function, ready, self.params.clone(), self.limit, &|| false);
+    fn call(&self, ready: Ready, params: Vec<u8>, done: &Sender<Done<Outcome>>) {
+        let outcome = self.shared.run_task(&self.function, ready, params, self.limit, &|| false);
         // A call that was refused before it had its container leaves that waiting for ever.
         if self.process.kind() == crate::containers::Kind::Ready {
             self.process.kill("its call was refused");
