@@ -12,7 +12,7 @@ use teemate_control::function::{FunctionSpec, Kind, Limits, Reuse, VerifiedFile}
 use teemate_control::task::{Rlimit, TaskPlace, TaskSpec};
 
 use crate::error::{Error, Result};
-use crate::mounts::{self, Mount};
+use crate::mounts::{self, Mount, Wanted};
 use crate::resources::Resources;
 
 /// Path of the function in the image, where the arguments do not begin with it.
@@ -25,7 +25,7 @@ const TIMEOUT: &str = "io.teemate.timeout-ms";
 const FUEL: &str = "io.teemate.fuel";
 /// `host:port` pairs with commas between them.
 const EGRESS: &str = "io.teemate.egress";
-/// `none`: the function is given no files of the container's mounts.
+/// `none`: the function is given no files of the container's mounts. `all`: those of a pod's own token, too.
 pub const MOUNTS: &str = "io.teemate.mounts";
 /// `params`: a JSON object on standard input is parameters.
 const STDIN: &str = "io.teemate.stdin";
@@ -131,11 +131,13 @@ impl Config {
     /// The task of a container of a function with this code, whose bundle is here.
     pub fn task(&self, id: String, code: Vec<u8>, bundle: &Path) -> Result<TaskSpec> {
         let (_, kind) = self.known()?;
-        let mounted = match self.annotations.get(MOUNTS).map(String::as_str) {
-            None => mounts::files(&self.mounts, bundle)?,
-            Some("none") => Vec::new(),
-            Some(text) => return Err(Error::Refused(format!("the annotation {MOUNTS} can only be \"none\", not {text:?}"))),
+        let wanted = match self.annotations.get(MOUNTS).map(String::as_str) {
+            None => Wanted::Chosen,
+            Some("none") => Wanted::None,
+            Some("all") => Wanted::All,
+            Some(text) => return Err(Error::Refused(format!("the annotation {MOUNTS} can only be \"none\" or \"all\", not {text:?}"))),
         };
+        let mounted = mounts::files(&self.mounts, bundle, wanted)?;
         let verified = |(path, content): &(String, Vec<u8>)| VerifiedFile {
             path: path.clone(),
             sha256: Sha256::digest(content).into(),
@@ -312,7 +314,7 @@ mod tests {
             r#"{"process":{"args":["/f.js","x"]}}"#,
             r#"{"process":{"args":["/f.js"],"user":{"uid":4294967295}}}"#,
             r#"{"process":{"args":["/f.js"],"user":{"gid":-1}}}"#,
-            r#"{"process":{"args":["/f.js"]},"annotations":{"io.teemate.mounts":"all"}}"#,
+            r#"{"process":{"args":["/f.js"]},"annotations":{"io.teemate.mounts":"some"}}"#,
             r#"{"process":{"args":["/f.js"],"env":["TEEMATE_PARAMS=[1]"]}}"#,
             r#"{"process":{"args":["/f.js"]},"annotations":{"io.teemate.fuel":"much"}}"#,
         ] {

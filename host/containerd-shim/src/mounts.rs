@@ -25,6 +25,21 @@ const ADDED: [&str; 3] = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"];
 /// What is mounted there belongs to the container itself.
 const SYSTEM: [&str; 3] = ["/dev", "/proc", "/sys"];
 
+/// Where Kubernetes mounts a pod's token for itself. It is another one in each pod, and changes while that lives: with it, no two pods would
+/// have the same function, so each would have to be compiled, and the function would soon hold a token that is no longer good.
+const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// Which mounts a function is given the files of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// None.
+    None,
+    /// Those that somebody chose: all but a pod's own token.
+    Chosen,
+    /// That, too.
+    All,
+}
+
 /// A mount of `config.json`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -38,9 +53,12 @@ pub struct Mount {
 
 impl Mount {
     /// Whether a function is given its files.
-    fn is_given(&self) -> bool {
+    fn is_given(&self, wanted: Wanted) -> bool {
+        let chosen = wanted == Wanted::Chosen && !self.destination.starts_with(ACCOUNT);
         let bind = self.kind == "bind" || self.options.iter().any(|option| option == "bind" || option == "rbind");
-        bind && !ADDED.iter().any(|path| self.destination == Path::new(path))
+        (wanted == Wanted::All || chosen)
+            && bind
+            && !ADDED.iter().any(|path| self.destination == Path::new(path))
             && !SYSTEM.iter().any(|path| self.destination.starts_with(path))
     }
 }
@@ -49,9 +67,9 @@ impl Mount {
 ///
 /// # Errors
 /// When they are too many or too large, or one of them can't be read.
-pub fn files(mounts: &[Mount], bundle: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+pub fn files(mounts: &[Mount], bundle: &Path, wanted: Wanted) -> Result<Vec<(String, Vec<u8>)>> {
     let mut found = Found::default();
-    for mount in mounts.iter().filter(|mount| mount.is_given()) {
+    for mount in mounts.iter().filter(|mount| mount.is_given(wanted)) {
         // What was mounted below the same place before is covered.
         found.files.retain(|path, _| !path.starts_with(&mount.destination));
         found.add(&bundle.join(&mount.source), &mount.destination)?;
@@ -193,12 +211,16 @@ mod tests {
             bind(&at.join("map"), "/dev/shm"),
             Mount { kind: "tmpfs".to_owned(), ..bind(Path::new("tmpfs"), "/run") },
         ];
-        let found = files(&mounts, at).unwrap();
+        let found = files(&mounts, at, Wanted::Chosen).unwrap();
         assert_eq!(
             pairs(&found),
             [("/etc/map/deep/er", &b"deeper"[..]), ("/etc/map/key", b"value"), ("/etc/one", b"one")],
             "a later mount covers an earlier one"
         );
+        let token = [bind(&at.join("single"), "/var/run/secrets/kubernetes.io/serviceaccount/token")];
+        for (wanted, count) in [(Wanted::None, 0), (Wanted::Chosen, 0), (Wanted::All, 1)] {
+            assert_eq!(files(&token, at, wanted).unwrap().len(), count, "{wanted:?}");
+        }
     }
 
     #[test]
@@ -212,11 +234,11 @@ mod tests {
             symlink(target, volume.join(name)).unwrap();
         }
         let _socket = std::os::unix::net::UnixListener::bind(volume.join("socket")).unwrap();
-        let error = files(&[bind(&volume, "/v")], at).unwrap_err().to_string();
+        let error = files(&[bind(&volume, "/v")], at, Wanted::Chosen).unwrap_err().to_string();
         assert!(error.contains("deeper than"), "a directory that contains itself ends somewhere: {error}");
         std::fs::remove_file(volume.join("itself")).unwrap();
         std::fs::write(volume.join("good"), "good").unwrap();
-        assert_eq!(pairs(&files(&[bind(&volume, "/v")], at).unwrap()), [("/v/good", &b"good"[..])]);
+        assert_eq!(pairs(&files(&[bind(&volume, "/v")], at, Wanted::Chosen).unwrap()), [("/v/good", &b"good"[..])]);
     }
 
     #[test]
@@ -229,13 +251,13 @@ mod tests {
         }
         File::create(&large).unwrap().set_len(BYTES_MAX + 1).unwrap();
         for (source, why) in [(&many, "256 files"), (&large, "16 MiB")] {
-            let error = files(&[bind(source, "/v")], directory.path()).unwrap_err();
+            let error = files(&[bind(source, "/v")], directory.path(), Wanted::Chosen).unwrap_err();
             assert!(error.to_string().contains(why), "{error}");
         }
         for number in ["0", "1"] {
             std::fs::remove_file(many.join(number)).unwrap();
         }
         File::options().write(true).open(&large).unwrap().set_len(BYTES_MAX).unwrap();
-        assert_eq!(files(&[bind(&many, "/v"), bind(&large, "/w")], directory.path()).unwrap().len(), FILES_MAX);
+        assert_eq!(files(&[bind(&many, "/v"), bind(&large, "/w")], directory.path(), Wanted::Chosen).unwrap().len(), FILES_MAX);
     }
 }
