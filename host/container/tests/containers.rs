@@ -642,6 +642,24 @@ fn groups(test: &str, needed: &[Controller]) -> Option<Cgroups> {
 }
 
 /// Every directory of the group contains the process.
+#[test]
+fn a_limit_that_nothing_can_hold_is_named() {
+    let cgroups = Cgroups::open(Default::default(), "without-controllers").unwrap();
+    let mut group = cgroups.acquire(&Limits::default()).unwrap();
+    assert_eq!(group.lacks(&Limits::default()), None, "nothing changes");
+    for (limits, controller) in [
+        (Limits { cpu_us_per_s: Some(1_000_000), ..Limits::default() }, Controller::Cpu),
+        (Limits { memory_bytes: Some(1 << 20), ..Limits::default() }, Controller::Memory),
+        (Limits { pids: Some(5), ..Limits::default() }, Controller::Pids),
+    ] {
+        assert_eq!(group.lacks(&limits), Some(controller));
+        group.set_limits(&limits).unwrap();
+        assert_eq!(group.lacks(&limits), None, "it has them, for what they are worth");
+        group.set_limits(&Limits::default()).unwrap();
+    }
+    cgroups.release(group, None, 0).unwrap();
+}
+
 fn assert_member(group: &Group, pid: i32) {
     let mut count = 0;
     for directory in group.directories() {

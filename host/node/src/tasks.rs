@@ -505,6 +505,8 @@ fn cpu_ns(pid: i32) -> (u64, u64) {
 
 #[cfg(test)]
 mod tests {
+    use teemate_control::function::{FunctionSpec, Kind, VerifiedFile};
+
     use super::*;
 
     #[test]
@@ -515,6 +517,36 @@ mod tests {
         for signal in [0, libc::SIGWINCH, libc::SIGCHLD, libc::SIGCONT] {
             assert!(!ends_a_program(signal as u32), "{signal}");
         }
+    }
+
+    #[test]
+    fn what_a_killed_node_kept_of_mounted_files_is_forgotten() {
+        let state = tempfile::tempdir().unwrap();
+        let spec = |name: &str, files: &[&[u8]]| FunctionSpec {
+            name: name.to_owned(),
+            kind: Kind::JavaScript,
+            main: "main".to_owned(),
+            limits: Default::default(),
+            egress: Vec::new(),
+            files: files
+                .iter()
+                .map(|content| VerifiedFile {
+                    path: "/secret".to_owned(),
+                    sha256: Sha256::digest(content).into(),
+                    length: content.len() as u64,
+                })
+                .collect(),
+            env: Vec::new(),
+            reuse: Reuse::Fresh,
+        };
+        let (store, _) = Store::open(state.path()).unwrap();
+        for (name, files) in [("task.a", &[&b"key"[..]][..]), ("task.b", &[]), ("own", &[b"key"])] {
+            let contents: Vec<Vec<u8>> = files.iter().map(|content| content.to_vec()).collect();
+            store.put(spec(name, files), b"code", &contents).unwrap();
+        }
+        forget_files_of_earlier(&store);
+        let left: Vec<String> = store.all().iter().map(|function| function.spec.name.clone()).collect();
+        assert_eq!(left, ["own", "task.b"], "what the node's users deployed stays, and what holds no files");
     }
 
     #[test]
