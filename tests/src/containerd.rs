@@ -110,6 +110,22 @@ impl Said {
     }
 }
 
+impl Said {
+    /// That of a command with a pipe as its input, through which it is given this.
+    pub fn of_reading(input: &str, begun: std::io::Result<Child>) -> Said {
+        let mut child = match begun {
+            Ok(child) => child,
+            Err(error) => return Said::of(Err(error)),
+        };
+        // In a thread of its own, for nobody may read. Dropping the pipe ends the input.
+        let (text, pipe) = (input.to_owned(), child.stdin.take());
+        let writer = std::thread::spawn(move || pipe.map(|mut pipe| pipe.write_all(text.as_bytes())));
+        let said = Said::of(child.wait_with_output());
+        let _ = writer.join();
+        said
+    }
+}
+
 impl Containerd {
     /// Why this release can't be had here, if so.
     pub fn missing(artifacts: &Artifacts, release: Release) -> Option<String> {
@@ -294,16 +310,7 @@ impl Containerd {
 
     /// Carries out a command of ctr that reads this.
     pub fn ctr_reading(&self, input: &str, words: &[&str]) -> Said {
-        let mut begun = match self.begin_ctr_with(Stdio::piped(), words) {
-            Ok(begun) => begun,
-            Err(error) => return Said::of(Err(error)),
-        };
-        // In a thread of its own, for nobody may read. Dropping the pipe ends the input.
-        let (text, pipe) = (input.to_owned(), begun.stdin.take());
-        let writer = std::thread::spawn(move || pipe.map(|mut pipe| pipe.write_all(text.as_bytes())));
-        let said = Said::of(begun.wait_with_output());
-        let _ = writer.join();
-        said
+        Said::of_reading(input, self.begin_ctr_with(Stdio::piped(), words))
     }
 
     /// Runs a container to its end, or with `-d` among the options in the background.
