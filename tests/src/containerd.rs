@@ -1,5 +1,6 @@
 //! A containerd of one's own, with its own directories and socket, whose runtime is the shim, and a node behind it.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -106,6 +107,22 @@ impl Said {
             }
             Err(error) => Said { status: -1, stdout: String::new(), stderr: error.to_string() },
         }
+    }
+}
+
+impl Said {
+    /// That of a command with a pipe as its input, through which it is given this.
+    pub fn of_reading(input: &str, begun: std::io::Result<Child>) -> Said {
+        let mut child = match begun {
+            Ok(child) => child,
+            Err(error) => return Said::of(Err(error)),
+        };
+        // In a thread of its own, for nobody may read. Dropping the pipe ends the input.
+        let (text, pipe) = (input.to_owned(), child.stdin.take());
+        let writer = std::thread::spawn(move || pipe.map(|mut pipe| pipe.write_all(text.as_bytes())));
+        let said = Said::of(child.wait_with_output());
+        let _ = writer.join();
+        said
     }
 }
 
@@ -272,10 +289,18 @@ impl Containerd {
     /// # Errors
     /// When it can't be started.
     pub fn begin_ctr(&self, words: &[&str]) -> std::io::Result<Child> {
+        self.begin_ctr_with(Stdio::null(), words)
+    }
+
+    /// The same with this as its input.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn begin_ctr_with(&self, input: Stdio, words: &[&str]) -> std::io::Result<Child> {
         let mut command = Command::new("timeout");
         command.arg(LIMIT.as_secs().to_string()).arg("ctr").arg("--address").arg(self.socket());
         command.args(["--namespace", &self.namespace]).args(words).env("PATH", &self.path);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
     }
 
     /// Carries out a command of ctr.
@@ -283,9 +308,24 @@ impl Containerd {
         Said::of(self.begin_ctr(words).and_then(Child::wait_with_output))
     }
 
+    /// Carries out a command of ctr that reads this.
+    pub fn ctr_reading(&self, input: &str, words: &[&str]) -> Said {
+        Said::of_reading(input, self.begin_ctr_with(Stdio::piped(), words))
+    }
+
     /// Runs a container to its end, or with `-d` among the options in the background.
     pub fn run(&self, options: &[&str], image: &str, id: &str, command: &[&str]) -> Said {
         self.ctr(&[&["run", "--runtime", RUNTIME], options, &[image, id], command].concat())
+    }
+
+    /// The same from a bundle's `config.json`, which names its root file system itself.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn run_bundle(&self, options: &[&str], id: &str, config: &serde_json::Value) -> Result<Said, String> {
+        let file = self.directory.path().join(format!("{id}.json"));
+        std::fs::write(&file, config.to_string()).map_err(|error| error.to_string())?;
+        Ok(self.ctr(&[&["run", "--runtime", RUNTIME, "--config", &file.display().to_string()], options, &[id]].concat()))
     }
 
     /// Imports an image.

@@ -163,6 +163,14 @@ struct CreateContainer {
 }
 
 #[derive(Clone, PartialEq, Message)]
+struct Update {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(message, optional, tag = "2")]
+    linux: Option<Resources>,
+}
+
+#[derive(Clone, PartialEq, Message)]
 struct Stop {
     #[prost(string, tag = "1")]
     id: String,
@@ -304,6 +312,11 @@ impl Cri {
 
     pub fn stop(&mut self, id: &str, seconds: i64) -> Result<(), String> {
         self.ask::<_, Id>("StopContainer", Stop { id: id.to_owned(), timeout: seconds }).map(drop)
+    }
+
+    /// Changes what a container may use.
+    pub fn update(&mut self, id: &str, resources: Resources) -> Result<(), String> {
+        self.ask::<_, Id>("UpdateContainerResources", Update { id: id.to_owned(), linux: Some(resources) }).map(drop)
     }
 
     pub fn remove(&mut self, id: &str) -> Result<(), String> {

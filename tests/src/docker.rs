@@ -86,10 +86,20 @@ impl Docker {
 
     /// Carries out a command of docker.
     pub fn docker(&self, words: &[&str]) -> Said {
+        Said::of(self.command(words).stdin(Stdio::null()).output())
+    }
+
+    /// The same that reads this.
+    pub fn docker_reading(&self, input: &str, words: &[&str]) -> Said {
+        let mut command = self.command(words);
+        Said::of_reading(input, command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn())
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new("timeout");
         command.arg(LIMIT.as_secs().to_string()).arg(self.programs.join("bin/docker")).arg("--host").arg(self.host()).args(words);
-        command.env("DOCKER_CONFIG", self.containerd.directory()).stdin(Stdio::null());
-        Said::of(command.output())
+        command.env("DOCKER_CONFIG", self.containerd.directory());
+        command
     }
 
     /// `docker run` with the shim as the runtime.

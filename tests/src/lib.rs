@@ -2,11 +2,13 @@
 //! store, a containerd, a registry, what a host can see, what a process has in memory, and a soak of the database.
 #![forbid(unsafe_code)]
 
+pub mod action_image;
 pub mod archive;
 pub mod artifacts;
 pub mod containerd;
 pub mod cri;
 pub mod docker;
+pub mod invoker;
 pub mod manifest;
 pub mod manifests;
 pub mod memory;
@@ -18,6 +20,7 @@ pub mod redis;
 pub mod redis_suite;
 pub mod registry;
 pub mod running;
+pub mod scratch;
 pub mod soak;
 pub mod witness;
 

@@ -1,16 +1,11 @@
 //! The node as an image for Kubernetes, on nothing: the programs, both enclaves, and the C library that the programs were linked with.
 
-use std::collections::BTreeSet;
-use std::path::Path;
-use std::process::{Command, Stdio};
-
 use teemate_client::oci::{ImageFile, ImageSpec};
 
 use crate::artifacts::Artifacts;
 use crate::containerd::SHIM;
+use crate::scratch::{self, PLACE};
 
-/// Where everything of ours is.
-const PLACE: &str = "opt/teemate";
 /// Programs of it.
 const PROGRAMS: [&str; 4] = ["teemate", "teemate-node", "teemate-zygote", SHIM];
 
@@ -19,41 +14,11 @@ const PROGRAMS: [&str; 4] = ["teemate", "teemate-node", "teemate-zygote", SHIM];
 /// # Errors
 /// A sentence.
 pub fn spec(artifacts: &Artifacts, reference: &str) -> Result<ImageSpec, String> {
-    let mut files = Vec::new();
-    let mut libraries = BTreeSet::new();
-    for name in PROGRAMS {
-        let program = artifacts.program(name);
-        libraries.extend(libraries_of(&program)?);
-        files.push(ImageFile { path: format!("{PLACE}/bin/{name}"), content: stripped(&program)?, executable: true });
-    }
+    let mut files = scratch::programs(artifacts, &PROGRAMS)?;
     for image in [artifacts.image(), artifacts.database_image()] {
         let name = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        files.push(ImageFile { path: format!("{PLACE}/{name}"), content: read(&image)?, executable: false });
-    }
-    for library in libraries {
-        let path = library.trim_start_matches('/').to_owned();
-        files.push(ImageFile { path, content: read(Path::new(&library))?, executable: true });
+        files.push(ImageFile { path: format!("{PLACE}/{name}"), content: scratch::read(&image)?, executable: false });
     }
     let entrypoint = vec![format!("/{PLACE}/bin/teemate-node")];
     Ok(ImageSpec { reference: reference.to_owned(), files, entrypoint, env: vec![format!("PATH=/{PLACE}/bin")], module: None })
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|error| format!("{} can't be read: {error}", path.display()))
-}
-
-/// What a program is loaded with, the loader among it. None for a static one.
-fn libraries_of(program: &Path) -> Result<Vec<String>, String> {
-    let output = Command::new("ldd").arg(program).output().map_err(|error| format!("ldd can't be run: {error}"))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    // `name => /path (address)`, or `/path (address)`: the loader.
-    let path = |line: &str| line.split_whitespace().find(|word| word.starts_with('/')).map(str::to_owned);
-    Ok(text.lines().filter_map(path).collect())
-}
-
-/// A program without what only a debugger wants, where the machine has `strip`.
-fn stripped(program: &Path) -> Result<Vec<u8>, String> {
-    let file = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
-    let done = Command::new("strip").arg("-o").arg(file.path()).arg(program).stderr(Stdio::null()).status();
-    read(if done.is_ok_and(|status| status.success()) { file.path() } else { program })
 }

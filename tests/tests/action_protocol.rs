@@ -2,8 +2,8 @@
 //! is `teemate action`; what it was given runs in the enclave.
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -16,7 +16,7 @@ use teemate_tests::archive;
 use teemate_tests::artifacts::Artifacts;
 use teemate_tests::owner::Owner;
 use teemate_tests::running::Node;
-use teemate_tests::skip;
+use teemate_tests::{invoker, skip};
 
 const MARKER: &str = "XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX";
 
@@ -77,20 +77,7 @@ impl Container {
 }
 
 fn post(address: SocketAddr, path: &str, body: &Value) -> (u16, Value) {
-    let body = body.to_string();
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(90))).unwrap();
-    let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(head.as_bytes()).unwrap();
-    stream.write_all(body.as_bytes()).unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    let text = String::from_utf8(answer).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), serde_json::from_str(body).unwrap())
+    invoker::post(address, path, body).unwrap()
 }
 
 impl Drop for Container {

@@ -1,6 +1,7 @@
 //! containerd drives the shared enclave: `ctr` against a containerd of Debian with its own directories.
 #![allow(clippy::unwrap_used)]
 
+use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::thread;
@@ -8,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 use teemate_client::oci;
 use teemate_kbs::testing::{Authority, Broker};
 use teemate_tests::archive::zip;
 use teemate_tests::artifacts::Artifacts;
-use teemate_tests::containerd::{Containerd, Release, Said, busybox};
+use teemate_tests::containerd::{Containerd, RUNTIME, Release, Said, busybox};
 use teemate_tests::registry::{PASSWORD, Registry, USER};
 use teemate_tests::witness::Canaries;
 use teemate_tests::{full, skip, with_each_release};
@@ -30,6 +32,29 @@ const PRINT: &str = r#"(module
     (i32.store (i32.const 0) (i32.const 64))
     (i32.store (i32.const 4) (i32.const 12))
     (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 16)))))"#;
+/// Reads a file and writes what is in it as its result, `{"text":".."}`.
+const READ: &str = r#"(module
+  (import "wasi_snapshot_preview1" "path_open" (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 64) "mnt/volume/deep/file")
+  (data (i32.const 128) "{\"text\":\"")
+  (data (i32.const 192) "\"}")
+  (func (export "_start")
+    (if (call $open (i32.const 3) (i32.const 0) (i32.const 64) (i32.const 20) (i32.const 0)
+        (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 32))
+      (then unreachable))
+    (i32.store (i32.const 0) (i32.const 256))
+    (i32.store (i32.const 4) (i32.const 1024))
+    (if (call $read (i32.load (i32.const 32)) (i32.const 0) (i32.const 1) (i32.const 40)) (then unreachable))
+    (i32.store (i32.const 0) (i32.const 128))
+    (i32.store (i32.const 4) (i32.const 9))
+    (i32.store (i32.const 8) (i32.const 256))
+    (i32.store (i32.const 12) (i32.load (i32.const 40)))
+    (i32.store (i32.const 16) (i32.const 192))
+    (i32.store (i32.const 20) (i32.const 2))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 3) (i32.const 48)))))"#;
 const BUSYBOX: &str = "docker.io/teemate/busybox:1";
 const SOURCE: &str = "
 async function main(p) {
@@ -43,6 +68,9 @@ async function main(p) {
 with_each_release!(
     a_function_is_a_container_with_output_and_exit_code,
     tasks_are_processes_that_can_be_stopped_measured_and_killed,
+    a_process_is_what_its_bundle_says,
+    mounted_files_are_read_and_forgotten,
+    standard_input_is_parameters,
     events_tell_each_step,
     ordinary_images_run_beside_functions,
     an_image_goes_through_a_registry,
@@ -192,6 +220,161 @@ fn tasks_are_processes_that_can_be_stopped_measured_and_killed(release: Release)
     ctr.remove("third");
     let said = ctr.run(&["--rm"], FUNCTION, "after", &["/hello.js", "name=z"]);
     assert_eq!(said.status, 0, "{said:?}\n{}", ctr.last_words());
+}
+
+/// The `config.json` of a container of the function, which works for a while.
+fn bundle(ctr: &Containerd, process: &Value) -> Value {
+    let root = ctr.directory().join("bundle");
+    std::fs::create_dir_all(&root).unwrap();
+    std::fs::write(root.join("hello.js"), SOURCE).unwrap();
+    let mut config = json!({
+        "ociVersion": "1.0.2", "root": {"path": root},
+        "process": {"args": ["/hello.js", "name=x", "spin=50000"], "cwd": "/", "env": []},
+    });
+    config["process"].as_object_mut().unwrap().extend(process.as_object().unwrap().clone());
+    config
+}
+
+fn a_process_is_what_its_bundle_says(release: Release) {
+    let Some(ctr) = begin(release, &[]) else { return };
+    let rlimits = json!([{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}, {"type": "RLIMIT_CPU", "soft": 500, "hard": 600}]);
+    // Whatever it is given, it has no capability and the runner's filter. A program of the image could do nothing with this profile.
+    let all = ["CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE"];
+    let capabilities = json!({"bounding": all, "effective": all, "permitted": all, "inheritable": all, "ambient": all});
+    let process = json!({"user": {"uid": 1000, "gid": 3000}, "rlimits": rlimits, "capabilities": capabilities});
+    let mut config = bundle(&ctr, &process);
+    config["linux"] = json!({"seccomp": {"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86_64"], "syscalls": []}});
+    let said = ctr.run_bundle(&["--detach"], "own", &config).unwrap();
+    assert_eq!(said.status, 0, "{said:?}\n{}", ctr.last_words());
+    let (pid, _) = ctr.task("own").unwrap();
+    let of = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+    // Its user inside, its own user on the host, and how many.
+    for (file, inside) in [("uid_map", "1000"), ("gid_map", "3000")] {
+        let map = of(file);
+        let [id, on_host, count] = map.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{map}") };
+        assert_eq!((id, count), (inside, "1"));
+        assert_ne!(on_host, inside, "on the host it is somebody else");
+    }
+    let status = of("status");
+    for (name, value) in [
+        ("CapInh:", "0000000000000000"),
+        ("CapPrm:", "0000000000000000"),
+        ("CapEff:", "0000000000000000"),
+        ("CapAmb:", "0000000000000000"),
+        ("NoNewPrivs:", "1"),
+        // A filter.
+        ("Seccomp:", "2"),
+        ("Seccomp_filters:", "1"),
+    ] {
+        let found = status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        assert_eq!(found, Some(value), "{name}");
+    }
+    let limits = of("limits");
+    for (name, numbers) in [("Max open files", ["100", "200"]), ("Max cpu time", ["500", "600"]), ("Max core file size", ["0", "0"])] {
+        let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        assert_eq!(line.split_whitespace().take(2).collect::<Vec<_>>(), numbers, "{name}");
+    }
+    assert_eq!(ctr.ctr(&["task", "rm", "--force", "own"]).status, 0);
+    ctr.ctr(&["container", "rm", "own"]);
+
+    for (process, why) in [
+        (json!({"user": {"uid": u32::MAX}}), "is no id"),
+        (json!({"rlimits": [{"type": "RLIMIT_NOFILE", "soft": 1, "hard": u64::MAX}]}), "more than the node itself may have"),
+        (json!({"rlimits": [{"type": "RLIMIT_MANY", "soft": 1, "hard": 1}]}), "no limit of a process"),
+    ] {
+        let said = ctr.run_bundle(&["--rm"], "refused", &bundle(&ctr, &process)).unwrap();
+        assert!(said.status != 0 && format!("{said:?}").contains(why), "{why}: {said:?}");
+        ctr.ctr(&["container", "rm", "refused"]);
+    }
+}
+
+/// A bind mount of `config.json`.
+fn bind(source: &Path, destination: &str) -> Value {
+    json!({"type": "bind", "source": source, "destination": destination, "options": ["rbind", "ro"]})
+}
+
+fn mounted_files_are_read_and_forgotten(release: Release) {
+    const MODULE_SOURCE: &str = "exports.main = ({ path }) => ({ text: require('fs').readFileSync(path, 'utf8') });";
+    let Some(ctr) = begin(release, &[]) else { return };
+    let canaries = Canaries::new(&["secret"]).unwrap();
+    // A Secret as a kubelet lays it out, and a volume.
+    let (secret, volume) = (ctr.directory().join("secret"), ctr.directory().join("volume"));
+    std::fs::create_dir_all(secret.join("..first")).unwrap();
+    std::fs::create_dir_all(volume.join("deep")).unwrap();
+    std::fs::write(secret.join("..first/key"), canaries.text("secret")).unwrap();
+    std::os::unix::fs::symlink("..first", secret.join("..data")).unwrap();
+    std::os::unix::fs::symlink("..data/key", secret.join("key")).unwrap();
+    std::fs::write(volume.join("deep/file"), "of a volume").unwrap();
+    let bundle = |command: &[&str]| {
+        let mut config = bundle(&ctr, &json!({ "args": command }));
+        std::fs::write(ctr.directory().join("bundle/read.js"), MODULE_SOURCE).unwrap();
+        std::fs::write(ctr.directory().join("bundle/read.wasm"), wat::parse_str(READ).unwrap()).unwrap();
+        config["mounts"] = json!([
+            {"type": "proc", "source": "proc", "destination": "/proc"},
+            bind(&secret, "/var/run/secrets"), bind(&volume, "/mnt/volume"), bind(&volume.join("deep/file"), "/etc/hosts"),
+        ]);
+        config
+    };
+    let read = |id: &str, command: &[&str]| ctr.run_bundle(&["--rm"], id, &bundle(command)).unwrap();
+    for (path, text) in [("/var/run/secrets/key", canaries.text("secret")), ("/mnt/volume/deep/file", "of a volume")] {
+        let said = read("javascript", &["/read.js", &format!("path={path}")]);
+        assert!(said.status == 0 && said.stdout.contains(text), "{path}: {said:?}\n{}", ctr.last_words());
+    }
+    let said = read("module", &["/read.wasm"]);
+    assert!(said.status == 0 && said.stdout.contains("of a volume"), "{said:?}\n{}", ctr.last_words());
+    // What is not mounted, what its host is told by, and what lies beside it.
+    for path in ["/etc/hosts", "/hello.js", "/var/run/secrets/..data/key", "/etc/passwd"] {
+        let said = read("refused", &["/read.js", &format!("path={path}")]);
+        assert!(said.status == 1 && said.stderr.contains(path), "{path}: {said:?}");
+    }
+    assert!(canaries.in_files(&ctr.node.state()).is_empty(), "with its container the secret is gone from the node's disk");
+    // More than a function is given.
+    for number in 0..300 {
+        std::fs::write(volume.join(number.to_string()), "x").unwrap();
+    }
+    let said = read("many", &["/read.js", "path=/mnt/volume/0"]);
+    assert!(said.status != 0 && format!("{said:?}").contains("more than 256 files"), "{said:?}");
+    ctr.ctr(&["container", "rm", "many"]);
+    let mut without = bundle(&["/hello.js", "name=Ada"]);
+    without["annotations"] = json!({"io.teemate.mounts": "none"});
+    let said = ctr.run_bundle(&["--rm"], "without", &without).unwrap();
+    assert!(said.status == 0 && said.stdout.contains("Hello Ada"), "{said:?}");
+}
+
+fn standard_input_is_parameters(release: Release) {
+    let Some(ctr) = begin(release, &[]) else { return };
+    let run = |id: &str, annotation: &str, input: &str| {
+        let words = ["run", "--rm", "--runtime", RUNTIME, "--annotation", annotation, FUNCTION, id, "/hello.js", "name=argument", "fill=3"];
+        let said = ctr.ctr_reading(input, &words);
+        ctr.ctr(&["container", "rm", id]);
+        said
+    };
+    const PARAMS: &str = "io.teemate.stdin=params";
+    let said = run("object", PARAMS, "{\"name\": \"input\"}\n");
+    assert!(said.status == 0 && said.stdout.contains("Hello input") && said.stdout.contains("xxx"), "{said:?}\n{}", ctr.last_words());
+    // More than a FIFO takes at once.
+    let said = run("large", PARAMS, &json!({"name": "input", "more": "y".repeat(300_000)}).to_string());
+    assert!(said.status == 0 && said.stdout.contains("Hello input"), "{}", said.stderr);
+    for (id, annotation, input) in [("empty", PARAMS, "{}"), ("unasked", "io.teemate.main=main", "{\"name\": \"input\"}")] {
+        let said = run(id, annotation, input);
+        assert!(said.status == 0 && said.stdout.contains("Hello argument"), "{id}: {said:?}");
+    }
+    for (id, annotation, input, why) in [
+        ("array", PARAMS, "[1]", "must be a JSON object"),
+        ("torn", PARAMS, "{\"a\":", "must be a JSON object"),
+        ("other", "io.teemate.stdin=yes", "", "can only be"),
+    ] {
+        let said = run(id, annotation, input);
+        assert!(said.status != 0 && format!("{said:?}").contains(why), "{id}: {said:?}");
+    }
+    // An input that says nothing is not waited for for ever.
+    let begin = Instant::now();
+    let (silent, input) = std::io::pipe().map(|(input, silent)| (silent, input)).unwrap();
+    let words = ["run", "--rm", "--runtime", RUNTIME, "--annotation", PARAMS, FUNCTION, "silent", "/hello.js"];
+    let said = Said::of(ctr.begin_ctr_with(input.into(), &words).and_then(Child::wait_with_output));
+    drop(silent);
+    assert!(said.status != 0 && said.stderr.contains("no JSON object came"), "{said:?}");
+    assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
 }
 
 fn events_tell_each_step(release: Release) {

@@ -1,4 +1,4 @@
-//! `deploy/` and the node's image, as a cluster would use them: rendered, judged by schema, and run on an empty root file system.
+//! `deploy/` and our images, as a cluster would use them: rendered, judged by schema, and run on an empty root file system.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -9,11 +9,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 use teemate_client::oci;
 use teemate_tests::artifacts::Artifacts;
 use teemate_tests::containerd::{Containerd, Release, SHIM, Said};
 use teemate_tests::manifests::Tools;
-use teemate_tests::{node_image, skip};
+use teemate_tests::owner::Owner;
+use teemate_tests::running::Node;
+use teemate_tests::{action_image, invoker, node_image, skip};
 
 const IMAGE: &str = "docker.io/teemate/node:test";
 const FUNCTION: &str = "docker.io/teemate/function:1";
@@ -129,4 +132,54 @@ fn the_node_s_image_runs_on_nothing_and_serves_containerd() {
     // A pod is deleted: the node ends in order.
     kill_process(Pid::from_child(&node), Signal::TERM).unwrap();
     assert!(node.wait().unwrap().success());
+}
+
+/// An invoker of OpenWhisk starts the image as it stands, with the owner's profile mounted, and says `/init` and `/run`.
+#[test]
+fn the_action_s_image_runs_on_nothing_and_serves_an_invoker() {
+    const ACTION: &str = "docker.io/teemate/action:1";
+    let artifacts = match Artifacts::find() {
+        Ok(artifacts) => artifacts,
+        Err(reason) => return skip(reason),
+    };
+    if let Some(reason) = Containerd::missing(&artifacts, Release::INSTALLED) {
+        return skip(reason);
+    }
+    let node = Node::start_listening(&artifacts).unwrap();
+    let owner = Owner::new(&artifacts).unwrap();
+    let policy = owner.policy("policy.toml", &format!("mrenclave = \"{}\"", node.status().unwrap().mrenclave)).unwrap();
+    owner.claim(node.socket(), "ada", node.endpoint(), &policy).unwrap();
+    let ctr = Containerd::start(&artifacts, Release::INSTALLED, &[]).unwrap();
+    ctr.import(&action_image::spec(&artifacts, ACTION).unwrap()).unwrap();
+
+    // What is mounted: the profile, whose policy lies beside it.
+    let profiles = ctr.directory().join("profiles");
+    fs::create_dir(&profiles).unwrap();
+    let profile = fs::read_to_string(owner.home().join(".config/teemate/profiles/default.toml")).unwrap();
+    let there = format!("{}/policy.toml", action_image::PROFILES);
+    assert!(profile.contains(&policy.display().to_string()), "{profile}");
+    fs::write(profiles.join("default.toml"), profile.replace(&policy.display().to_string(), &there)).unwrap();
+    fs::copy(&policy, profiles.join("policy.toml")).unwrap();
+
+    // The test's machine may use the usual port itself.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mount = format!("type=bind,src={},dst={},options=rbind:ro", profiles.display(), action_image::PROFILES);
+    let said = ctr.run(&["--detach", "--net-host", "--env", &format!("PORT={port}"), "--mount", &mount], ACTION, "action", &[]);
+    assert_eq!(said.status, 0, "{said:?}\n{}", ctr.last_words());
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    let begin = Instant::now();
+    while std::net::TcpStream::connect(address).is_err() {
+        assert!(begin.elapsed() < Duration::from_secs(30), "it does not listen: {:?}\n{}", ctr.task("action"), ctr.last_words());
+        thread::sleep(Duration::from_millis(50));
+    }
+    let init = json!({"value": {"name": "hello", "main": "main", "binary": false, "code": SOURCE}});
+    assert_eq!(invoker::post(address, "/init", &init).unwrap(), (200, json!({"OK": true})));
+    let run = json!({"value": {"name": "Ada"}, "activation_id": "1"});
+    assert_eq!(invoker::post(address, "/run", &run).unwrap(), (200, json!({"greeting": "Hello Ada"})));
+    // It ran in a container of the shared enclave, which is kept for the next call.
+    let ps = node.ps().unwrap();
+    assert!(ps.containers.iter().any(|container| container.role == "function" && container.enclave.is_some()), "{ps:?}");
+    assert_eq!(ctr.ctr(&["task", "kill", "--signal", "SIGTERM", "action"]).status, 0);
+    assert!(ctr.becomes("action", "STOPPED"));
+    assert!(ctr.remove("action").is_empty(), "it ends in order when it is told to");
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use teemate_client::oci;
 use teemate_tests::artifacts::Artifacts;
-use teemate_tests::containerd::busybox;
+use teemate_tests::containerd::{RUNTIME, busybox};
 use teemate_tests::docker::Docker;
 use teemate_tests::skip;
 
@@ -17,7 +17,8 @@ async function main(p) {
   if (p.fail) throw new Error('asked to fail');
   console.log('log of ' + p.name);
   for (const end = Date.now() + (p.spin || 0); Date.now() < end; );
-  return { greeting: 'Hello ' + p.name, mode: process.env.MODE };
+  const text = p.path && require('fs').readFileSync(p.path, 'utf8');
+  return { greeting: 'Hello ' + p.name, mode: process.env.MODE, text };
 }";
 
 #[test]
@@ -39,16 +40,33 @@ fn docker_runs_pauses_measures_and_kills_functions() {
     let said = docker.run(&["--rm"], FUNCTION, &["fail=true"]);
     assert!(said.status == 1 && said.stderr.contains("asked to fail"), "{said:?}");
 
+    // A volume, and parameters on standard input.
+    let volume = docker.containerd.directory().join("volume");
+    std::fs::create_dir(&volume).unwrap();
+    std::fs::write(volume.join("file"), "of a volume").unwrap();
+    let mount = format!("{}:/data:ro", volume.display());
+    let said = docker.run(&["--rm", "--volume", &mount], FUNCTION, &["path=/data/file"]);
+    assert!(said.status == 0 && said.stdout.contains("of a volume"), "{said:?}\n{}", docker.last_words());
+    let words =
+        ["run", "--rm", "--interactive", "--runtime", RUNTIME, "--network", "none", "--annotation", "io.teemate.stdin=params", FUNCTION];
+    let said = docker.docker_reading("{\"name\": \"input\"}", &words);
+    assert!(said.status == 0 && said.stdout.contains("Hello input"), "{said:?}\n{}", docker.last_words());
+
     // In the background, with Docker's own limits.
     let spin = |name: &str| {
         let options = ["--detach", "--name", name, "--memory", "96m", "--cpus", "0.5", "--annotation", "io.teemate.timeout-ms=55000"];
-        let said = docker.run(&options, FUNCTION, &["name=x", "spin=50000"]);
+        let process = ["--user", "1000:3000", "--ulimit", "nofile=100:200"];
+        let said = docker.run(&[&options[..], &process].concat(), FUNCTION, &["name=x", "spin=50000"]);
         assert_eq!(said.status, 0, "{said:?}\n{}", docker.last_words());
     };
     let inspect = |name: &str, what: &str| docker.docker(&["inspect", "--format", what, name]).stdout.trim().to_owned();
     spin("one");
     spin("two");
     let pid: u32 = inspect("one", "{{.State.Pid}}").parse().unwrap();
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+    assert!(read("gid_map").trim_start().starts_with("3000 "), "{}", read("gid_map"));
+    let limit = read("limits").lines().find_map(|line| line.strip_prefix("Max open files").map(str::to_owned)).unwrap();
+    assert_eq!(limit.split_whitespace().take(2).collect::<Vec<_>>(), ["100", "200"]);
     let ps = docker.containerd.node.ps().unwrap();
     let of = |pid: u32| ps.containers.iter().find(|container| container.pid == pid).unwrap_or_else(|| panic!("{pid} is none of {ps:?}"));
     let other = of(inspect("two", "{{.State.Pid}}").parse().unwrap());
@@ -57,6 +75,13 @@ fn docker_runs_pauses_measures_and_kills_functions() {
     let said = docker.docker(&["stats", "--no-stream", "--format", "{{.MemUsage}} {{.PIDs}}", "one"]);
     assert!(said.status == 0 && said.stdout.contains("/ 224MiB") && !said.stdout.starts_with("0B"), "{said:?}\n{}", docker.last_words());
     assert!(docker.docker(&["exec", "one", "/bin/sh"]).status != 0, "nothing can be executed in a function");
+
+    let said = docker.docker(&["update", "--memory", "128m", "--memory-swap", "128m", "--cpus", "0.25", "one"]);
+    assert_eq!(said.status, 0, "{said:?}\n{}", docker.last_words());
+    let said = docker.docker(&["stats", "--no-stream", "--format", "{{.MemUsage}}", "one"]);
+    assert!(said.status == 0 && said.stdout.contains("/ 256MiB"), "{said:?}");
+    let said = docker.docker(&["update", "--cpu-shares", "512", "two"]);
+    assert!(said.status != 0 && said.stderr.contains("nothing else"), "{said:?}");
 
     // OpenWhisk's invoker lives on these two.
     let time = || {

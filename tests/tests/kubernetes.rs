@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ async function main(p) {
   return { greeting: 'Hello ' + p.name, mode: process.env.MODE };
 }";
 
-with_each_release!(a_pod_runs_functions_beside_a_sidecar, a_function_joins_the_network_of_its_pod);
+with_each_release!(a_pod_runs_functions_beside_a_sidecar, a_function_joins_the_namespaces_of_its_pod);
 
 /// containerd with the images that pods want, and its CRI. `None`, with the reason told: they can't be had here.
 fn begin(release: Release) -> Option<(Containerd, Cri)> {
@@ -58,6 +58,26 @@ fn container(name: &str, attempt: u32, image: &str, args: &[&str], network: i32)
     container.envs = vec![KeyValue { key: "MODE".to_owned(), value: "test".to_owned() }];
     container.annotations = HashMap::from([("io.teemate.timeout-ms".to_owned(), "50000".to_owned())]);
     container
+}
+
+/// The kernel's name for the namespace that a task is in.
+fn namespace(containerd: &Containerd, id: &str, kind: &str) -> PathBuf {
+    let (pid, _) = containerd.task(id).unwrap_or_else(|| panic!("no task {id}"));
+    fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap()
+}
+
+/// Microseconds of CPU time that a process's group may use in a tenth of a second, where it is limited.
+fn cpu_quota(pid: u32) -> Option<i64> {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let path = |wanted: &dyn Fn(&str) -> bool| {
+        groups.lines().find_map(|line| line.split_once(':')?.1.split_once(':').filter(|(names, _)| wanted(names)).map(|(_, path)| path))
+    };
+    let text = match path(&|names| names.split(',').any(|name| name == "cpu")) {
+        Some(path) => fs::read_to_string(format!("/sys/fs/cgroup/cpu{path}/cpu.cfs_quota_us")),
+        None => fs::read_to_string(format!("/sys/fs/cgroup{}/cpu.max", path(&str::is_empty).unwrap())),
+    };
+    // `max` on version 2, below zero on version 1: none.
+    text.unwrap().split_whitespace().next().unwrap().parse().ok().filter(|quota| *quota > 0)
 }
 
 fn a_pod_runs_functions_beside_a_sidecar(release: Release) {
@@ -116,6 +136,30 @@ fn a_pod_runs_functions_beside_a_sidecar(release: Release) {
         thread::sleep(Duration::from_millis(100));
     }
     assert!(before.1 > 0, "{before:?}");
+    assert_eq!(namespace(&containerd, &busy, "ipc"), namespace(&containerd, &id, "ipc"), "it has the ipc namespace of its pod");
+    assert_ne!(namespace(&containerd, &busy, "pid"), namespace(&containerd, &id, "pid"));
+    // Parameters of a standard input that a pod's container does not have.
+    let mut deaf = container("deaf", 0, FUNCTION, &["name=x"], NODE);
+    deaf.annotations.insert("io.teemate.stdin".to_owned(), "params".to_owned());
+    let deaf = cri.create(&id, &deaf, &pod).unwrap();
+    let said = cri.start(&deaf).unwrap_err();
+    assert!(said.contains("the container has none"), "{said}");
+    cri.remove(&deaf).unwrap();
+    // A pod that is resized.
+    let limits = |containerd: &Containerd| {
+        let said = containerd.ctr(&["task", "metrics", &busy]);
+        let line = said.stdout.lines().find_map(|line| line.strip_prefix("memory.limit_in_bytes")).unwrap_or_else(|| panic!("{said:?}"));
+        (line.trim().parse::<u64>().unwrap() >> 20, cpu_quota(pid))
+    };
+    cri.update(&busy, Resources { memory_limit_in_bytes: 300 << 20, cpu_quota: 30_000, cpu_period: 100_000 })
+        .unwrap_or_else(|error| panic!("{error}\n{}", containerd.last_words()));
+    // The group has room for the process that carries the function.
+    assert_eq!(limits(&containerd), (300 + 128, Some(30_000)));
+    cri.update(&busy, Resources { memory_limit_in_bytes: 200 << 20, cpu_quota: -1, cpu_period: 100_000 }).unwrap();
+    assert_eq!(limits(&containerd), (200 + 128, None));
+    let (of_sidecar, _) = containerd.task(&sidecar).unwrap();
+    cri.update(&sidecar, Resources { memory_limit_in_bytes: 64 << 20, cpu_quota: 20_000, cpu_period: 100_000 }).unwrap();
+    assert_eq!(cpu_quota(of_sidecar), Some(20_000));
     let said = cri.exec(&busy, &["/bin/sh"]).unwrap_err();
     assert!(said.contains("exec") || said.contains("function"), "{said}");
     for (id, code) in [(&busy, 143), (&sidecar, 137)] {
@@ -133,7 +177,7 @@ fn a_pod_runs_functions_beside_a_sidecar(release: Release) {
     }
 }
 
-fn a_function_joins_the_network_of_its_pod(release: Release) {
+fn a_function_joins_the_namespaces_of_its_pod(release: Release) {
     let Some((containerd, mut cri)) = begin(release) else { return };
     if ["ptp", "host-local", "loopback"].iter().any(|plugin| !Path::new(CNI_PLUGINS).join(plugin).is_file()) {
         return skip("there are no network plugins; install the package containernetworking-plugins");
@@ -158,12 +202,11 @@ fn a_function_joins_the_network_of_its_pod(release: Release) {
     };
     let busy = cri.create(&id, &container("busy", 0, FUNCTION, &["name=x", "spin=30000"], POD), &pod).unwrap();
     cri.start(&busy).unwrap();
-    let network = |id: &str| {
-        let (pid, _) = containerd.task(id).unwrap_or_else(|| panic!("no task {id}"));
-        fs::read_link(format!("/proc/{pid}/ns/net")).unwrap()
-    };
-    assert_eq!(network(&busy), network(&id), "the function is in the network of its pod");
-    assert_ne!(network(&busy), fs::read_link("/proc/self/ns/net").unwrap());
+    for kind in ["net", "ipc", "uts"] {
+        let of_function = namespace(&containerd, &busy, kind);
+        assert_eq!(of_function, namespace(&containerd, &id, kind), "the function is in the {kind} namespace of its pod");
+        assert_ne!(of_function, fs::read_link(format!("/proc/self/ns/{kind}")).unwrap());
+    }
     cri.stop(&busy, 1).unwrap();
     cri.remove_sandbox(&id).unwrap();
     assert_eq!(containerd.mounts(), 0);

@@ -6,8 +6,8 @@ mod build;
 mod clean;
 mod demo;
 mod fuzz;
+mod images;
 mod lint;
-mod node_image;
 mod paths;
 mod peers;
 mod redis_suite;
@@ -27,6 +27,7 @@ cargo xtask TASK
   test             lints, unit and property tests, build, end-to-end tests
   build            everything, into artifacts/
   node-image [REFERENCE]   build, and put the node into an image for Kubernetes: artifacts/node-image.tar
+  action-image [REFERENCE]   the same for the container of an OpenWhisk action: artifacts/action-image.tar
   image            only what the enclave's image needs; prints its MRENCLAVE
   bench [OPTIONS]  build, then measure figures 7 to 10; --help lists the options
   bench database [OPTIONS]   the same for the database and Redis, figures 11 and 12
@@ -45,7 +46,7 @@ fn main() -> ExitCode {
     let done = match (arguments.first().map(String::as_str), rest) {
         (Some("bench"), rest) => bench::run(rest),
         (Some("fuzz"), rest) => fuzz::run(rest),
-        (Some("node-image"), rest) => node_image::run(rest),
+        (Some(task @ ("node-image" | "action-image")), rest) => images::run(task, rest),
         (Some("redis-suite"), rest) => redis_suite::run(rest),
         (Some("soak"), rest) => soak::run(rest),
         (None | Some("help" | "--help" | "-h"), _) => {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::function::{Failure, FunctionSpec, Mark, Outcome};
 use crate::service::{Allowance, OwnerInfo};
-use crate::task::{TaskInfo, TaskSpec, TaskStats};
+use crate::task::{TaskInfo, TaskLimits, TaskSpec, TaskStats};
 
 /// How calls and enclaves relate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +80,9 @@ pub enum Request {
     TaskStart {
         /// Its id.
         id: String,
+        /// Further parameters, which go before those of the same name.
+        #[serde(default)]
+        params: serde_json::Map<String, serde_json::Value>,
     },
     /// One task, as it is now.
     TaskState {
@@ -114,6 +117,13 @@ pub enum Request {
     TaskStats {
         /// Its id.
         id: String,
+    },
+    /// Change what its container may use.
+    TaskUpdate {
+        /// Its id.
+        id: String,
+        /// What changes.
+        limits: TaskLimits,
     },
     /// Forget it. One that has not ended is refused unless `force`, which kills it.
     TaskDelete {
@@ -171,7 +181,7 @@ pub enum Response {
     },
     /// To Ps.
     Ps(Ps),
-    /// To TaskCreate, TaskStart, TaskState, TaskWait, TaskKill, TaskPause, TaskResume, TaskDelete.
+    /// To TaskCreate, TaskStart, TaskState, TaskWait, TaskKill, TaskPause, TaskResume, TaskUpdate, TaskDelete.
     Task(TaskInfo),
     /// To TaskStats.
     TaskStats(TaskStats),

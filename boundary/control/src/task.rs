@@ -18,6 +18,9 @@ pub struct TaskSpec {
     pub function: FunctionSpec,
     /// Source or module, base64.
     pub code: String,
+    /// Content of the files of `function.files`, base64, in the same order.
+    #[serde(default)]
+    pub files: Vec<String>,
     /// JSON object.
     pub params: serde_json::Value,
     /// Where its container shall be.
@@ -28,14 +31,48 @@ pub struct TaskSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TaskPlace {
-    /// Host name inside, 1 to 64 bytes. Empty: the node's choice.
+    /// Host name inside, 1 to 64 bytes. Empty: the node's choice. In a uts namespace that it joins it has the host name of that.
     pub hostname: String,
     /// File of a network namespace to join. `None`: one of its own, without a way out.
     pub network: Option<PathBuf>,
+    /// File of an ipc namespace to join. `None`: one of its own.
+    pub ipc: Option<PathBuf>,
+    /// File of a uts namespace to join. `None`: one of its own.
+    pub uts: Option<PathBuf>,
     /// Path of its control group below the top of each hierarchy. `None`: one of the node's.
     pub cgroup: Option<PathBuf>,
     /// Most processes and threads; 0: the node's choice.
     pub pids: u64,
+    /// User of its process in the container's user namespace, 0 to 2³² - 2. On the host it is one of the node's choice.
+    pub uid: u32,
+    /// Group of its process there.
+    pub gid: u32,
+    /// Limits of its process. Others are the node's choice.
+    pub rlimits: Vec<Rlimit>,
+}
+
+/// A limit of a process, as the OCI runtime specification has it (`process.rlimits`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// Name of getrlimit(2), such as `RLIMIT_NOFILE`, which also says the unit.
+    #[serde(rename = "type")]
+    pub name: String,
+    /// What holds. 2⁶⁴ - 1: no limit.
+    pub soft: u64,
+    /// How far the process may raise that.
+    pub hard: u64,
+}
+
+/// What changes of what a task's container may use. `None`: nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TaskLimits {
+    /// Bytes of memory; 0: no limit. The bound of the function's memory in the enclave stays as it was when the task was made.
+    pub memory: Option<u64>,
+    /// CPU in thousandths of a core; 0: no limit.
+    pub cpu_milli: Option<u32>,
+    /// Most processes and threads; 0: no limit.
+    pub pids: Option<u64>,
 }
 
 /// How far a task is.

@@ -603,6 +603,18 @@ impl Group {
         self.places.iter().find(|place| place.controllers.contains(&controller))
     }
 
+    /// The controller of a limit that these change, if this machine lacks it. [`Group::set_limits`] passes such a limit over.
+    #[must_use]
+    pub fn lacks(&self, limits: &Limits) -> Option<Controller> {
+        let before = self.limits;
+        let changes = [
+            (Controller::Cpu, before.cpu_us_per_s != limits.cpu_us_per_s),
+            (Controller::Memory, before.memory_bytes != limits.memory_bytes),
+            (Controller::Pids, before.pids != limits.pids),
+        ];
+        changes.into_iter().find(|(controller, changes)| *changes && self.place(*controller).is_none()).map(|(controller, _)| controller)
+    }
+
     /// Change its limits; what stays the same costs nothing. A controller that this machine lacks is passed over (see
     /// [`Detected::missing`]).
     ///

@@ -20,6 +20,7 @@ pub mod node;
 pub mod pool;
 pub mod protocol;
 mod ring;
+mod rlimit;
 mod root;
 pub mod seccomp;
 mod setup;
@@ -29,5 +30,6 @@ pub mod zygote;
 
 pub use error::{Error, Result};
 pub use node::{Container, Ending, Fds, Helper, Timing, Zygote, ZygoteConfig};
-pub use protocol::{ContainerSpec, Filter, Namespaces, Rlimits, RootTemplate};
+pub use protocol::{ContainerSpec, Filter, Namespaces, Rlimits, RootTemplate, User};
+pub use rlimit::Rlimit;
 pub use sys::{Exit, monotonic_ns};

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use crate::cgroup::Group;
 use crate::error::{Error, Result};
 use crate::protocol::{
-    ContainerSpec, Hello, HelperReply, HelperRequest, MAX_FDS, MAX_PACKET, Reply, Request, Role, RootTemplate, Stage, VERSION,
+    ContainerSpec, Hello, HelperReply, HelperRequest, MAX_FDS, MAX_PACKET, Reply, Request, Role, RootTemplate, Stage, User, VERSION,
 };
 use crate::ring::{self, Ring};
 use crate::sys::{self, Exit};
@@ -204,6 +204,10 @@ pub struct Fds<'a> {
     pub group: Option<&'a Group>,
     /// A ready network namespace. Without it, and with `namespaces.net`, a new one is made (some 400 us).
     pub net: Option<BorrowedFd<'a>>,
+    /// An ipc namespace to join. Without it, and with `namespaces.ipc`, a new one is made.
+    pub ipc: Option<BorrowedFd<'a>>,
+    /// A uts namespace to join, with its host name. Without it, and with `namespaces.uts`, a new one is made.
+    pub uts: Option<BorrowedFd<'a>>,
     /// A mount tree as root instead of the zygote's template. Must contain `/dev`, and `/proc`, `/tmp` if these are asked for.
     pub root: Option<BorrowedFd<'a>>,
     /// Mount trees (see [`Helper::tree`]) and where they appear. The mount points must exist in the root.
@@ -316,6 +320,9 @@ impl Zygote {
         if spec.hostname.is_empty() || spec.hostname.len() > 64 {
             return Err(Error::Invalid("a container's host name must have 1 to 64 bytes".into()));
         }
+        if spec.user.uid.max(spec.user.gid) > User::MAX_ID {
+            return Err(Error::Invalid(format!("a container's user and group have ids of at most {}", User::MAX_ID)));
+        }
         let (mut roles, mut handles) = (Vec::new(), Vec::new());
         let mut add = |role, fd| {
             roles.push(role);
@@ -325,8 +332,13 @@ impl Zygote {
             group.tasks().for_each(|fd| add(Role::CgroupTasks, fd));
             group.v2_directory().into_iter().for_each(|fd| add(Role::CgroupDir, fd));
         }
-        if let Some(net) = fds.net.filter(|_| spec.namespaces.net) {
-            add(Role::Net, net);
+        let joined = [
+            (Role::Net, fds.net.filter(|_| spec.namespaces.net)),
+            (Role::Ipc, fds.ipc.filter(|_| spec.namespaces.ipc)),
+            (Role::Uts, fds.uts.filter(|_| spec.namespaces.uts)),
+        ];
+        for (role, fd) in joined {
+            fd.into_iter().for_each(|fd| add(role.clone(), fd));
         }
         if let Some(root) = fds.root {
             add(Role::Root, root);

@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::rlimit::Rlimit;
+
 /// Version of this protocol; both ends refuse another one.
 pub(crate) const VERSION: u32 = 1;
 /// Largest packet. A socket's default buffer takes it.
@@ -41,8 +43,22 @@ impl Default for Namespaces {
     }
 }
 
+/// Who the process is in its own user namespace. On the host it is a user of its own, whoever it is inside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+impl User {
+    /// The largest id: the one after it means "none" to the kernel (setresuid(2)).
+    pub const MAX_ID: u32 = u32::MAX - 1;
+}
+
 /// Resource limits of the process itself (the group's limits are [`crate::cgroup::Limits`]).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rlimits {
     /// Most open descriptors.
     pub open_files: u64,
@@ -50,11 +66,20 @@ pub struct Rlimits {
     pub core_bytes: u64,
     /// Largest file the container may write; `None` leaves it unlimited.
     pub file_bytes: Option<u64>,
+    /// What somebody else chose. Such a limit holds instead of one of those above.
+    pub chosen: Vec<Rlimit>,
+}
+
+impl Rlimits {
+    /// Whether somebody else chose the limit of this resource.
+    pub(crate) fn is_chosen(&self, resource: libc::c_int) -> bool {
+        self.chosen.iter().any(|limit| limit.resource == resource)
+    }
 }
 
 impl Default for Rlimits {
     fn default() -> Self {
-        Self { open_files: 256, core_bytes: 0, file_bytes: None }
+        Self { open_files: 256, core_bytes: 0, file_bytes: None, chosen: Vec::new() }
     }
 }
 
@@ -79,6 +104,8 @@ pub struct ContainerSpec {
     pub hostname: String,
     /// Its own namespaces.
     pub namespaces: Namespaces,
+    /// Who it is in a user namespace of its own; without one it does not matter.
+    pub user: User,
     /// Mount a `/proc` of its own pid namespace. Costs some 30 us; an enclave's runner does not need it.
     pub proc: bool,
     /// Mount a `/tmp` of its own with at most so many bytes.
@@ -99,6 +126,7 @@ impl ContainerSpec {
             id,
             hostname: format!("teemate-{id}"),
             namespaces: Namespaces::ALL_SIX,
+            user: User::default(),
             proc: false,
             tmp_bytes: None,
             filter: Filter::Runner,
@@ -117,6 +145,10 @@ pub(crate) enum Role {
     CgroupDir,
     /// Network namespace to join.
     Net,
+    /// Ipc namespace to join.
+    Ipc,
+    /// Uts namespace to join.
+    Uts,
     /// Detached mount tree to become the root.
     Root,
     /// Detached mount tree to attach at this path.
@@ -239,6 +271,10 @@ pub enum Stage {
     Identity,
     /// Joining its network namespace.
     Net,
+    /// Joining its ipc namespace.
+    Ipc,
+    /// Joining its uts namespace.
+    Uts,
     /// Changing its root.
     Root,
     /// Mounting /proc, /tmp and its binds.
@@ -262,11 +298,13 @@ pub enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 16] = [
         Self::Created,
         Self::Cgroup,
         Self::Identity,
         Self::Net,
+        Self::Ipc,
+        Self::Uts,
         Self::Root,
         Self::Mounts,
         Self::CgroupNamespace,
@@ -289,6 +327,7 @@ impl Stage {
             Self::Root | Self::Mounts => {
                 "; a mount point may be missing in the root, or this kernel forbids the mount to an unprivileged user"
             }
+            Self::Net | Self::Ipc | Self::Uts => "; the file may be of a namespace of another kind, or the node may not join it",
             Self::User => "; user namespaces may be switched off (user.max_user_namespaces, AppArmor)",
             Self::Filter => "; this kernel may lack seccomp filters",
             _ => "",
@@ -303,6 +342,8 @@ impl fmt::Display for Stage {
             Self::Cgroup => "joining its control groups",
             Self::Identity => "setting its session and host name",
             Self::Net => "joining its network namespace",
+            Self::Ipc => "joining its ipc namespace",
+            Self::Uts => "joining its uts namespace",
             Self::Root => "changing its root",
             Self::Mounts => "mounting its file systems",
             Self::CgroupNamespace => "entering its cgroup namespace",

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::OpenTreeFlags;
 
-use crate::protocol::{ContainerSpec, Filter, Role, Stage};
+use crate::protocol::{ContainerSpec, Filter, Namespaces, Role, Stage};
 use crate::ring::Slot;
 use crate::{root, sys};
 
@@ -33,6 +33,8 @@ pub(crate) struct Parts {
     pub tasks: Vec<OwnedFd>,
     pub group: Option<OwnedFd>,
     pub net: Option<OwnedFd>,
+    pub ipc: Option<OwnedFd>,
+    pub uts: Option<OwnedFd>,
     pub root: Option<OwnedFd>,
     pub binds: Vec<(String, OwnedFd)>,
     pub stdio: Vec<(i32, OwnedFd)>,
@@ -50,6 +52,8 @@ impl Parts {
                 Role::CgroupTasks => parts.tasks.push(fd),
                 Role::CgroupDir => parts.group = Some(fd),
                 Role::Net => parts.net = Some(fd),
+                Role::Ipc => parts.ipc = Some(fd),
+                Role::Uts => parts.uts = Some(fd),
                 Role::Root => parts.root = Some(fd),
                 Role::Bind(path) => parts.binds.push((path, fd)),
                 Role::Stdio(number) => parts.stdio.push((i32::from(number.min(2)), fd)),
@@ -57,6 +61,16 @@ impl Parts {
             }
         }
         Some(parts)
+    }
+
+    /// Which of the wanted namespaces are made, and not joined.
+    pub(crate) fn new_namespaces(&self, wanted: Namespaces) -> Namespaces {
+        Namespaces {
+            net: wanted.net && self.net.is_none(),
+            ipc: wanted.ipc && self.ipc.is_none(),
+            uts: wanted.uts && self.uts.is_none(),
+            ..wanted
+        }
     }
 }
 
@@ -89,7 +103,10 @@ pub(crate) fn enter(
 
     rustix::process::setsid().during(Stage::Identity)?;
     rustix::process::umask(Mode::from_raw_mode(0o077));
-    if spec.namespaces.uts {
+    if let Some(uts) = &parts.uts {
+        // With the host name of those that are in it already.
+        sys::setns(uts, libc::CLONE_NEWUTS).during(Stage::Uts)?;
+    } else if spec.namespaces.uts {
         rustix::system::sethostname(spec.hostname.as_bytes()).during(Stage::Identity)?;
     }
 
@@ -97,6 +114,10 @@ pub(crate) fn enter(
         sys::setns(net, libc::CLONE_NEWNET).during(Stage::Net)?;
     } else if spec.namespaces.net {
         sys::loopback_up().during(Stage::Net)?;
+    }
+
+    if let Some(ipc) = &parts.ipc {
+        sys::setns(ipc, libc::CLONE_NEWIPC).during(Stage::Ipc)?;
     }
 
     if spec.namespaces.mount {
@@ -108,10 +129,16 @@ pub(crate) fn enter(
     }
 
     let open_files = spec.rlimits.open_files.min(surroundings.open_files_hard);
-    sys::set_rlimit(libc::RLIMIT_NOFILE as i32, open_files).during(Stage::Rlimits)?;
-    sys::set_rlimit(libc::RLIMIT_CORE as i32, spec.rlimits.core_bytes).during(Stage::Rlimits)?;
-    if let Some(bytes) = spec.rlimits.file_bytes {
-        sys::set_rlimit(libc::RLIMIT_FSIZE as i32, bytes).during(Stage::Rlimits)?;
+    let own = [
+        (libc::RLIMIT_NOFILE as i32, Some(open_files)),
+        (libc::RLIMIT_CORE as i32, Some(spec.rlimits.core_bytes)),
+        (libc::RLIMIT_FSIZE as i32, spec.rlimits.file_bytes),
+    ];
+    // A chosen one comes last: these steps need descriptors and memory, of which it may leave none.
+    for (resource, value) in own.into_iter().filter(|(resource, _)| !spec.rlimits.is_chosen(*resource)) {
+        if let Some(value) = value {
+            sys::set_rlimit(resource, value, value).during(Stage::Rlimits)?;
+        }
     }
 
     become_user(spec, slot_index, surroundings)?;
@@ -169,8 +196,8 @@ fn become_user(spec: &ContainerSpec, slot_index: u32, surroundings: &Surrounding
             sys::set_dumpable().during(Stage::User)?;
         }
         sys::unshare(libc::CLONE_NEWUSER).during(Stage::User)?;
-        let map = format!("0 {id} 1");
-        for (file, text) in [("self/setgroups", "deny"), ("self/uid_map", &map), ("self/gid_map", &map)] {
+        let (uids, gids) = (format!("{} {id} 1", spec.user.uid), format!("{} {id} 1", spec.user.gid));
+        for (file, text) in [("self/setgroups", "deny"), ("self/uid_map", &uids), ("self/gid_map", &gids)] {
             let file = rustix::fs::openat(&surroundings.proc, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).during(Stage::User)?;
             rustix::io::write(&file, text.as_bytes()).during(Stage::User)?;
         }
@@ -206,6 +233,9 @@ pub(crate) fn keep_only(parts: &Parts, surroundings: &Surroundings) -> Result<()
 
 /// The last step.
 pub(crate) fn lock_down(spec: &ContainerSpec, surroundings: &Surroundings, slot: &Slot) -> Result<(), Failure> {
+    for limit in &spec.rlimits.chosen {
+        sys::set_rlimit(limit.resource, limit.soft, limit.hard).during(Stage::Rlimits)?;
+    }
     sys::no_new_privileges().during(Stage::Filter)?;
     let filter = match spec.filter {
         Filter::Runner => Some(&surroundings.runner_filter),

@@ -40,14 +40,14 @@ pub(crate) enum Cloned {
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// The namespaces that clone3 creates.
-pub(crate) fn namespace_flags(namespaces: crate::protocol::Namespaces, new_net: bool) -> u64 {
+pub(crate) fn namespace_flags(namespaces: crate::protocol::Namespaces) -> u64 {
     let mut flags = 0;
     for (wanted, flag) in [
         (namespaces.pid, libc::CLONE_NEWPID),
         (namespaces.mount, libc::CLONE_NEWNS),
         (namespaces.uts, libc::CLONE_NEWUTS),
         (namespaces.ipc, libc::CLONE_NEWIPC),
-        (new_net, libc::CLONE_NEWNET),
+        (namespaces.net, libc::CLONE_NEWNET),
     ] {
         if wanted {
             flags |= flag as u64;
@@ -243,9 +243,9 @@ pub(crate) fn unshare(flags: libc::c_int) -> io::Result<()> {
     check(unsafe { libc::unshare(flags) }.into()).map(drop)
 }
 
-/// Limit `resource`, soft and hard.
-pub(crate) fn set_rlimit(resource: libc::c_int, value: u64) -> io::Result<()> {
-    let limit = libc::rlimit64 { rlim_cur: value, rlim_max: value };
+/// Limit `resource`.
+pub(crate) fn set_rlimit(resource: libc::c_int, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
     // SAFETY: the kernel reads one structure.
     check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, std::ptr::null_mut::<libc::rlimit64>()) }).map(drop)
 }

@@ -204,7 +204,7 @@ fn requests(control: &OwnedFd, ring: Ring, surroundings: &Surroundings, body: &m
                     answer(&Reply::Failed("a start request lacks descriptors".into()), &[])?;
                     continue;
                 };
-                let flags = sys::namespace_flags(spec.namespaces, spec.namespaces.net && parts.net.is_none());
+                let flags = sys::namespace_flags(parts.new_namespaces(spec.namespaces));
                 match sys::clone_sibling(flags, parts.group.as_ref().map(AsFd::as_fd), tid) {
                     Ok(Cloned::Child) => contain(spec, parts, slot, control, ring, surroundings, body),
                     Ok(Cloned::Parent { pid, pidfd }) => {

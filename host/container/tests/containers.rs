@@ -14,7 +14,9 @@ use teemate_container::cgroup::{Cgroups, Controller, Group, Limits};
 use teemate_container::command::Command;
 use teemate_container::pool::{NetPool, NetPoolConfig};
 use teemate_container::protocol::Stage;
-use teemate_container::{Container, ContainerSpec, Ending, Error, Exit, Fds, Filter, Namespaces, RootTemplate, Zygote, ZygoteConfig};
+use teemate_container::{
+    Container, ContainerSpec, Ending, Error, Exit, Fds, Filter, Namespaces, Rlimit, RootTemplate, User, Zygote, ZygoteConfig,
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const ALL_KINDS: [&str; 6] = ["pid", "mnt", "uts", "ipc", "net", "user"];
@@ -136,6 +138,34 @@ fn each_namespace_is_its_own() {
 }
 
 #[test]
+fn namespaces_of_another_container_are_joined() {
+    if !usable("namespaces_of_another_container_are_joined") {
+        return;
+    }
+    let zygote = zygote();
+    if zygote.is_rootless() {
+        println!("SKIPPED: the namespaces of others are joined by root alone");
+        return;
+    }
+    let of_pod = ContainerSpec { hostname: "pod".into(), ..spec("sleep 5000") };
+    let mut first = zygote.start(&of_pod, &Fds::default()).unwrap();
+    first.wait_ready(PATIENCE).unwrap();
+    let file = |kind: &str| std::fs::File::open(format!("/proc/{}/ns/{kind}", first.pid())).unwrap();
+    let (ipc, uts) = (file("ipc"), file("uts"));
+    let joining = || Fds { ipc: Some(ipc.as_fd()), uts: Some(uts.as_fd()), ..Fds::default() };
+    let report = Report::of(&zygote, &with_proc("report"), joining());
+    for kind in ALL_KINDS {
+        let link = std::fs::read_link(format!("/proc/{}/ns/{kind}", first.pid())).unwrap().display().to_string();
+        assert_eq!(report.get(kind) == link, ["ipc", "uts"].contains(&kind), "{kind}: {} and {link}", report.get(kind));
+    }
+    assert_eq!(report.get("hostname"), "pod");
+    // One of another kind.
+    let mut wrong = zygote.start(&spec("exit 0"), &Fds { ipc: Some(uts.as_fd()), ..Fds::default() }).unwrap();
+    let error = wrong.wait_ready(PATIENCE).unwrap_err();
+    assert!(matches!(error, Error::Setup { stage: Stage::Ipc, .. }) && error.to_string().contains("another kind"), "{error}");
+}
+
+#[test]
 fn only_the_wanted_namespaces() {
     if !usable("only_the_wanted_namespaces") {
         return;
@@ -211,6 +241,48 @@ fn containers_have_different_users_on_the_host() {
         assert_ne!(uid(&alive[0]), uid(&alive[1]));
         assert!(uid(&alive[0]) >= teemate_container::node::DEFAULT_UID_BASE);
     }
+}
+
+#[test]
+fn inside_it_is_who_it_shall_be() {
+    if !usable("inside_it_is_who_it_shall_be") {
+        return;
+    }
+    let zygote = zygote();
+    for user in [User { uid: 1000, gid: 3000 }, User { uid: User::MAX_ID, gid: 0 }] {
+        let report = Report::of(&zygote, &ContainerSpec { user, ..with_proc("report") }, Fds::default());
+        let four = |id: u32| [id; 4].map(|id| id.to_string()).join(" ");
+        assert_eq!((report.get("Uid:"), report.get("Gid:")), (four(user.uid).as_str(), four(user.gid).as_str()));
+        for set in ["CapPrm:", "CapEff:", "CapInh:", "CapAmb:"] {
+            assert_eq!(report.get(set), "0000000000000000", "{set} of {user:?}");
+        }
+    }
+    let nobody = ContainerSpec { user: User { uid: u32::MAX, gid: 0 }, ..spec("exit 0") };
+    assert!(matches!(zygote.start(&nobody, &Fds::default()), Err(Error::Invalid(_))));
+}
+
+#[test]
+fn chosen_limits_hold_instead_of_the_usual_ones() {
+    if !usable("chosen_limits_hold_instead_of_the_usual_ones") {
+        return;
+    }
+    let zygote = zygote();
+    let mut chosen = with_proc("report");
+    chosen.rlimits.chosen =
+        Rlimit::all([("RLIMIT_NOFILE", 64, 512), ("RLIMIT_STACK", 1 << 20, 2 << 20), ("RLIMIT_CPU", 100, 200)]).unwrap();
+    let report = Report::of(&zygote, &chosen, Fds::default());
+    let limit = |name: &str| {
+        let line = report.all("limit").into_iter().find(|line| line.starts_with(name)).unwrap();
+        line[name.len()..].split_whitespace().take(2).map(|number| number.parse().unwrap()).collect::<Vec<u64>>()
+    };
+    assert_eq!(limit("Max open files"), [64, 512]);
+    assert_eq!(limit("Max stack size"), [1 << 20, 2 << 20]);
+    assert_eq!(limit("Max cpu time"), [100, 200]);
+    assert_eq!(limit("Max core file size"), [0, 0], "nobody chose this one");
+    // Without any descriptor left it starts all the same.
+    chosen.rlimits.chosen = Rlimit::all([("RLIMIT_NOFILE", 0, 0)]).unwrap();
+    chosen.payload = b"exit 3".to_vec();
+    assert_eq!(run(&zygote, &chosen, Fds::default()).0.code, Some(3));
 }
 
 #[test]
@@ -570,6 +642,24 @@ fn groups(test: &str, needed: &[Controller]) -> Option<Cgroups> {
 }
 
 /// Every directory of the group contains the process.
+#[test]
+fn a_limit_that_nothing_can_hold_is_named() {
+    let cgroups = Cgroups::open(Default::default(), "without-controllers").unwrap();
+    let mut group = cgroups.acquire(&Limits::default()).unwrap();
+    assert_eq!(group.lacks(&Limits::default()), None, "nothing changes");
+    for (limits, controller) in [
+        (Limits { cpu_us_per_s: Some(1_000_000), ..Limits::default() }, Controller::Cpu),
+        (Limits { memory_bytes: Some(1 << 20), ..Limits::default() }, Controller::Memory),
+        (Limits { pids: Some(5), ..Limits::default() }, Controller::Pids),
+    ] {
+        assert_eq!(group.lacks(&limits), Some(controller));
+        group.set_limits(&limits).unwrap();
+        assert_eq!(group.lacks(&limits), None, "it has them, for what they are worth");
+        group.set_limits(&Limits::default()).unwrap();
+    }
+    cgroups.release(group, None, 0).unwrap();
+}
+
 fn assert_member(group: &Group, pid: i32) {
     let mut count = 0;
     for directory in group.directories() {

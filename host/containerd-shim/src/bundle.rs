@@ -7,10 +7,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use teemate_control::function::{FunctionSpec, Kind, Limits, Reuse};
-use teemate_control::task::{TaskPlace, TaskSpec};
+use sha2::{Digest, Sha256};
+use teemate_control::function::{FunctionSpec, Kind, Limits, Reuse, VerifiedFile};
+use teemate_control::task::{Rlimit, TaskPlace, TaskSpec};
 
 use crate::error::{Error, Result};
+use crate::mounts::{self, Mount, Wanted};
+use crate::resources::Resources;
 
 /// Path of the function in the image, where the arguments do not begin with it.
 const FUNCTION: &str = "io.teemate.function";
@@ -22,6 +25,10 @@ const TIMEOUT: &str = "io.teemate.timeout-ms";
 const FUEL: &str = "io.teemate.fuel";
 /// `host:port` pairs with commas between them.
 const EGRESS: &str = "io.teemate.egress";
+/// `none`: the function is given no files of the container's mounts. `all`: those of a pod's own token, too.
+pub const MOUNTS: &str = "io.teemate.mounts";
+/// `params`: a JSON object on standard input is parameters.
+const STDIN: &str = "io.teemate.stdin";
 /// Environment variable with the parameters, a JSON object.
 const PARAMS: &str = "TEEMATE_PARAMS";
 /// Largest code: the node's limit.
@@ -36,6 +43,7 @@ pub struct Config {
     annotations: BTreeMap<String, String>,
     linux: Linux,
     root: Root,
+    mounts: Vec<Mount>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -43,6 +51,16 @@ pub struct Config {
 struct Process {
     args: Vec<String>,
     env: Vec<String>,
+    user: User,
+    rlimits: Vec<Rlimit>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct User {
+    /// Wider than an id, so that what is none is refused with a sentence.
+    uid: i64,
+    gid: i64,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -64,33 +82,6 @@ struct Namespace {
     #[serde(rename = "type")]
     kind: String,
     path: Option<PathBuf>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Resources {
-    memory: Memory,
-    cpu: Cpu,
-    pids: Pids,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Memory {
-    limit: Option<i64>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Cpu {
-    quota: Option<i64>,
-    period: Option<u64>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Pids {
-    limit: i64,
 }
 
 impl Config {
@@ -119,6 +110,15 @@ impl Config {
         Some((path, kind))
     }
 
+    /// Whether standard input has parameters.
+    pub fn input_is_params(&self) -> Result<bool> {
+        match self.annotations.get(STDIN).map(String::as_str) {
+            None => Ok(false),
+            Some("params") => Ok(true),
+            Some(text) => Err(Error::Refused(format!("the annotation {STDIN} can only be \"params\", not {text:?}"))),
+        }
+    }
+
     /// The code in a root file system, where that is mounted.
     pub fn code(&self, root: &Path) -> Result<Vec<u8>> {
         read_inside(root, self.known()?.0)
@@ -128,9 +128,21 @@ impl Config {
         self.function().ok_or_else(|| Error::Unsupported("the image holds no function".to_owned()))
     }
 
-    /// The task of a container of a function with this code.
-    pub fn task(&self, id: String, code: Vec<u8>) -> Result<TaskSpec> {
+    /// The task of a container of a function with this code, whose bundle is here.
+    pub fn task(&self, id: String, code: Vec<u8>, bundle: &Path) -> Result<TaskSpec> {
         let (_, kind) = self.known()?;
+        let wanted = match self.annotations.get(MOUNTS).map(String::as_str) {
+            None => Wanted::Chosen,
+            Some("none") => Wanted::None,
+            Some("all") => Wanted::All,
+            Some(text) => return Err(Error::Refused(format!("the annotation {MOUNTS} can only be \"none\" or \"all\", not {text:?}"))),
+        };
+        let mounted = mounts::files(&self.mounts, bundle, wanted)?;
+        let verified = |(path, content): &(String, Vec<u8>)| VerifiedFile {
+            path: path.clone(),
+            sha256: Sha256::digest(content).into(),
+            length: content.len() as u64,
+        };
         let function = FunctionSpec {
             name: String::new(),
             kind,
@@ -141,11 +153,12 @@ impl Config {
                 .get(EGRESS)
                 .map(|text| text.split(',').map(|pair| pair.trim().to_owned()).collect())
                 .unwrap_or_default(),
-            files: Vec::new(),
+            files: mounted.iter().map(verified).collect(),
             env: self.environment(),
             reuse: Reuse::Fresh,
         };
-        Ok(TaskSpec { id, function, code: STANDARD.encode(code), params: self.params()?, place: self.place() })
+        let files = mounted.iter().map(|(_, content)| STANDARD.encode(content)).collect();
+        Ok(TaskSpec { id, function, code: STANDARD.encode(code), files, params: self.params()?, place: self.place()? })
     }
 
     fn environment(&self) -> Vec<(String, String)> {
@@ -163,14 +176,11 @@ impl Config {
         if let Some(timeout) = number(TIMEOUT)? {
             limits.timeout_ms = timeout;
         }
-        let Resources { memory, cpu, .. } = &self.linux.resources;
-        if let Some(bytes) = memory.limit.and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0) {
+        let given = self.linux.resources.limits();
+        if let Some(bytes) = given.memory.filter(|bytes| *bytes > 0) {
             limits.memory = bytes.clamp(65_536, 4 << 30);
         }
-        if let Some(quota) = cpu.quota.and_then(|quota| u64::try_from(quota).ok()).filter(|quota| *quota > 0) {
-            let period = cpu.period.filter(|period| *period > 0).unwrap_or(100_000);
-            limits.cpu_milli = u32::try_from(quota.saturating_mul(1000) / period).unwrap_or(u32::MAX).max(1);
-        }
+        limits.cpu_milli = given.cpu_milli.unwrap_or(limits.cpu_milli);
         Ok(limits)
     }
 
@@ -199,16 +209,26 @@ impl Config {
         Ok(Value::Object(params))
     }
 
-    fn place(&self) -> TaskPlace {
+    fn place(&self) -> Result<TaskPlace> {
+        let id = |of: &str, id: i64| {
+            // The last number of 32 bits means "none" to the kernel.
+            let good = u32::try_from(id).ok().filter(|id| *id != u32::MAX);
+            good.ok_or_else(|| Error::Refused(format!("the bundle's {of} {id} is no id: it must be 0 to {}", u32::MAX - 1)))
+        };
         let group = &self.linux.cgroups_path;
-        let network = self.linux.namespaces.iter().find(|namespace| namespace.kind == "network");
-        TaskPlace {
+        let namespace = |kind: &str| self.linux.namespaces.iter().find(|namespace| namespace.kind == kind)?.path.clone();
+        Ok(TaskPlace {
             hostname: self.hostname.chars().take(64).filter(char::is_ascii).collect(),
-            network: network.and_then(|namespace| namespace.path.clone()),
+            network: namespace("network"),
+            ipc: namespace("ipc"),
+            uts: namespace("uts"),
             // `slice:prefix:name` is for systemd, which the node does not speak with.
             cgroup: (!group.is_empty() && !group.contains(':')).then(|| PathBuf::from(group)),
-            pids: u64::try_from(self.linux.resources.pids.limit).unwrap_or(0),
-        }
+            pids: self.linux.resources.limits().pids.unwrap_or(0),
+            uid: id("user", self.process.user.uid)?,
+            gid: id("group", self.process.user.gid)?,
+            rlimits: self.process.rlimits.clone(),
+        })
     }
 }
 
@@ -256,19 +276,26 @@ mod tests {
     #[test]
     fn parameters_limits_and_place_come_from_the_bundle() {
         let config = config(
-            r#"{"process":{"args":["/f.js","name=Ada","n=3","{\"deep\":{\"a\":1}}"],"env":["PATH=/bin","TEEMATE_PARAMS={\"n\":1,\"x\":2}","A=b=c"]},
+            r#"{"process":{"args":["/f.js","name=Ada","n=3","{\"deep\":{\"a\":1}}"],"env":["PATH=/bin","TEEMATE_PARAMS={\"n\":1,\"x\":2}","A=b=c"],
+                "user":{"uid":1000,"gid":3000,"additionalGids":[3000]},
+                "rlimits":[{"type":"RLIMIT_NOFILE","soft":64,"hard":18446744073709551615}]},
                 "hostname":"host","annotations":{"io.teemate.timeout-ms":"1500","io.teemate.egress":"a:1, b:2"},
-                "linux":{"cgroupsPath":"/default/c1","namespaces":[{"type":"pid"},{"type":"network","path":"/run/netns/x"}],
+                "linux":{"cgroupsPath":"/default/c1","namespaces":[{"type":"pid"},{"type":"network","path":"/run/netns/x"},
+                    {"type":"ipc","path":"/proc/7/ns/ipc"},{"type":"uts"}],
                 "resources":{"memory":{"limit":67108864},"cpu":{"quota":50000,"period":100000},"pids":{"limit":9}}}}"#,
         );
-        let task = config.task("ns/c1".to_owned(), b"code".to_vec()).unwrap();
+        let task = config.task("ns/c1".to_owned(), b"code".to_vec(), Path::new("/")).unwrap();
         assert_eq!(task.params, serde_json::json!({"name": "Ada", "n": 3, "x": 2, "deep": {"a": 1}}));
         assert_eq!((task.function.limits.timeout_ms, task.function.limits.memory, task.function.limits.cpu_milli), (1500, 64 << 20, 500));
         assert_eq!(task.function.egress, ["a:1", "b:2"]);
         assert_eq!(task.function.env, [("A".to_owned(), "b=c".to_owned())]);
         assert_eq!(task.place.cgroup.as_deref(), Some(Path::new("/default/c1")));
         assert_eq!(task.place.network.as_deref(), Some(Path::new("/run/netns/x")));
+        assert_eq!(task.place.ipc.as_deref(), Some(Path::new("/proc/7/ns/ipc")));
+        assert_eq!(task.place.uts, None, "one of its own");
         assert_eq!((task.place.hostname.as_str(), task.place.pids), ("host", 9));
+        assert_eq!((task.place.uid, task.place.gid), (1000, 3000));
+        assert_eq!(task.place.rlimits, [Rlimit { name: "RLIMIT_NOFILE".to_owned(), soft: 64, hard: u64::MAX }]);
     }
 
     #[test]
@@ -285,10 +312,13 @@ mod tests {
     fn bad_values_are_sentences() {
         for text in [
             r#"{"process":{"args":["/f.js","x"]}}"#,
+            r#"{"process":{"args":["/f.js"],"user":{"uid":4294967295}}}"#,
+            r#"{"process":{"args":["/f.js"],"user":{"gid":-1}}}"#,
+            r#"{"process":{"args":["/f.js"]},"annotations":{"io.teemate.mounts":"some"}}"#,
             r#"{"process":{"args":["/f.js"],"env":["TEEMATE_PARAMS=[1]"]}}"#,
             r#"{"process":{"args":["/f.js"]},"annotations":{"io.teemate.fuel":"much"}}"#,
         ] {
-            assert!(matches!(config(text).task("x".to_owned(), Vec::new()), Err(Error::Refused(_))), "{text}");
+            assert!(matches!(config(text).task("x".to_owned(), Vec::new(), Path::new("/")), Err(Error::Refused(_))), "{text}");
         }
     }
 }

@@ -68,6 +68,8 @@ pub struct Entry {
     pub stdio: Stdio,
     /// Of an executed process: what it is (JSON).
     pub process: Option<Vec<u8>>,
+    /// Whether its input has parameters of a function.
+    pub input_is_params: bool,
     /// Keeps its input open, though nobody may write to it yet, until containerd closes it.
     input: Mutex<Option<std::fs::File>>,
     pid: AtomicU32,
@@ -84,6 +86,7 @@ impl Entry {
             bundle,
             stdio,
             process: None,
+            input_is_params: false,
             input: Mutex::new(None),
             pid: AtomicU32::new(0),
             stage: watch::Sender::new(Stage::Created),

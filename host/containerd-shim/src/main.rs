@@ -12,8 +12,11 @@ mod error;
 mod events;
 mod function;
 mod image;
+mod input;
+mod mounts;
 mod node;
 mod ordinary;
+mod resources;
 mod service;
 mod stdio;
 

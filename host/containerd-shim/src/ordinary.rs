@@ -165,6 +165,15 @@ impl Runc {
         self.run(entry, &[if stop { "pause" } else { "resume" }, &entry.id], false).await
     }
 
+    /// Changes its limits to these (JSON).
+    pub async fn update(&self, entry: &Entry, resources: &[u8]) -> Result<()> {
+        let file = entry.bundle.join("resources.json");
+        std::fs::write(&file, resources).map_err(Error::file(&file))?;
+        let done = self.run(entry, &["update", "--resources", text(&file)?, &entry.id], false).await;
+        let _ = std::fs::remove_file(&file);
+        done
+    }
+
     /// Forgets it.
     pub async fn delete(&self, entry: &Entry) -> Result<()> {
         self.run(entry, &["delete", "--force", &entry.id], false).await

@@ -28,9 +28,11 @@ use crate::error::{Error, Result};
 use crate::events::{self, Events};
 use crate::function::{self, Output};
 use crate::image;
+use crate::input;
 use crate::node::Node;
 use crate::ordinary::{self, Children, Runc};
-use crate::stdio::Stdio;
+use crate::resources::Resources;
+use crate::stdio::{self, Stdio};
 
 type Key = (String, String);
 
@@ -109,7 +111,7 @@ impl Service {
             }
             read => read?,
         };
-        let task = Box::new(config.task(self.task_id(&entry.id), code)?);
+        let task = Box::new(config.task(self.task_id(&entry.id), code, &entry.bundle)?);
         let output = Output::open(&entry.stdio)?;
         let one_at_a_time = self.finding.lock().await;
         let namespace = self.namespace.clone();
@@ -177,6 +179,19 @@ impl Service {
     }
 }
 
+/// What a function's container is given on its standard input, if it takes parameters there.
+async fn params_of_input(entry: &Entry) -> Result<serde_json::Map<String, serde_json::Value>> {
+    if !entry.input_is_params {
+        return Ok(serde_json::Map::new());
+    }
+    let name = entry.stdio.stdin.clone();
+    aside(move || match stdio::reading(&name)? {
+        Some(file) => input::params(file, input::LIMIT),
+        None => Err(Error::Refused("parameters are wanted on standard input, and the container has none: run it with one (-i)".to_owned())),
+    })
+    .await
+}
+
 fn task_id(namespace: &str, id: &str) -> String {
     format!("{namespace}/{id}")
 }
@@ -239,7 +254,9 @@ impl Task for Service {
         let config = Config::read(&bundle)?;
         let runner = if config.function().is_some() { Runner::Function } else { Runner::Ordinary };
         let stdio = Stdio { stdin: request.stdin.clone(), stdout: request.stdout.clone(), stderr: request.stderr.clone() };
-        let entry = Arc::new(Entry::new(&request.id, "", runner, bundle, stdio));
+        let mut entry = Entry::new(&request.id, "", runner, bundle, stdio);
+        entry.input_is_params = runner == Runner::Function && config.input_is_params()?;
+        let entry = Arc::new(entry);
         let key = (request.id.clone(), String::new());
         let free = self.with(|entries| match entries.contains_key(&key) {
             true => false,
@@ -281,7 +298,10 @@ impl Task for Service {
             return Ok(StartResponse { pid, ..Default::default() });
         }
         match entry.runner {
-            Runner::Function => _ = self.ask(Request::TaskStart { id: self.task_id(&request.id) }).await?,
+            Runner::Function => {
+                let params = params_of_input(&entry).await?;
+                _ = self.ask(Request::TaskStart { id: self.task_id(&request.id), params }).await?;
+            }
             Runner::Ordinary => self.runc.start(&entry).await?,
         }
         // A short one may have ended already; then its end stays.
@@ -459,8 +479,15 @@ impl Task for Service {
     }
 
     async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> TtrpcResult<Empty> {
-        self.find(&request.id, "")?;
-        Err(Error::Unsupported("limits can't be changed while a container lives".to_owned()).into())
+        let entry = self.find(&request.id, "")?;
+        match entry.runner {
+            Runner::Function => {
+                let limits = Resources::change(&request.resources.value)?;
+                _ = self.ask(Request::TaskUpdate { id: self.task_id(&request.id), limits }).await?;
+            }
+            Runner::Ordinary => self.runc.update(&entry, &request.resources.value).await?,
+        }
+        Ok(Empty::new())
     }
 
     async fn shutdown(&self, _: &TtrpcContext, request: ShutdownRequest) -> TtrpcResult<Empty> {

@@ -45,6 +45,13 @@ pub fn output(name: &str) -> Result<Option<File>> {
     fd.map(|fd| Some(File::from(fd))).map_err(Error::file(path))
 }
 
+/// Opens an input to be read by this process. Reading does not wait.
+pub fn reading(name: &str) -> Result<Option<File>> {
+    let Some(path) = path(name)? else { return Ok(None) };
+    let fd = open(&path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty());
+    fd.map(|fd| Some(File::from(fd))).map_err(Error::file(path))
+}
+
 /// Opens an input: the end that a program reads, and one that keeps it from ending before somebody writes to it.
 pub fn input(name: &str) -> Result<Option<(File, File)>> {
     let Some(path) = path(name)? else { return Ok(None) };

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll;
 use teemate_container::cgroup::{Cgroups, Group, Limits, Stats};
 use teemate_container::pool::{Net, NetPool, NetPoolConfig};
-use teemate_container::{Container, ContainerSpec, Exit, Fds, Filter, Zygote, ZygoteConfig};
+use teemate_container::{Container, ContainerSpec, Exit, Fds, Filter, Rlimit, User, Zygote, ZygoteConfig};
 use teemate_control::function::{Mark, Phase};
 use teemate_control::node::ContainerInfo;
 use teemate_runner::board::{Board, Stamp, now_ns};
@@ -92,8 +92,18 @@ pub struct Place {
     pub hostname: String,
     /// Network namespace to join.
     pub network: Option<OwnedFd>,
+    /// Ipc namespace to join.
+    pub ipc: Option<OwnedFd>,
+    /// Uts namespace to join.
+    pub uts: Option<OwnedFd>,
     /// Path of its group below the top of each hierarchy.
     pub group: Option<PathBuf>,
+    /// Who it is inside.
+    pub user: User,
+    /// A directory as its root, instead of an empty one.
+    pub root: Option<PathBuf>,
+    /// Limits of the process that are not the node's choice.
+    pub rlimits: Vec<Rlimit>,
 }
 
 /// How a process ended.
@@ -300,6 +310,21 @@ impl Process {
         Ok(())
     }
 
+    /// Changes the limits of its group.
+    pub fn limit(&self, change: impl FnOnce(&mut Limits)) -> Result<()> {
+        let mut inner = self.inner.locked();
+        let Some(group) = inner.group.as_mut().filter(|_| self.ended().is_none()) else {
+            return Err(Error::Invalid("it has ended".to_owned()));
+        };
+        let mut limits = group.limits();
+        change(&mut limits);
+        if let Some(controller) = group.lacks(&limits) {
+            let name = controller.name();
+            return Err(Error::Invalid(format!("this limit can't be changed: the node has no controller {name}; see `teemate doctor`")));
+        }
+        Ok(group.set_limits(&limits)?)
+    }
+
     /// What its group uses, and its limits; `None` once it has ended.
     pub fn used(&self) -> Option<(Stats, Limits)> {
         self.inner.locked().group.as_ref().map(|group| (group.stats(), group.limits()))
@@ -450,6 +475,8 @@ impl Containers {
         let mut spec = ContainerSpec::new(order.id);
         spec.hostname = if place.hostname.is_empty() { hostname(order.kind, order.id) } else { place.hostname };
         spec.filter = order.filter;
+        spec.user = place.user;
+        spec.rlimits.chosen = place.rlimits;
         spec.payload = order.role.encode();
         if order.kind == Kind::Service {
             spec.rlimits.open_files = descriptors::MAX as u64;
@@ -471,6 +498,8 @@ impl Containers {
             let fds = Fds {
                 group: Some(&group),
                 net: place.network.as_ref().map(AsFd::as_fd).or(net.as_ref().map(AsFd::as_fd)),
+                ipc: place.ipc.as_ref().map(AsFd::as_fd),
+                uts: place.uts.as_ref().map(AsFd::as_fd),
                 root: root.as_ref().map(AsFd::as_fd),
                 binds: Vec::new(),
                 stdio: [None, None, Some(stderr.as_fd())],

@@ -211,7 +211,7 @@ fn answer(node: &Arc<Node>, request: Request, received_ns: u64, stream: &UnixStr
         }
         Request::Upgrade { image } => node.upgrade(&image).map_or_else(Response::Failed, |mrenclave| Response::Upgraded { mrenclave }),
         Request::TaskCreate { task } => task_answer(node.tasks().create(node, *task)),
-        Request::TaskStart { id } => task_answer(node.tasks().start(&id)),
+        Request::TaskStart { id, params } => task_answer(node.tasks().start(&id, params)),
         Request::TaskState { id } => task_answer(node.tasks().state(&id)),
         Request::TaskWait { id, within_ms } => {
             task_answer(node.tasks().wait(&id, Duration::from_millis(within_ms.min(TASK_WAIT_MS)), &|| hung_up(stream)))
@@ -220,7 +220,8 @@ fn answer(node: &Arc<Node>, request: Request, received_ns: u64, stream: &UnixStr
         Request::TaskPause { id } => task_answer(node.tasks().pause(&id)),
         Request::TaskResume { id } => task_answer(node.tasks().resume(&id)),
         Request::TaskStats { id } => node.tasks().stats(&id).map_or_else(Response::Failed, Response::TaskStats),
-        Request::TaskDelete { id, force } => task_answer(node.tasks().delete(&id, force)),
+        Request::TaskUpdate { id, limits } => task_answer(node.tasks().update(&id, &limits)),
+        Request::TaskDelete { id, force } => task_answer(node.tasks().delete(node, &id, force)),
         Request::Stop => {
             node.stop();
             Response::Ok

@@ -269,6 +269,7 @@ impl Node {
             tasks: Tasks::default(),
         });
         crate::metrics::watch(&node);
+        crate::tasks::forget_files_of_earlier(&node.shop.store);
         match node.shop.config.sharing {
             Sharing::Shared => _ = node.shared_enclave()?,
             Sharing::Exclusive | Sharing::Native => _ = node.base()?,

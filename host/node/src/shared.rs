@@ -837,7 +837,7 @@ impl SharedEnclave {
                 lease: Some(lease),
                 limits,
                 filter: Filter::Runner,
-                root: None,
+                root: place.root.clone(),
                 function: None,
                 lifetime: None,
                 body: vec![self.kick.as_fd(), theirs.as_fd()],
@@ -865,7 +865,9 @@ impl SharedEnclave {
         while !ready.process.is_waiting() {
             if ready.process.ended().is_some() || Instant::now() > end {
                 ready.process.kill("it did not become ready");
-                return Err(Error::Service("a container that was made ahead did not become ready".to_owned()));
+                let why =
+                    ready.process.ended().map_or_else(|| format!("it took more than {} s", READY_LIMIT.as_secs()), |ended| how(&ended));
+                return Err(Error::Service(format!("a container did not become ready: {why}")));
             }
             std::thread::sleep(Duration::from_micros(500));
         }

@@ -14,17 +14,21 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use rustix::fs::{Mode, OFlags};
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+use teemate_container::{Rlimit, User};
 use teemate_control::function::{Failure, FailureKind, Outcome, Reuse};
 use teemate_control::node::Sharing;
-use teemate_control::task::{TaskExit, TaskInfo, TaskPlace, TaskSpec, TaskState, TaskStats};
+use teemate_control::task::{TaskExit, TaskInfo, TaskLimits, TaskPlace, TaskSpec, TaskState, TaskStats};
 
 use crate::ahead::Ready;
 use crate::containers::{Place, Process};
 use crate::error::Error;
 use crate::locks::{Lock, wait};
 use crate::node::Node;
-use crate::shared::{SharedEnclave, limits};
+use crate::shared::{self, SharedEnclave};
+use crate::store::Store;
 use crate::text::hex;
 
 /// Functions of tasks have names that begin so.
@@ -44,12 +48,34 @@ const FROZEN_ANSWER: Duration = Duration::from_millis(500);
 /// How often a container is frozen anew.
 const FREEZE_ATTEMPTS: u32 = 20;
 
+/// Kind of the kernel's file system of namespaces (`NSFS_MAGIC`, magic.h).
+const NSFS: rustix::fs::FsWord = 0x6e73_6673;
+
 type Done<T> = Result<T, Failure>;
+
+/// A function of a task that is being made.
+struct Needed<'a> {
+    tasks: &'a Tasks,
+    node: &'a Node,
+    name: String,
+}
+
+impl Drop for Needed<'_> {
+    fn drop(&mut self) {
+        let mut needed = self.tasks.deploying.locked();
+        if let Some(index) = needed.iter().position(|name| *name == self.name) {
+            needed.swap_remove(index);
+        }
+        drop(needed);
+        // Where no task came of it.
+        self.tasks.forget_files(self.node, &self.name);
+    }
+}
 
 struct Task {
     id: String,
     function: String,
-    params: Vec<u8>,
+    params: Map<String, Value>,
     limit: Duration,
     shared: Arc<SharedEnclave>,
     process: Arc<Process>,
@@ -73,8 +99,8 @@ struct Life {
 #[derive(Default)]
 pub struct Tasks {
     map: Mutex<HashMap<String, Arc<Task>>>,
-    /// Held while a function is deployed or forgotten.
-    deploying: Mutex<()>,
+    /// Held while a function is deployed or forgotten: the functions of tasks that are being made, which must stay.
+    deploying: Mutex<Vec<String>>,
     /// Held while a task starts.
     starting: Mutex<()>,
 }
@@ -98,22 +124,22 @@ impl Tasks {
         if self.map.locked().contains_key(&spec.id) {
             return Err(taken());
         }
-        if !spec.params.is_object() {
+        let Value::Object(params) = spec.params.clone() else {
             return Err(invalid("the parameters of a task must be a JSON object"));
-        }
-        let params = serde_json::to_vec(&spec.params).map_err(|error| invalid(error.to_string()))?;
-        let place = at(&spec.place)?;
-        let mut group = limits(spec.function.limits.memory, spec.function.limits.cpu_milli);
+        };
+        let mut place = at(&spec.place)?;
+        let mut group = shared::limits(spec.function.limits.memory, spec.function.limits.cpu_milli);
         if spec.place.pids > 0 {
             group.pids = Some(spec.place.pids);
         }
         let limit = Duration::from_millis(spec.function.limits.timeout_ms) + node.shop().config.queue_timeout + CALL_MARGIN;
-        let function = self.deploy(node, &spec)?;
+        let needed = self.deploy(node, &spec)?;
+        place.root = node.shop().store.get(&needed.name).map_err(failed)?.root();
         let shared = node.shared_enclave().map_err(failed)?;
         let ready = shared.make_for_task(group, place).map_err(failed)?;
         let task = Arc::new(Task {
             id: spec.id.clone(),
-            function,
+            function: needed.name.clone(),
             params,
             limit,
             shared,
@@ -138,12 +164,9 @@ impl Tasks {
         Ok(task.info())
     }
 
-    /// Deploys its function unless it is there, and gives its name.
-    fn deploy(&self, node: &Node, spec: &TaskSpec) -> Done<String> {
+    /// Deploys its function unless it is there.
+    fn deploy<'a>(&'a self, node: &'a Node, spec: &TaskSpec) -> Done<Needed<'a>> {
         let mut function = spec.function.clone();
-        if !function.files.is_empty() {
-            return Err(invalid("a task's function has no files of its own"));
-        }
         // Each task is one call in one container.
         function.reuse = Reuse::Fresh;
         function.name = String::new();
@@ -151,18 +174,39 @@ impl Tasks {
         let digest = Sha256::new().chain_update(&text).chain_update(spec.code.as_bytes()).finalize();
         function.name = format!("{PREFIX}{}", &hex(&digest)[..40]);
         let name = function.name.clone();
-        let _one_at_a_time = self.deploying.locked();
+        let mut needed = self.deploying.locked();
         if node.shop().store.get(&name).is_ok() {
-            return Ok(name);
+            needed.push(name.clone());
+            return Ok(Needed { tasks: self, node, name });
         }
-        let code = STANDARD.decode(&spec.code).map_err(|error| invalid(format!("the code is no base64: {error}")))?;
-        self.forget_some(node);
-        node.deploy(function, &code, &[])?;
-        Ok(name)
+        let decoded = |what: &str, text: &String| STANDARD.decode(text).map_err(|error| invalid(format!("{what} is no base64: {error}")));
+        let code = decoded("the code", &spec.code)?;
+        let files = spec.files.iter().map(|text| decoded("a file", text)).collect::<Done<Vec<_>>>()?;
+        self.forget_some(node, &needed);
+        node.deploy(function, &code, &files)?;
+        needed.push(name.clone());
+        Ok(Needed { tasks: self, node, name })
     }
 
-    fn forget_some(&self, node: &Node) {
-        let used: Vec<String> = self.map.locked().values().map(|task| task.function.clone()).collect();
+    /// Functions that some task has, or will have.
+    fn used(&self, needed: &[String]) -> Vec<String> {
+        needed.iter().cloned().chain(self.map.locked().values().map(|task| task.function.clone())).collect()
+    }
+
+    /// Forgets a function with files, such as a pod's secrets, with the last task of it.
+    fn forget_files(&self, node: &Node, name: &str) {
+        let needed = self.deploying.locked();
+        let has_files = node.shop().store.get(name).is_ok_and(|function| function.root().is_some());
+        if has_files
+            && !self.used(&needed).iter().any(|used| used == name)
+            && let Err(failure) = node.delete(name)
+        {
+            tracing::warn!(function = name, reason = failure.message, "the files of a task can't be forgotten");
+        }
+    }
+
+    fn forget_some(&self, node: &Node, needed: &[String]) {
+        let used = self.used(needed);
         let all = node.shop().store.all();
         let unused: Vec<_> =
             all.iter().map(|function| &function.spec.name).filter(|name| name.starts_with(PREFIX) && !used.contains(name)).collect();
@@ -177,9 +221,11 @@ impl Tasks {
         self.map.locked().get(id).cloned().ok_or_else(|| invalid(format!("there is no task {id:?}")))
     }
 
-    /// Lets a task into the enclave. Returns when it runs, or has ended.
-    pub fn start(&self, id: &str) -> Done<TaskInfo> {
+    /// Lets a task into the enclave, with these parameters beside its own. Returns when it runs, or has ended.
+    pub fn start(&self, id: &str, further: Map<String, Value>) -> Done<TaskInfo> {
         let task = self.find(id)?;
+        let params: Map<String, Value> = task.params.clone().into_iter().chain(further).collect();
+        let params = serde_json::to_vec(&params).map_err(|error| invalid(error.to_string()))?;
         let _one_at_a_time = self.starting.locked();
         let (ready, sender) = {
             let mut life = task.life.locked();
@@ -192,8 +238,10 @@ impl Tasks {
             (ready, sender)
         };
         let caller = Arc::clone(&task);
-        let spawned =
-            std::thread::Builder::new().name("task-call".to_owned()).stack_size(256 << 10).spawn(move || caller.call(ready, &sender));
+        let spawned = std::thread::Builder::new()
+            .name("task-call".to_owned())
+            .stack_size(256 << 10)
+            .spawn(move || caller.call(ready, params, &sender));
         if let Err(error) = spawned {
             task.process.kill("the node has no thread for it");
             return Err(Failure::new(FailureKind::Busy, format!("there is no thread for a task: {error}")));
@@ -279,6 +327,24 @@ impl Tasks {
         Ok(task.info())
     }
 
+    /// Changes what it may use.
+    pub fn update(&self, id: &str, limits: &TaskLimits) -> Done<TaskInfo> {
+        let task = self.find(id)?;
+        let new = shared::limits(limits.memory.unwrap_or(0), limits.cpu_milli.unwrap_or(0));
+        let some = |number: u64| Some(number).filter(|number| *number > 0);
+        let changed = task.process.limit(|group| {
+            if limits.memory.is_some() {
+                group.memory_bytes = new.memory_bytes;
+            }
+            if limits.cpu_milli.is_some() {
+                group.cpu_us_per_s = new.cpu_us_per_s;
+            }
+            group.pids = limits.pids.map_or(group.pids, some);
+        });
+        changed.map_err(|error| error.failure())?;
+        Ok(task.info())
+    }
+
     /// What it uses.
     pub fn stats(&self, id: &str) -> Done<TaskStats> {
         let task = self.find(id)?;
@@ -297,7 +363,7 @@ impl Tasks {
     }
 
     /// Forgets a task.
-    pub fn delete(&self, id: &str, force: bool) -> Done<TaskInfo> {
+    pub fn delete(&self, node: &Node, id: &str, force: bool) -> Done<TaskInfo> {
         let task = self.find(id)?;
         if task.life.locked().exit.is_none() {
             if !force {
@@ -310,7 +376,21 @@ impl Tasks {
             }
         }
         self.map.locked().remove(id);
+        self.forget_files(node, &task.function);
         Ok(task.info())
+    }
+}
+
+/// Forgets, before anything runs, the files of tasks that an earlier node was killed with.
+pub fn forget_files_of_earlier(store: &Store) {
+    for function in store.all() {
+        let name = &function.spec.name;
+        if name.starts_with(PREFIX)
+            && function.root().is_some()
+            && let Err(error) = store.delete(name)
+        {
+            tracing::warn!(function = name.as_str(), %error, "the files of an earlier task can't be forgotten");
+        }
     }
 }
 
@@ -332,8 +412,8 @@ impl Task {
             || (self.process.ended().is_some() && !self.shared.is_expected(&self.function))
     }
 
-    fn call(&self, ready: Ready, done: &Sender<Done<Outcome>>) {
-        let outcome = self.shared.run_task(&self.function, ready, self.params.clone(), self.limit, &|| false);
+    fn call(&self, ready: Ready, params: Vec<u8>, done: &Sender<Done<Outcome>>) {
+        let outcome = self.shared.run_task(&self.function, ready, params, self.limit, &|| false);
         // A call that was refused before it had its container leaves that waiting for ever.
         if self.process.kind() == crate::containers::Kind::Ready {
             self.process.kill("its call was refused");
@@ -393,14 +473,25 @@ fn at(place: &TaskPlace) -> Done<Place> {
     if place.hostname.len() > 64 {
         return Err(invalid("a host name has at most 64 bytes"));
     }
-    let network = place.network.as_deref().map(network).transpose()?;
-    Ok(Place { hostname: place.hostname.clone(), network, group: place.cgroup.clone() })
+    let network = namespace("network", place.network.as_deref())?;
+    let (ipc, uts) = (namespace("ipc", place.ipc.as_deref())?, namespace("uts", place.uts.as_deref())?);
+    let user = User { uid: place.uid, gid: place.gid };
+    let rlimits = Rlimit::all(place.rlimits.iter().map(|limit| (limit.name.as_str(), limit.soft, limit.hard)));
+    let rlimits = rlimits.map_err(|error| invalid(error.to_string()))?;
+    Ok(Place { hostname: place.hostname.clone(), network, ipc, uts, group: place.cgroup.clone(), user, root: None, rlimits })
 }
 
-fn network(path: &Path) -> Done<OwnedFd> {
-    let file =
-        std::fs::File::open(path).map_err(|error| invalid(format!("the network namespace {} can't be opened: {error}", path.display())))?;
-    Ok(file.into())
+fn namespace(kind: &str, path: Option<&Path>) -> Done<Option<OwnedFd>> {
+    let Some(path) = path else { return Ok(None) };
+    let failed = |reason: String| invalid(format!("the {kind} namespace {} can't be joined: {reason}", path.display()));
+    // Opening anything else might wait for ever, as with a FIFO.
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
+    let file = file.map_err(|error| failed(error.to_string()))?;
+    let system = rustix::fs::fstatfs(&file).map_err(|error| failed(error.to_string()))?;
+    if system.f_type != NSFS {
+        return Err(failed("it is no file of a namespace".to_owned()));
+    }
+    Ok(Some(file))
 }
 
 /// CPU time of a process: fields 14 and 15 of /proc/PID/stat (proc(5)), in ticks of 10 ms.
@@ -414,6 +505,8 @@ fn cpu_ns(pid: i32) -> (u64, u64) {
 
 #[cfg(test)]
 mod tests {
+    use teemate_control::function::{FunctionSpec, Kind, VerifiedFile};
+
     use super::*;
 
     #[test]
@@ -424,6 +517,36 @@ mod tests {
         for signal in [0, libc::SIGWINCH, libc::SIGCHLD, libc::SIGCONT] {
             assert!(!ends_a_program(signal as u32), "{signal}");
         }
+    }
+
+    #[test]
+    fn what_a_killed_node_kept_of_mounted_files_is_forgotten() {
+        let state = tempfile::tempdir().unwrap();
+        let spec = |name: &str, files: &[&[u8]]| FunctionSpec {
+            name: name.to_owned(),
+            kind: Kind::JavaScript,
+            main: "main".to_owned(),
+            limits: Default::default(),
+            egress: Vec::new(),
+            files: files
+                .iter()
+                .map(|content| VerifiedFile {
+                    path: "/secret".to_owned(),
+                    sha256: Sha256::digest(content).into(),
+                    length: content.len() as u64,
+                })
+                .collect(),
+            env: Vec::new(),
+            reuse: Reuse::Fresh,
+        };
+        let (store, _) = Store::open(state.path()).unwrap();
+        for (name, files) in [("task.a", &[&b"key"[..]][..]), ("task.b", &[]), ("own", &[b"key"])] {
+            let contents: Vec<Vec<u8>> = files.iter().map(|content| content.to_vec()).collect();
+            store.put(spec(name, files), b"code", &contents).unwrap();
+        }
+        forget_files_of_earlier(&store);
+        let left: Vec<String> = store.all().iter().map(|function| function.spec.name.clone()).collect();
+        assert_eq!(left, ["own", "task.b"], "what the node's users deployed stays, and what holds no files");
     }
 
     #[test]
