@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -31,7 +33,8 @@ fn the_manifests_are_what_kubernetes_takes() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("rendered.yaml");
     for (folder, kinds) in [
-        ("deploy", &["namespace/teemate-system", "daemonset/teemate-node", "runtimeclass/teemate"][..]),
+        ("deploy/node", &["namespace/teemate-system", "daemonset/teemate-node", "runtimeclass/teemate"][..]),
+        ("deploy/sgx", &["namespace/teemate-system", "daemonset/teemate-node", "runtimeclass/teemate"]),
         ("deploy/database", &["service/teemate-database", "statefulset/teemate-database", "poddisruptionbudget/teemate-database"]),
     ] {
         let rendered = tools.render(folder).unwrap();
@@ -98,7 +101,7 @@ fn the_node_s_image_runs_on_nothing_and_serves_containerd() {
     assert!((linked.stdout + &linked.stderr).contains("statically linked"), "the shim needs libraries of the machine");
 
     // The node, with what the DaemonSet gives it.
-    let manifest = fs::read_to_string(teemate_tests::artifacts::root().join("deploy/daemonset.yaml")).unwrap();
+    let manifest = fs::read_to_string(teemate_tests::artifacts::root().join("deploy/node/daemonset.yaml")).unwrap();
     let arguments: Vec<String> =
         manifest.lines().filter_map(|line| line.trim().strip_prefix("- --")).map(|line| format!("--{line}")).collect();
     assert!(arguments.iter().any(|argument| argument == "--socket=/run/teemate/node.sock"), "{arguments:?}");
@@ -129,6 +132,13 @@ fn the_node_s_image_runs_on_nothing_and_serves_containerd() {
     ctr.drive(&bin, &socket).unwrap();
     let said = ctr.run(&["--rm"], FUNCTION, "function", &["/hello.js", "name=Ada"]);
     assert!(said.status == 0 && said.stdout.contains("Hello Ada"), "{said:?}\n{}", ctr.last_words());
+    // What the DaemonSet's annotations tell Prometheus.
+    assert!(manifest.contains("prometheus.io/scrape: \"true\"") && manifest.contains("prometheus.io/port: \"9464\""), "{manifest}");
+    let mut metrics = TcpStream::connect(("127.0.0.1", 9464)).unwrap();
+    metrics.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    let mut text = String::new();
+    metrics.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200") && text.contains("teemate_calls_total"), "{text}");
     // A pod is deleted: the node ends in order.
     kill_process(Pid::from_child(&node), Signal::TERM).unwrap();
     assert!(node.wait().unwrap().success());

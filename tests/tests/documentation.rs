@@ -58,7 +58,7 @@ fn the_files_for_kubernetes_fit_each_other() {
         let line = text.lines().find(|line| line.trim_start().trim_start_matches("- ").starts_with(&format!("{name}:")));
         line.unwrap_or_else(|| panic!("no {name}")).split_once(": ").unwrap().1.trim().to_owned()
     };
-    for folder in ["", "database/"] {
+    for folder in ["node/", "sgx/", "database/"] {
         let listed = read(&format!("{folder}kustomization.yaml"));
         let entries = fs::read_dir(root().join("deploy").join(folder)).unwrap().map(Result::unwrap);
         let files = entries.filter(|entry| entry.file_type().unwrap().is_file()).map(|entry| entry.file_name().into_string().unwrap());
@@ -69,8 +69,8 @@ fn the_files_for_kubernetes_fit_each_other() {
             assert!(!field(&text, "apiVersion").is_empty() && !field(&text, "kind").is_empty(), "{file}");
         }
     }
-    let listed = read("kustomization.yaml");
-    let (class, daemon, space) = (read("runtimeclass.yaml"), read("daemonset.yaml"), read("namespace.yaml"));
+    let listed = read("node/kustomization.yaml");
+    let (class, daemon, space) = (read("node/runtimeclass.yaml"), read("node/daemonset.yaml"), read("node/namespace.yaml"));
     let label = "teemate.io/runtime: \"true\"";
     assert!(class.contains(label) && daemon.contains(label), "pods go where the node is");
     assert_eq!(field(&daemon, "namespace"), field(&space, "name"));
@@ -80,5 +80,5 @@ fn the_files_for_kubernetes_fit_each_other() {
         assert!(mounts.contains(mount) && daemon.matches(&format!("- name: {mount}\n")).count() >= 2, "{mount} is mounted and declared");
     }
     assert!(daemon.contains("\"install-shim\", \"/host/bin\""), "the shim is installed into the host's directory");
-    assert!(fs::read_to_string(root().join("docs/containerd.md")).unwrap().contains(&field(&class, "handler")));
+    assert!(fs::read_to_string(root().join("docs/kubernetes.md")).unwrap().contains(&field(&class, "handler")));
 }

@@ -16,7 +16,7 @@ struct Kind {
     spec: fn(&Artifacts, &str) -> Result<ImageSpec, String>,
 }
 
-/// The node's for Kubernetes, under the name that `deploy/kustomization.yaml` has, and that of OpenWhisk's actions.
+/// The node's for Kubernetes, under the name that `deploy/node/kustomization.yaml` has, and that of OpenWhisk's actions.
 const KINDS: [Kind; 2] = [
     Kind { name: "node-image", reference: "registry.example/teemate-node:latest", spec: node_image::spec },
     Kind { name: "action-image", reference: "registry.example/teemate-action:latest", spec: action_image::spec },

@@ -109,8 +109,8 @@ pub struct Config {
     /// How long calls under way have when the node stops, in seconds.
     #[arg(long, value_parser = seconds, default_value = "10")]
     pub stop_grace: Duration,
-    /// Serve Prometheus metrics by HTTP at this address of the loopback interface, for example 127.0.0.1:9464.
-    #[arg(long, value_parser = loopback)]
+    /// Serve Prometheus metrics by HTTP at this address, for example 127.0.0.1:9464. Whoever reaches it reads them.
+    #[arg(long, value_parser = address)]
     pub metrics_address: Option<SocketAddr>,
     /// How the log looks.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
@@ -195,9 +195,9 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn loopback(text: &str) -> Result<SocketAddr, String> {
-    let address: SocketAddr = text.parse().map_err(|_| "it must be an address and a port, such as 127.0.0.1:9464".to_owned())?;
-    if address.ip().is_loopback() { Ok(address) } else { Err("only addresses of the loopback interface are allowed".to_owned()) }
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "it must be an address and a port, such as 127.0.0.1:9464".to_owned())
+}
 }
 
 #[cfg(test)]
@@ -211,7 +211,7 @@ mod tests {
         for bad in ["", "M", "1T", "-1", "99999999999G", "1.5M"] {
             assert!(size(bad).is_err(), "{bad:?}");
         }
-        assert!(loopback("127.0.0.1:1").is_ok() && loopback("0.0.0.0:1").is_err() && loopback("x").is_err());
+        assert!(address("127.0.0.1:1").is_ok() && address("localhost").is_err());
         assert!(seconds("0.5").is_ok() && seconds("nan").is_err() && seconds("-1").is_err());
         let parse = |arguments: &[&str]| Config::try_parse_from([&["teemate-node"], arguments].concat());
         assert!(parse(&["--sharing", "native"]).is_ok());

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text::encode};
@@ -237,7 +237,7 @@ fn plain(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, kind: Metr
     }
 }
 
-/// Serves `GET /metrics` at a loopback address, one client at a time.
+/// Serves `GET /metrics` at an address, one client at a time, each of which has two seconds to ask.
 pub fn serve(address: SocketAddr, node: &Arc<Node>) -> Result<SocketAddr> {
     let listener = TcpListener::bind(address).map_err(Error::system(format!("serve metrics at {address}")))?;
     let bound = listener.local_addr().map_err(Error::system("read the address of the metrics"))?;
@@ -256,11 +256,16 @@ pub fn serve(address: SocketAddr, node: &Arc<Node>) -> Result<SocketAddr> {
 
 fn answer(mut stream: TcpStream, node: &Node) -> std::io::Result<()> {
     const LIMIT: Duration = Duration::from_secs(2);
-    stream.set_read_timeout(Some(LIMIT))?;
+    let deadline = Instant::now() + LIMIT;
     stream.set_write_timeout(Some(LIMIT))?;
     let mut head = Vec::new();
     let mut buffer = [0u8; 1024];
     while head.len() < 8192 && !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        // Who sends a byte now and then holds up all others no longer than who sends none. (A time of zero would be none.)
+        stream.set_read_timeout(Some(deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))))?;
+        if Instant::now() >= deadline {
+            return Ok(());
+        }
         match stream.read(&mut buffer)? {
             0 => return Ok(()),
             length => head.extend_from_slice(buffer.get(..length).unwrap_or_default()),
