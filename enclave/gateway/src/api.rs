@@ -124,6 +124,14 @@ impl Api {
         Arc::new(Api { identity, attester, accounts, receipts, about, epoch, draining, quotes, store, nodes })
     }
 
+    /// The activation whose receipt this path asks for.
+    pub fn receipt_asked_for(path: &str) -> Option<&str> {
+        match Place::of(path) {
+            Some(Place::Receipt(activation)) => Some(activation),
+            _ => None,
+        }
+    }
+
     /// From now on `health` says that this gateway is closing.
     pub fn drain(&self) {
         self.draining.store(true, SeqCst);

@@ -95,6 +95,11 @@ pub trait Routes: Send + Sync + 'static {
     /// that has begun) has to live elsewhere.
     fn handle(self: Arc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Response> + Send>>;
 
+    /// Waits until the record and the receipt of an activation whose caller was answered are kept.
+    fn kept<'a>(&'a self, _namespace: &'a str, _activation: &'a str) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// What `GET /` answers, for anybody: where the API is.
     fn root(&self) -> Response {
         Response::error(StatusCode::NOT_FOUND, "The requested resource does not exist.")

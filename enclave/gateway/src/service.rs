@@ -140,7 +140,15 @@ impl Service {
         let request = Request { path: path.to_owned(), query: query(parts.uri.query()), method: parts.method, headers, body, owner };
         let handled = match target {
             Target::OpenWhisk => timeout(self.limits.answer, self.routes.clone().handle(request)).await,
-            Target::Own => timeout(self.limits.answer, self.api.handle(request, channel)).await,
+            Target::Own => {
+                let answer = async {
+                    if let (Some(activation), Some(owner)) = (Api::receipt_asked_for(&request.path), &request.owner) {
+                        self.routes.kept(&owner.namespace, activation).await;
+                    }
+                    self.api.handle(request, channel).await
+                };
+                timeout(self.limits.answer, answer).await
+            }
         };
         handled.unwrap_or_else(|_| {
             self.metrics.refused_time.add();

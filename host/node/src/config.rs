@@ -198,7 +198,6 @@ fn seconds(text: &str) -> Result<Duration, String> {
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "it must be an address and a port, such as 127.0.0.1:9464".to_owned())
 }
-}
 
 #[cfg(test)]
 mod tests {

@@ -67,6 +67,10 @@ impl Routes for FollowingRoutes {
         self.whisk.root()
     }
 
+    fn kept<'a>(&'a self, namespace: &'a str, activation: &'a str) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        self.whisk.kept(namespace, activation)
+    }
+
     fn handle(self: Arc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Response> + Send>> {
         let place = if request.owner.is_some() { Where::of(&request.method, &request.path) } else { Where::Here };
         if place == Where::Here {

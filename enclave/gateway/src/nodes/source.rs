@@ -202,6 +202,7 @@ impl Source {
         let (Some(owner), Some(name)) = (value(query, "owner"), value(query, "name")) else {
             return Response::error(StatusCode::BAD_REQUEST, "A receipt has an owner and an activation.");
         };
+        self.whisk.kept(owner, name).await;
         let (receipts, owner, name) = (self.receipts.clone(), owner.to_owned(), name.to_owned());
         match blocking(move || receipts.bundle(&owner, &name)).await {
             Ok(Some(bundle)) => json(&bundle),

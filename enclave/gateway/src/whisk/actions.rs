@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::Value;
+use tokio::sync::oneshot;
 
 use super::activation::{Activation, Status};
 use super::clock::{now_ms, random_hex};
@@ -19,7 +20,7 @@ use super::query::Query;
 use super::receipt;
 use super::rejection::{Answer, Rejection};
 use super::resolve::Found;
-use super::run::{Input, Run};
+use super::run::{First, Input, Run};
 use super::secrets::{self, Needs};
 use super::space::{Edit, Space, blocking};
 use super::store::{Change, Key, kind};
@@ -296,7 +297,9 @@ impl Whisk {
         wait: Option<Duration>,
         environment: Vec<(String, String)>,
     ) -> Result<Started, Rejection> {
-        let permit = (caller.throttle.enter(caller.limits().concurrent)?, self.overall.enter(self.config.concurrent_overall)?);
+        let permit = caller.throttle.enter(caller.limits().concurrent)?;
+        let overall = self.overall.enter(self.config.concurrent_overall)?;
+        let (tell, told) = oneshot::channel();
         let id = random_hex()?;
         let run = Run {
             caller: caller.clone(),
@@ -308,16 +311,17 @@ impl Whisk {
             received: context.received,
             wanted: receipt::Wanted::of(&context.headers),
             environment,
+            first: Some(First { tell, permit }),
         };
         let whisk = self.clone();
-        let running = tokio::spawn(async move {
-            let activation = whisk.run(run).await;
-            drop(permit);
-            activation
+        tokio::spawn(async move {
+            whisk.run(run).await;
+            drop(overall);
         });
         let Some(wait) = wait else { return Ok(Started::Later(id)) };
-        match tokio::time::timeout(wait, running).await {
+        match tokio::time::timeout(wait, told).await {
             Ok(Ok(activation)) => Ok(Started::Ended(activation)),
+            // It ended without an end: a panic.
             Ok(Err(_)) => Err(Rejection::internal()),
             Err(_) => Ok(Started::Later(id)),
         }

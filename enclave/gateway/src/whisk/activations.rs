@@ -23,6 +23,7 @@ impl Whisk {
         let (skip, limit) = query.page("activations")?;
         let filter = query.filter()?;
         let space = self.space(namespace, namespace).await?;
+        self.keeping.settled(namespace, None).await;
         if count && docs {
             return Err(Rejection::bad_request("The parameter 'docs' is not permitted with 'count'."));
         }
@@ -64,6 +65,7 @@ impl Whisk {
             return Err(Rejection::forbidden(format!("{namespace}/{id}")));
         }
         let space = self.space(namespace, namespace).await?;
+        self.keeping.settled(namespace, Some(id)).await;
         let activation = self.activation(&space, id).await?;
         let body = match part {
             None | Some("") => activation.to_json(),

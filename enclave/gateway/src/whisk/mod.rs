@@ -13,6 +13,7 @@ mod ending;
 mod entity;
 mod exec;
 mod history;
+mod keeping;
 mod limits;
 mod logs;
 mod names;
@@ -103,6 +104,7 @@ pub struct Whisk {
     spaces: space::Spaces,
     deployments: deployment::Deployments,
     overall: throttle::Overall,
+    keeping: Arc<keeping::Keeping>,
     secrets: secrets::Secrets,
 }
 
@@ -166,6 +168,7 @@ impl Whisk {
             spaces: space::Spaces::new(store.clone(), config.retention),
             deployments: deployment::Deployments::new(functions.clone(), config.deployed),
             overall: throttle::Overall::default(),
+            keeping: Arc::default(),
             secrets: secrets::Secrets::new(brokers, config.secrets_for),
             config,
             functions,
@@ -210,7 +213,7 @@ impl Whisk {
         }
     }
 
-    /// Invocations under way, also those that nobody waits for any more. Who closes the store first waits until there are none.
+    /// Invocations under way, also those that nobody waits for any more, and those whose callers were answered while they are being kept. Who closes the store first waits until there are none.
     pub fn running(&self) -> u32 {
         self.overall.running()
     }
@@ -395,6 +398,10 @@ impl Routes for Whisk {
             _ => ROOM,
         };
         BodyLimit { bytes, anonymous }
+    }
+
+    fn kept<'a>(&'a self, namespace: &'a str, activation: &'a str) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        Box::pin(self.keeping.settled(namespace, Some(activation)))
     }
 
     fn handle(self: Arc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Response> + Send>> {

@@ -48,6 +48,7 @@ impl Whisk {
             received: context.received,
             wanted: Wanted::default(),
             environment: Vec::new(),
+            first: None,
         };
         let ended = self.prepare(&run, calls).await;
         let text = |ended: &super::activation::Ended| {

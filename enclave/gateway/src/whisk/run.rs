@@ -17,6 +17,7 @@ use super::deployment::Deployment;
 use super::ending::{self, ARRAY, Notes};
 use super::entity::Action;
 use super::exec::Exec;
+use super::keeping::Kept;
 use super::names::Fqn;
 use super::options::Options;
 use super::parameters::Parameters;
@@ -26,6 +27,7 @@ use super::resolve::Found;
 use super::secrets::Variables;
 use super::space::{Space, blocking, forget};
 use super::store::{Key, kind};
+use super::throttle::Permit;
 use super::{Whisk, deployment, logs};
 use crate::platform::Call;
 
@@ -64,6 +66,16 @@ pub struct Run {
     pub wanted: Wanted,
     /// Variables that the caller sets, without `__OW_`.
     pub environment: Vec<(String, String)>,
+    /// Who waits for its end. Nobody does for a part of a sequence, but that.
+    pub first: Option<First>,
+}
+
+/// Who is answered first when an activation has ended, before it is kept.
+pub struct First {
+    /// Gets what it came to.
+    pub tell: oneshot::Sender<Arc<Activation>>,
+    /// The caller's room for one call: he may call again when he has his answer.
+    pub permit: Permit,
 }
 
 impl Whisk {
@@ -87,7 +99,7 @@ impl Whisk {
         Box::pin(self.run_sequence(run, components, topmost, count))
     }
 
-    async fn run_one(self: Arc<Self>, run: Run) -> Arc<Activation> {
+    async fn run_one(self: Arc<Self>, mut run: Run) -> Arc<Activation> {
         let action = run.found.action.clone();
         let params = params(&run, &action);
         let digest = params.as_ref().ok().filter(|_| run.wanted.input).map(|params| Sha256::digest(params).into());
@@ -137,6 +149,7 @@ impl Whisk {
             logs: lines,
             annotations,
         });
+        let _kept = self.answer_first(run.first.take(), &activation).await;
         if let (Some(outcome), Exec::Code { sha256, .. }) = (&outcome.outcome, &action.exec) {
             self.witness.on_finished(&Finished {
                 activation: &activation,
@@ -155,6 +168,19 @@ impl Whisk {
         }
         self.record(&run.caller, activation.clone()).await;
         activation
+    }
+
+    /// Answers who waits for an activation. What is given is to be held until that is kept.
+    async fn answer_first(&self, first: Option<First>, activation: &Arc<Activation>) -> Kept {
+        let kept = self.keeping.begin(&activation.namespace, &activation.id);
+        if let Some(First { tell, permit }) = first {
+            drop(permit);
+            if tell.send(activation.clone()).is_ok() {
+                // The answer goes out before anything else is done for this call.
+                tokio::task::yield_now().await;
+            }
+        }
+        kept
     }
 
     /// Makes the action ready, calls it, and tries again while there is no room.
@@ -267,7 +293,7 @@ impl Whisk {
         }
     }
 
-    async fn run_sequence(self: Arc<Self>, run: Run, components: Vec<Fqn>, topmost: bool, count: Arc<Count>) -> Arc<Activation> {
+    async fn run_sequence(self: Arc<Self>, mut run: Run, components: Vec<Fqn>, topmost: bool, count: Arc<Count>) -> Arc<Activation> {
         let start = now_ms().max(run.received);
         let most = run.caller.limits().sequence as usize;
         let mut ids = Vec::new();
@@ -315,6 +341,7 @@ impl Whisk {
                 received: now_ms(),
                 wanted: run.wanted,
                 environment: Vec::new(),
+                first: None,
             };
             let activation = match exec {
                 Exec::Code { .. } => {
@@ -372,6 +399,7 @@ impl Whisk {
             logs: ids,
             annotations,
         });
+        let _kept = self.answer_first(run.first.take(), &activation).await;
         self.record(&run.caller, activation.clone()).await;
         activation
     }

@@ -78,3 +78,45 @@ async fn the_oldest_are_forgotten() {
     assert_eq!(lock(&bench.store.kept).keys().filter(|key| key.kind == "activation").count(), 3);
     assert_eq!(kept(&bench.restarted()).await, [2, 3, 4]);
 }
+
+#[tokio::test]
+async fn an_answer_goes_out_before_its_record_is_kept_and_who_asks_for_that_waits() {
+    let bench = Bench::new();
+    bench.action("echo", "echo").await;
+    bench.store.is_slow.store(true, Ordering::Relaxed);
+    // Large enough to go to the disk at once.
+    let body = json!({ "text": "x".repeat(40_000) }).to_string();
+    let target = "/namespaces/_/actions/echo?blocking=true";
+    let answered = bench.send_only("ada", Method::POST, target, &[("content-type", "application/json")], body).await;
+    let id = answered.ok()["activationId"].as_str().unwrap().to_owned();
+    assert_eq!((bench.whisk.running(), lock(&bench.notes.0).len()), (1, 0), "the answer came first");
+    for target in [format!("/namespaces/_/activations/{id}"), "/namespaces/_/activations".to_owned()] {
+        let asked = bench.send_only("ada", Method::GET, &target, &[], "");
+        assert!(tokio::time::timeout(Duration::from_millis(50), asked).await.is_err(), "{target} does not wait");
+    }
+    assert!(tokio::time::timeout(Duration::from_millis(50), bench.whisk.kept("ada", &id)).await.is_err());
+    // Others do not.
+    assert_eq!(bench.send("bob", Method::GET, "/namespaces/_/activations", &[], "").await.ok(), json!([]));
+    bench.whisk.kept("bob", &id).await;
+    bench.store.is_slow.store(false, Ordering::Relaxed);
+    assert_eq!(bench.get(&format!("activations/{id}")).await.ok()["activationId"], id);
+    assert_eq!(bench.get("activations").await.ok().as_array().unwrap().len(), 1);
+    while bench.whisk.running() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn who_has_his_answer_may_call_again() {
+    let bench = Bench::new();
+    bench.limit(|limits| limits.concurrent = 1);
+    bench.action("echo", "echo").await;
+    bench.store.is_slow.store(true, Ordering::Relaxed);
+    let body = json!({ "text": "x".repeat(40_000) }).to_string();
+    for _ in 0..3 {
+        let target = "/namespaces/_/actions/echo?blocking=true";
+        bench.send_only("ada", Method::POST, target, &[("content-type", "application/json")], body.clone()).await.ok();
+    }
+    bench.store.is_slow.store(false, Ordering::Relaxed);
+    assert_eq!(bench.activations(3).await.len(), 3);
+}

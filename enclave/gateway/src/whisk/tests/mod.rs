@@ -10,7 +10,7 @@ mod sequences;
 mod web;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ pub struct MemoryStore {
     pub kept: Mutex<BTreeMap<Key, Vec<u8>>>,
     pub owners: Mutex<HashMap<String, Account>>,
     pub fails: Mutex<bool>,
+    /// Commits wait while this is so.
+    pub is_slow: AtomicBool,
 }
 
 impl MemoryStore {
@@ -48,6 +50,9 @@ impl Store for MemoryStore {
 
     fn commit(&self, changes: Vec<Change>) -> Result<(), StoreError> {
         self.ok()?;
+        while self.is_slow.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let mut kept = lock(&self.kept);
         for change in changes {
             match change {
@@ -242,6 +247,14 @@ impl Bench {
     }
 
     pub async fn send(&self, owner: &str, method: Method, target: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answered {
+        let answered = self.send_only(owner, method, target, headers, body).await;
+        // What tests look at below the API is there.
+        self.whisk.keeping.settled(owner, None).await;
+        answered
+    }
+
+    /// The same, and does not wait until a call's record is kept.
+    pub async fn send_only(&self, owner: &str, method: Method, target: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answered {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let pair = |pair: &str| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
