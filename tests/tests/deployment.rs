@@ -3,10 +3,10 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -69,6 +69,18 @@ fn inside(root: &Path, mounts: &[(&Path, &str)], words: &[&str]) -> Command {
     command
 }
 
+/// A program that is told to end with its test, whatever becomes of that.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if let Ok(None) = self.0.try_wait() {
+            let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
+            let _ = self.0.wait();
+        }
+    }
+}
+
 #[test]
 fn the_node_s_image_runs_on_nothing_and_serves_containerd() {
     let artifacts = match Artifacts::find() {
@@ -102,9 +114,14 @@ fn the_node_s_image_runs_on_nothing_and_serves_containerd() {
 
     // The node, with what the DaemonSet gives it.
     let manifest = fs::read_to_string(teemate_tests::artifacts::root().join("deploy/node/daemonset.yaml")).unwrap();
-    let arguments: Vec<String> =
+    let mut arguments: Vec<String> =
         manifest.lines().filter_map(|line| line.trim().strip_prefix("- --")).map(|line| format!("--{line}")).collect();
     assert!(arguments.iter().any(|argument| argument == "--socket=/run/teemate/node.sock"), "{arguments:?}");
+    // What the DaemonSet's annotations tell Prometheus; here at a port that is free.
+    assert!(manifest.contains("prometheus.io/scrape: \"true\"") && manifest.contains("prometheus.io/port: \"9464\""), "{manifest}");
+    let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let metrics = arguments.iter_mut().find(|argument| *argument == "--metrics-address=0.0.0.0:9464").unwrap();
+    *metrics = format!("--metrics-address={at}");
     let mounts = [
         (Path::new("/proc"), "/proc"),
         (Path::new("/sys"), "/sys"),
@@ -114,7 +131,7 @@ fn the_node_s_image_runs_on_nothing_and_serves_containerd() {
     ];
     let words: Vec<&str> = std::iter::once("/opt/teemate/bin/teemate-node").chain(arguments.iter().map(String::as_str)).collect();
     let log = fs::File::create(ctr.directory().join("node-in-image.log")).unwrap();
-    let mut node = inside(&root, &mounts, &words).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+    let mut node = Ended(inside(&root, &mounts, &words).stdout(Stdio::null()).stderr(log).spawn().unwrap());
     let probe = ["/opt/teemate/bin/teemate", "node", "status", "--socket", "/run/teemate/node.sock"];
     assert!(manifest.contains(&probe.map(|word| format!("{word:?}")).join(", ")), "the DaemonSet has another probe");
     let (socket, begin) = (run.join("node.sock"), Instant::now());
@@ -124,7 +141,7 @@ fn the_node_s_image_runs_on_nothing_and_serves_containerd() {
             break;
         }
         let log = || fs::read_to_string(ctr.directory().join("node-in-image.log")).unwrap_or_default();
-        assert!(begin.elapsed() < Duration::from_secs(60) && node.try_wait().unwrap().is_none(), "{said:?}\n{}", log());
+        assert!(begin.elapsed() < Duration::from_secs(60) && node.0.try_wait().unwrap().is_none(), "{said:?}\n{}", log());
         thread::sleep(Duration::from_millis(200));
     }
 
@@ -132,16 +149,14 @@ fn the_node_s_image_runs_on_nothing_and_serves_containerd() {
     ctr.drive(&bin, &socket).unwrap();
     let said = ctr.run(&["--rm"], FUNCTION, "function", &["/hello.js", "name=Ada"]);
     assert!(said.status == 0 && said.stdout.contains("Hello Ada"), "{said:?}\n{}", ctr.last_words());
-    // What the DaemonSet's annotations tell Prometheus.
-    assert!(manifest.contains("prometheus.io/scrape: \"true\"") && manifest.contains("prometheus.io/port: \"9464\""), "{manifest}");
-    let mut metrics = TcpStream::connect(("127.0.0.1", 9464)).unwrap();
+    let mut metrics = TcpStream::connect(at).unwrap();
     metrics.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
     let mut text = String::new();
     metrics.read_to_string(&mut text).unwrap();
-    assert!(text.starts_with("HTTP/1.1 200") && text.contains("teemate_calls_total"), "{text}");
+    assert!(text.starts_with("HTTP/1.1 200") && text.contains("teemate_containers"), "{text}");
     // A pod is deleted: the node ends in order.
-    kill_process(Pid::from_child(&node), Signal::TERM).unwrap();
-    assert!(node.wait().unwrap().success());
+    kill_process(Pid::from_child(&node.0), Signal::TERM).unwrap();
+    assert!(node.0.wait().unwrap().success());
 }
 
 /// An invoker of OpenWhisk starts the image as it stands, with the owner's profile mounted, and says `/init` and `/run`.
