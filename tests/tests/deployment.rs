@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -69,6 +69,11 @@ fn inside(root: &Path, mounts: &[(&Path, &str)], words: &[&str]) -> Command {
     command
 }
 
+/// An address that nobody listens at.
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
 /// A program that is told to end with its test, whatever becomes of that.
 struct Ended(Child);
 
@@ -119,7 +124,7 @@ fn the_node_s_image_runs_on_nothing_and_serves_containerd() {
     assert!(arguments.iter().any(|argument| argument == "--socket=/run/teemate/node.sock"), "{arguments:?}");
     // What the DaemonSet's annotations tell Prometheus; here at a port that is free.
     assert!(manifest.contains("prometheus.io/scrape: \"true\"") && manifest.contains("prometheus.io/port: \"9464\""), "{manifest}");
-    let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let at = free();
     let metrics = arguments.iter_mut().find(|argument| *argument == "--metrics-address=0.0.0.0:9464").unwrap();
     *metrics = format!("--metrics-address={at}");
     let mounts = [
@@ -187,13 +192,13 @@ fn the_action_s_image_runs_on_nothing_and_serves_an_invoker() {
     fs::copy(&policy, profiles.join("policy.toml")).unwrap();
 
     // The test's machine may use the usual port itself.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = free();
+    let port = address.port();
     let mount = format!("type=bind,src={},dst={},options=rbind:ro", profiles.display(), action_image::PROFILES);
     let said = ctr.run(&["--detach", "--net-host", "--env", &format!("PORT={port}"), "--mount", &mount], ACTION, "action", &[]);
     assert_eq!(said.status, 0, "{said:?}\n{}", ctr.last_words());
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
     let begin = Instant::now();
-    while std::net::TcpStream::connect(address).is_err() {
+    while TcpStream::connect(address).is_err() {
         assert!(begin.elapsed() < Duration::from_secs(30), "it does not listen: {:?}\n{}", ctr.task("action"), ctr.last_words());
         thread::sleep(Duration::from_millis(50));
     }

@@ -261,11 +261,12 @@ fn answer(mut stream: TcpStream, node: &Node) -> std::io::Result<()> {
     let mut head = Vec::new();
     let mut buffer = [0u8; 1024];
     while head.len() < 8192 && !head.windows(4).any(|end| end == b"\r\n\r\n") {
-        // Who sends a byte now and then holds up all others no longer than who sends none. (A time of zero would be none.)
-        stream.set_read_timeout(Some(deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))))?;
-        if Instant::now() >= deadline {
+        // Who sends a byte now and then holds up all others no longer than who sends none.
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
             return Ok(());
         }
+        stream.set_read_timeout(Some(left))?;
         match stream.read(&mut buffer)? {
             0 => return Ok(()),
             length => head.extend_from_slice(buffer.get(..length).unwrap_or_default()),

@@ -132,6 +132,11 @@ impl Store {
         time <= self.now && !self.replaying
     }
 
+    /// Whether a key's time has come.
+    fn is_late(&self, entry: &Entry) -> bool {
+        entry.expires != 0 && self.is_over(entry.expires)
+    }
+
     /// How many databases.
     pub fn databases(&self) -> usize {
         self.databases.len()
@@ -313,7 +318,7 @@ impl Store {
         if it.expiring.is_empty() {
             return false;
         }
-        let late = it.entries.get_hashed(hash, key).is_some_and(|entry| entry.expires != 0 && self.is_over(entry.expires));
+        let late = it.entries.get_hashed(hash, key).is_some_and(|entry| self.is_late(entry));
         if late && self.passive {
             return true;
         }
@@ -364,7 +369,7 @@ impl Store {
     /// Keys from a cursor on, as [`Dict::scan`] has them. Those whose time has come are left out.
     pub fn scan(&self, database: usize, cursor: u64, count: usize, mut see: impl FnMut(&[u8], &Value)) -> u64 {
         self.databases[database].entries.scan(cursor, count, |key, entry| {
-            if entry.expires == 0 || !self.is_over(entry.expires) {
+            if !self.is_late(entry) {
                 see(key, &entry.value);
             }
         })
@@ -374,10 +379,10 @@ impl Store {
     pub fn scan_and_expire(&mut self, database: usize, cursor: u64, count: usize, mut see: impl FnMut(&[u8], &Value)) -> u64 {
         let mut late: Vec<Box<[u8]>> = Vec::new();
         let next = self.databases[database].entries.scan(cursor, count, |key, entry| {
-            if entry.expires == 0 || !self.is_over(entry.expires) {
-                see(key, &entry.value);
-            } else {
+            if self.is_late(entry) {
                 late.push(key.into());
+            } else {
+                see(key, &entry.value);
             }
         });
         for key in late {

@@ -213,7 +213,8 @@ impl Whisk {
         }
     }
 
-    /// Invocations under way, also those that nobody waits for any more, and those whose callers were answered while they are being kept. Who closes the store first waits until there are none.
+    /// Invocations under way, also those that nobody waits for any more, and those whose callers were answered while they are being kept. Who
+    /// closes the store first waits until there are none.
     pub fn running(&self) -> u32 {
         self.overall.running()
     }

@@ -522,11 +522,11 @@ enum Tracing {
 }
 
 fn tracing_of(tid: i32) -> Tracing {
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{tid}/status")) else { return Tracing::Dead };
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).unwrap_or_default();
-    if field("State:").starts_with(['Z', 'X']) {
+    let Some(status) = status_of(tid) else { return Tracing::Dead };
+    let field = |name: &str| field(&status, name).unwrap_or_default();
+    if field("State").starts_with(['Z', 'X']) {
         Tracing::Dead
-    } else if field("TracerPid:") == std::process::id().to_string() {
+    } else if field("TracerPid") == std::process::id().to_string() {
         Tracing::Ours
     } else {
         Tracing::Other
@@ -534,8 +534,16 @@ fn tracing_of(tid: i32) -> Tracing {
 }
 
 fn process_of(tid: i32) -> Option<i32> {
-    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+    field(&status_of(tid)?, "Tgid")?.parse().ok()
+}
+
+/// What the kernel says of a thread (proc_pid_status(5)); `None`: it is gone.
+fn status_of(tid: i32) -> Option<String> {
+    std::fs::read_to_string(format!("/proc/{tid}/status")).ok()
+}
+
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
 fn on_stop(inner: &mut Inner, tid: i32, status: i32) {
@@ -582,8 +590,8 @@ fn survives_its_fault(tid: i32, signal: i32) -> bool {
     if !matches!(signal, libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGSYS | libc::SIGTRAP) {
         return false;
     }
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{tid}/status")) else { return false };
-    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    let status = status_of(tid).unwrap_or_default();
+    let caught = field(&status, "SigCgt").and_then(|set| u64::from_str_radix(set, 16).ok());
     caught.is_some_and(|caught| caught >> (signal - 1) & 1 == 0)
 }
 
