@@ -38,6 +38,9 @@ const LIBOS: &[&str] = &[
     "-Clink-arg=-static-pie",
 ];
 
+/// The feature with which the builder of the JavaScript engine is there.
+pub const ENGINE_BUILD: &str = "teemate-functions/engine-build";
+
 /// Everything; or nothing, when `TEEMATE_ARTIFACTS` names a directory where it is built already.
 pub fn everything() -> Result<Artifacts> {
     if std::env::var_os(artifacts::VARIABLE).is_some() {
@@ -129,7 +132,7 @@ fn engine(built: &Artifacts) -> Result<()> {
     if !missing.is_empty() {
         bail!("{}", missing.join("; "));
     }
-    step::run(&mut payloads(built, "teemate-js-engine-build", &["teemate-functions/engine-build"])?)?;
+    step::run(&mut payloads(built, "teemate-js-engine-build", &[ENGINE_BUILD])?)?;
     step::run(Command::new(payload_program("teemate-js-engine-build")).arg(&module))
 }
 

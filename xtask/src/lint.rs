@@ -4,6 +4,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use crate::build::ENGINE_BUILD;
 use crate::paths::{cargo, root};
 use crate::step::{Steps, run as run_command};
 
@@ -24,6 +25,17 @@ pub fn formatting() -> Command {
 /// The command that runs clippy over everything, tests too. Warnings are errors.
 pub fn clippy() -> Command {
     let mut command = Command::new(cargo());
-    command.current_dir(root()).args(["clippy", "--quiet", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"]);
+    command.current_dir(root()).args([
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--features",
+        ENGINE_BUILD,
+        "--all-targets",
+        "--locked",
+        "--",
+        "--deny",
+        "warnings",
+    ]);
     command
 }

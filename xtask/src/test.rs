@@ -41,7 +41,7 @@ pub fn run() -> Result<()> {
     println!("== build");
     let built = build::everything();
     println!("== unit and property tests");
-    cargo_test(&mut tally, &["--workspace", "--exclude", END_TO_END], false, built.as_ref().ok())?;
+    cargo_test(&mut tally, &["--workspace", "--exclude", END_TO_END, "--features", build::ENGINE_BUILD], false, built.as_ref().ok())?;
     match built {
         Ok(built) => {
             tally.check("build", true);

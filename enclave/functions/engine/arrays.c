@@ -1,4 +1,4 @@
-// Array.from({ length }, fill): an array of what a function gives, without defining each element as a property.
+// Array.from({ length }, fill): an array of what a function gives, without defining each element as a property. And `join` of strings.
 
 // More elements are left to the original, which takes memory as they come.
 #define MOST_ELEMENTS 65536
@@ -30,8 +30,9 @@ static JSValue js_array_from(JSContext *ctx, JSValueConst this_val, int argc, JS
     JSValue *elements = js_malloc(ctx, count * sizeof *elements), array = JS_NewArray(ctx);
     if (!elements || JS_IsException(array)) goto fail;
     for (; done < count; done++) {
-        // The function may have given the object elements.
-        JSValue element = JS_GetPropertyUint32(ctx, argv[0], done);
+        // The function may have given the object elements, or its prototype.
+        bool none = lacks(JS_VALUE_GET_OBJ(argv[0]), __JS_AtomFromUInt32(done));
+        JSValue element = none ? JS_UNDEFINED : JS_GetPropertyUint32(ctx, argv[0], done);
         if (JS_IsException(element)) goto fail;
         JSValueConst arguments[2] = { element, js_int32(done) };
         elements[done] = JS_Call(ctx, argv[1], receiver, 2, arguments);
@@ -48,4 +49,42 @@ fail:
     js_free(ctx, elements);
     JS_FreeValue(ctx, array);
     return JS_EXCEPTION;
+}
+
+// An array of strings of 8 bits, with a separator of that kind, is put together in one piece of memory. Reading such elements calls nobody.
+static JSValue js_array_join(JSContext *ctx, JSValueConst this_val, int argc, JSValueConst *argv, int toLocaleString)
+{
+    JSValue *elements;
+    uint32_t count;
+    if (toLocaleString || argc < 1 || JS_VALUE_GET_TAG(argv[0]) != JS_TAG_STRING || JS_VALUE_GET_STRING(argv[0])->is_wide_char ||
+        !js_get_fast_array(ctx, this_val, &elements, &count) || count == 0 ||
+        JS_VALUE_GET_TAG(JS_VALUE_GET_OBJ(this_val)->prop[0].u.value) != JS_TAG_INT ||
+        (uint32_t)JS_VALUE_GET_INT(JS_VALUE_GET_OBJ(this_val)->prop[0].u.value) != count) {
+        return original_js_array_join(ctx, this_val, argc, argv, toLocaleString);
+    }
+    const JSString *between = JS_VALUE_GET_STRING(argv[0]);
+    uint64_t length = (uint64_t)between->len * (count - 1);
+    for (uint32_t i = 0; i < count; i++) {
+        if (JS_VALUE_GET_TAG(elements[i]) != JS_TAG_STRING || JS_VALUE_GET_STRING(elements[i])->is_wide_char) {
+            return original_js_array_join(ctx, this_val, argc, argv, toLocaleString);
+        }
+        length += JS_VALUE_GET_STRING(elements[i])->len;
+    }
+    if (length == 0) return js_empty_string(ctx->rt);
+    if (length > JS_STRING_LEN_MAX) return original_js_array_join(ctx, this_val, argc, argv, toLocaleString);
+    JSString *joined = js_alloc_string(ctx, (int)length, false);
+    if (!joined) return JS_EXCEPTION;
+    uint8_t *at = str8(joined);
+    for (uint32_t i = 0; i < count; i++) {
+        if (i > 0 && between->len > 0) at = (uint8_t *)memcpy(at, str8((JSString *)between), between->len) + between->len;
+        JSString *piece = JS_VALUE_GET_STRING(elements[i]);
+        if (piece->len == 1) {
+            *at++ = str8(piece)[0];
+        } else {
+            memcpy(at, str8(piece), piece->len);
+            at += piece->len;
+        }
+    }
+    *at = 0;
+    return JS_MKPTR(JS_TAG_STRING, joined);
 }

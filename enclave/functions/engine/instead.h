@@ -35,6 +35,18 @@ static JSValue (JS_GetPropertyValue)(JSContext *ctx, JSValueConst this_obj, JSVa
 #define js_new_string_char_ctx (js_new_string_char)(ctx
 static JSValue (js_new_string_char)(JSContext *ctx, uint16_t c);
 
+// Its definition calls the context `caller_ctx`.
+#define JS_CallInternal(context, ...) JS_CallInternal_##context, __VA_ARGS__)
+#define JS_CallInternal_JSContext original_JS_CallInternal(JSContext
+#define JS_CallInternal_ctx (JS_CallInternal)(ctx
+static inline JSValue (JS_CallInternal)(JSContext *ctx, JSValueConst func_obj, JSValueConst this_obj, JSValueConst new_target, int argc,
+                                        JSValueConst *argv, int flags);
+
+#define JS_GetPropertyInternal(context, ...) JS_GetPropertyInternal_##context, __VA_ARGS__)
+#define JS_GetPropertyInternal_JSContext original_JS_GetPropertyInternal(JSContext
+#define JS_GetPropertyInternal_ctx (JS_GetPropertyInternal)(ctx
+static inline JSValue (JS_GetPropertyInternal)(JSContext *ctx, JSValueConst obj, JSAtom prop, JSValueConst this_obj, bool throw_ref_error);
+
 // Entries of tables only.
 #define js_regexp_test(context, ...) js_regexp_test_##context, __VA_ARGS__)
 #define js_regexp_test_JSContext original_js_regexp_test(JSContext
@@ -47,6 +59,10 @@ static JSValue (js_regexp_Symbol_match)(JSContext *ctx, JSValueConst this_val, i
 #define js_regexp_Symbol_replace(context, ...) js_regexp_Symbol_replace_##context, __VA_ARGS__)
 #define js_regexp_Symbol_replace_JSContext original_js_regexp_Symbol_replace(JSContext
 static JSValue (js_regexp_Symbol_replace)(JSContext *ctx, JSValueConst this_val, int argc, JSValueConst *argv);
+
+#define js_array_join(context, ...) js_array_join_##context, __VA_ARGS__)
+#define js_array_join_JSContext original_js_array_join(JSContext
+static JSValue (js_array_join)(JSContext *ctx, JSValueConst this_val, int argc, JSValueConst *argv, int toLocaleString);
 
 #define js_array_from(context, ...) js_array_from_##context, __VA_ARGS__)
 #define js_array_from_JSContext original_js_array_from(JSContext

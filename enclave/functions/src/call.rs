@@ -12,6 +12,7 @@ use crate::engine::WASM_STACK;
 use crate::function::{Code, Function};
 use crate::javascript::Script;
 use crate::jobs::Input;
+use crate::slices::Fuel;
 use crate::{javascript, slices, wasi};
 
 /// Entries of a table that an instance may have. Function tables of large modules hold some ten thousand.
@@ -25,6 +26,8 @@ pub struct State {
     pub control: Arc<Control>,
     /// What it may use.
     pub meter: Meter,
+    /// Its fuel, if it is a script.
+    pub fuel: Fuel,
     /// Parameters, as it reads them from stdin.
     pub input: Vec<u8>,
     /// How much of them it has read.
@@ -215,6 +218,7 @@ pub fn store(function: &Arc<Function>, control: &Arc<Control>, input: Input, beg
         function: function.clone(),
         control: control.clone(),
         meter: Meter { limit: memory, peak: 0, refused: None },
+        fuel: Fuel::default(),
         input: input.params,
         input_read: 0,
         env_changed: !input.env.is_empty(),
@@ -230,8 +234,7 @@ pub fn store(function: &Arc<Function>, control: &Arc<Control>, input: Input, beg
     };
     let mut store = Store::new(function.engine(), state);
     store.limiter(|state| &mut state.meter);
-    store.set_fuel(fuel.unwrap_or(u64::MAX))?;
-    store.fuel_async_yield_interval(Some(slices::SLICE))?;
+    slices::refuel(&mut store, fuel.unwrap_or(u64::MAX))?;
     Ok(store)
 }
 
@@ -303,7 +306,7 @@ fn run_inner(
     let (mut store, running) = match warm {
         Some(Warm { mut store, running }) => {
             store.data_mut().begin(control, input, began_ns);
-            let refuelled = store.set_fuel(fuel);
+            let refuelled = slices::refuel(&mut store, fuel);
             match refuelled {
                 Ok(()) => (store, Some(running)),
                 Err(error) => return over(no_store(function, &error), container, std::mem::take(marks)),
@@ -334,7 +337,7 @@ fn run_inner(
     };
     let executed = mark(Phase::Executed);
     marks.push(executed);
-    let left = store.get_fuel().unwrap_or(0);
+    let left = slices::fuel(&mut store);
     let spent = Usage {
         fuel: fuel.saturating_sub(left),
         memory_peak: store.data().meter.peak,

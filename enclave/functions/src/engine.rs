@@ -46,8 +46,9 @@ pub fn config(guest: Guest) -> Config {
         .memory_guard_size(if guest == Guest::Script { MARGIN as u64 } else { 0 })
         .guard_before_linear_memory(false)
         .memory_may_move(true)
-        // The meter that the host cannot touch, and that stops a call soon ([`crate::slices`]).
-        .consume_fuel(true)
+        // The meter that the host cannot touch, and that stops a call soon ([`crate::slices`]). The JavaScript engine has one of its own.
+        .consume_fuel(guest == Guest::Modules)
+        .wasm_branch_hinting(guest == Guest::Script)
         .max_wasm_stack(WASM_STACK)
         .async_stack_size(CALL_STACK)
         .cranelift_opt_level(OptLevel::Speed)

@@ -48,6 +48,7 @@ pub struct Script {
 
 struct Exports {
     memory: wasmtime::ModuleExport,
+    meter: wasmtime::ModuleExport,
     alloc: wasmtime::ModuleExport,
     compile: wasmtime::ModuleExport,
     run: wasmtime::ModuleExport,
@@ -57,6 +58,9 @@ struct Exports {
     out: wasmtime::ModuleExport,
     out_length: wasmtime::ModuleExport,
 }
+
+/// What the engine's meter is exported as ([`crate::slices`]).
+pub const METER: &str = "te_meter";
 
 /// Whether this program was built with the JavaScript engine.
 pub fn is_built() -> bool {
@@ -96,6 +100,7 @@ impl Script {
         let export = |name: &str| module.get_export_index(name).ok_or_else(|| broken(&format!("it lacks {name}")));
         let exports = Exports {
             memory: export("memory")?,
+            meter: export(METER)?,
             alloc: export("te_alloc")?,
             compile: export("te_compile")?,
             run: export("te_run")?,
@@ -130,6 +135,8 @@ impl Running {
         let memory = instance.get_module_export(&mut *store, &script.exports.memory).and_then(wasmtime::Extern::into_memory);
         let memory = memory.ok_or_else(|| wasmtime::Error::msg("the engine has no memory"))?;
         store.data_mut().memory = Some(memory);
+        let count = instance.get_module_export(&mut *store, &script.exports.meter).and_then(wasmtime::Extern::into_global);
+        slices::count(store, count.ok_or_else(|| wasmtime::Error::msg("the engine has no meter"))?)?;
         // An instantiation grows no memory, so the limiter has not seen the initial size twice.
         Ok(Running { memory, instance })
     }
@@ -404,6 +411,7 @@ fn thrown(out: &[u8], state: &mut State) -> Failure {
 /// Defines what engine.c imports.
 fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     const HOST: &str = "teemate";
+    linker.func_wrap(HOST, "slice", |caller: Caller<'_, State>| slices::spend(caller, 0))?;
     linker.func_wrap(HOST, "log", |mut caller: Caller<'_, State>, at: u32, length: u32| {
         let (memory, state) = wasi::memory(&mut caller)?;
         let text = guest::bytes(memory, at, length).map_err(|_| broken_engine())?;
@@ -415,12 +423,16 @@ fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     })?;
     linker.func_wrap(HOST, "now", |caller: Caller<'_, State>| clock::monotonic_ns().saturating_sub(caller.data().began_ns) as f64 / 1e6)?;
     linker.func_wrap(HOST, "random", |mut caller: Caller<'_, State>, at: u32, length: u32| {
+        slices::spend_bytes(&mut caller, length)?;
         let (memory, state) = wasi::memory(&mut caller)?;
         state.drew = true;
         clock::random(guest::bytes_mut(memory, at, length).map_err(|_| broken_engine())?);
         Ok(())
     })?;
     linker.func_wrap(HOST, "take", |mut caller: Caller<'_, State>, at: u32| {
+        // The reply was copied into being, too.
+        let length = caller.data().reply.len() as u32;
+        slices::spend(&mut caller, length)?;
         let (memory, state) = wasi::memory(&mut caller)?;
         let reply = std::mem::take(&mut state.reply);
         guest::write(memory, at, &reply).map_err(|_| broken_engine())
@@ -440,6 +452,7 @@ fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
         Ok(reply(state, response))
     })?;
     linker.func_wrap(HOST, "hash", |mut caller: Caller<'_, State>, name: u32, name_length: u32, at: u32, length: u32| {
+        slices::spend_bytes(&mut caller, length)?;
         let (memory, state) = wasi::memory(&mut caller)?;
         let name = guest::bytes(memory, name, name_length).map_err(|_| broken_engine())?;
         let data = guest::bytes(memory, at, length).map_err(|_| broken_engine())?;

@@ -145,6 +145,77 @@ const cases = {
       && same(Array.from({ length: 2, *[Symbol.iterator]() { yield 8; } }, (n) => n + 1), [9]) && same(Array.from({ length: 2 }), [null, null])
       && same(Array.from.call(null, { length: 1 }, () => 3), [3]);
   },
+  "Array.from reads what the function puts there": () => {
+    const list = [], object = { length: 4 };
+    let asked = 0;
+    Array.from(object, (value, index) => {
+      list.push(value ?? null);
+      if (index === 0) Object.defineProperty(object, 1, { get: () => { asked++; return "asked"; } });
+      if (index === 1) Object.prototype[2] = "two";
+      if (index === 2) { delete Object.prototype[2]; Object.setPrototypeOf(object, { 3: "three" }); }
+    });
+    return same([list, asked], [[null, "asked", "two", "three"], 1]);
+  },
+  "join of strings, of what is none, and with holes": () => {
+    const wide = "\u03a9", long = "l".repeat(5000);
+    let rope = "";
+    for (let i = 0; i < 600; i++) rope += "ro";
+    const cut = ["a", "b", "c"];
+    cut.length = 2;
+    const grown = ["a"];
+    grown.length = 3;
+    const frozen = Object.freeze(["f", "g"]), own = ["a", "b"];
+    own.name = "own";
+    return same(["a", "b", "c"].join(""), "abc") && same(["a", "", "c"].join(), "a,,c") && same(["a", "b"].join(undefined), "a,b") && same(["a", "b"].join(null), "anullb")
+      && same([wide, "b"].join("-"), wide + "-b") && same(["a", "b"].join(wide), "a" + wide + "b") && same(["\u00e9", "\u00ff"].join("\u00df"), "\u00e9\u00df\u00ff")
+      && same([long, long].join(", "), long + ", " + long) && [rope, rope].join(rope) === "ro".repeat(1800) && same([].join("x"), "") && same(["", ""].join(""), "")
+      && same(["one"].join("x"), "one") && same([1, "b", null, undefined, true, [2, 3]].join("-"), "1-b---true-2,3") && same(["a", , "c"].join("-"), "a--c")
+      && same(cut.join(""), "ab") && same(grown.join("-"), "a--") && same(frozen.join("+"), "f+g") && same(own.join("+"), "a+b")
+      && same(Array.prototype.join.call({ length: 2, 0: "x", 1: "y" }, "-"), "x-y") && same(Array.prototype.join.call("xy", "-"), "x-y")
+      && same(new (class extends Array {})("a", "b").join("-"), "a-b") && same([new String("s"), { toString: () => "t" }].join("-"), "s-t")
+      && same(["a", "b"].toLocaleString(), "a,b") && same(String(["a", "b"]), "a,b") && same(["a", "b"].join({ toString: () => "/" }), "a/b");
+  },
+  "join reads a prototype's elements, and a separator that changes the array": () => {
+    Array.prototype[1] = "theirs";
+    try { if (!same(["a", , "c"].join("-"), "a-theirs-c")) return false; } finally { delete Array.prototype[1]; }
+    const list = ["a", "b", "c"];
+    return same(list.join({ toString() { list.length = 1; list[0] = "z"; return "-"; } }), "z--");
+  },
+  "functions of Math give what they gave": () => {
+    const is = Object.is, list = [0.5, 1.5, 2.5, -0.5];
+    const throws = (act) => { try { act(); return false; } catch (error) { return error instanceof TypeError && /Symbol|BigInt|symbol|bigint/.test(error.message); } };
+    return is(Math.floor(-0), -0) && is(Math.ceil(-0.5), -0) && is(Math.round(-0.4), -0) && is(Math.round(2.5), 3) && is(Math.round(-2.5), -2) && is(Math.floor(NaN), NaN)
+      && is(Math.sqrt(-1), NaN) && is(Math.sqrt(16), 4) && is(Math.floor(-1.5), -2) && is(Math.trunc(-0.9), -0) && is(Math.abs(-2147483648), 2147483648)
+      && is(Math.abs(-0), 0) && is(Math.floor("7.9"), 7) && is(Math.floor(null), 0) && is(Math.floor(), NaN) && is(Math.floor({ valueOf: () => 3.7 }), 3)
+      && is(Math.floor(true), 1) && is(Math.floor(1e300), 1e300) && is(Math.fround(5.5), 5.5) && is(Math.sign(-3), -1) && is(Math.floor(4294967296.5), 4294967296)
+      && throws(() => Math.floor(Symbol())) && throws(() => Math.floor(1n)) && throws(() => new Math.floor(1)) === false && same(list.map(Math.floor), [0, 1, 2, -1])
+      && is(Math.floor.call("other", 2.2), 2) && is(Reflect.apply(Math.floor, null, [9.9]), 9) && is(Math.floor.bind(null, 3.3)(), 3)
+      && same(Math.max(...list.map((n) => Math.cos(n - n))), 1);
+  },
+  "random numbers are all different, and between 0 and 1": () => {
+    const seen = new Set();
+    for (let i = 0; i < 1000; i++) seen.add(Math.random(i));
+    const { random } = Math;
+    for (let i = 0; i < 10; i++) seen.add(random());
+    return seen.size === 1010 && [...seen].every((n) => n >= 0 && n < 1);
+  },
+  "built-in functions that throw say where they were called": () => {
+    let stack = "";
+    function asks() { [].reduce(Math.floor); }
+    try { asks(); } catch (error) { stack = error.stack; }
+    try { Math.floor({ valueOf() { throw new Error("mine"); } }); } catch (error) { stack += error.message; }
+    return /at reduce \(native\)/.test(stack) && /at asks/.test(stack) && stack.endsWith("mine");
+  },
+  "a length is a string's own": () => {
+    const length = (of) => of.length;
+    String.prototype.length2 = 1;
+    Object.defineProperty(Object.prototype, "0x", { configurable: true, value: 1 });
+    try {
+      const rope = "r".repeat(9000) + "s".repeat(9000);
+      return same([length("abc"), length(""), length("\ud83d\ude00"), length(rope), length(new String("ab")), length([1, 2]), length({ length: "l" }), length(function (a, b) {})], [3, 0, 2, 18000, 2, 2, "l", 2])
+        && length(5) === undefined && Reflect.get(Object("abc"), "length", 7) === 3 && "abc"["length"] === 3 && (({ length }) => length)("wxyz") === 4;
+    } finally { delete String.prototype.length2; delete Object.prototype["0x"]; }
+  },
   "Array.from sees Object.prototype": () => {
     Object.prototype[Symbol.iterator] = function* () { yield "theirs"; };
     Object.prototype[1] = "one";

@@ -1,10 +1,11 @@
 //! What the JavaScript engine does in ways of its own comes out as QuickJS-ng's and the standard's: regular expressions, iteration over arrays,
-//! strings that grow.
+//! strings that grow, calls of built-in functions. And its meter ends what does not end.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use teemate_control::function::{FunctionSpec, Kind, Limits, Reuse};
+use teemate_control::function::{Failure, FailureKind, FunctionSpec, Kind, Limits, Reuse};
 use teemate_functions::call::{self, Finished};
 use teemate_functions::control::Control;
 use teemate_functions::function::{Engines, Function};
@@ -20,7 +21,10 @@ macro_rules! need_javascript {
 }
 
 fn deploy(source: &[u8], main: &str, reuse: Reuse) -> Arc<Function> {
-    let limits = Limits { timeout_ms: 300_000, ..Limits::default() };
+    deploy_with(source, main, reuse, Limits { timeout_ms: 300_000, ..Limits::default() })
+}
+
+fn deploy_with(source: &[u8], main: &str, reuse: Reuse, limits: Limits) -> Arc<Function> {
     let kind = Kind::JavaScript;
     let (name, main) = ("engine".into(), main.into());
     let spec = FunctionSpec { name, kind, main, limits, egress: vec![], files: vec![], env: vec![], reuse };
@@ -75,6 +79,54 @@ fn rewound_instances_learn_anew() {
     // The first call evaluated the script, too.
     assert_eq!(told[0].0, told[1].0);
     assert_eq!(told[1], told[2]);
+}
+
+/// Loops, calls, expressions, sorts, and what is done outside the interpreter: each of them uses fuel, and comes to an end by it.
+const ENDLESS: &[(&str, &str)] = &[
+    ("a loop", "for (;;) {}"),
+    ("calls", "function f() { g(); } function g() { try { f(); } catch { f(); } } for (;;) try { f(); } catch {}"),
+    ("callbacks", "for (;;) [1, 2, 3].map((n) => n + 1);"),
+    ("an expression that tries all ways", "/^(([a-z])+.)+[A-Z]([a-z])+$/.test('a'.repeat(200));"),
+    ("a sort", "for (const list = Array.from({ length: 1000 }, (_, i) => i);;) list.reverse().sort();"),
+    ("copies of memory", "for (const bytes = new Uint8Array(32 << 20);;) bytes.copyWithin(1, 0);"),
+    ("memory that is filled", "for (const bytes = new Uint8Array(32 << 20);;) bytes.fill(7);"),
+    ("digests", "for (const bytes = Buffer.alloc(8 << 20);;) require('crypto').createHash('sha256').update(bytes).digest();"),
+    ("random bytes", "for (;;) require('crypto').randomBytes(1 << 20);"),
+];
+
+#[test]
+fn fuel_ends_what_does_not_end() {
+    need_javascript!();
+    for &(what, code) in ENDLESS {
+        let source = format!("function main() {{ {code} }}");
+        let limits = Limits { timeout_ms: 300_000, fuel: Some(2_000_000_000), ..Limits::default() };
+        let function = deploy_with(source.as_bytes(), "main", Reuse::Fresh, limits);
+        let input = Input { params: b"{}".to_vec(), env: Vec::new() };
+        let finished = call::run(&function, &Arc::new(Control::default()), input, 0, Vec::new(), None);
+        let failure = finished.outcome.result.unwrap_err();
+        assert!(failure.kind == FailureKind::Limit && failure.message.contains("fuel"), "{what}: {failure:?}");
+        assert_eq!(finished.outcome.usage.fuel, 2_000_000_000, "{what}");
+    }
+}
+
+/// The stop switch is looked at after each slice; a slice must not be an hour. The bound is far above what it takes, for machines that are busy.
+#[test]
+fn what_does_not_end_can_be_stopped() {
+    need_javascript!();
+    for &(what, code) in ENDLESS {
+        let function = deploy(format!("function main() {{ {code} }}").as_bytes(), "main", Reuse::Fresh);
+        let control = Arc::new(Control::default());
+        let finished = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(200));
+                control.stop(Failure::new(FailureKind::ContainerLost, "stopped"));
+            });
+            let input = Input { params: b"{}".to_vec(), env: Vec::new() };
+            call::run(&function, &control, input, 0, Vec::new(), None)
+        });
+        let failure = finished.outcome.result.unwrap_err();
+        assert!(failure.kind == FailureKind::ContainerLost, "{what}: {failure:?}");
+    }
 }
 
 #[test]

@@ -138,6 +138,25 @@ fn a_start_function_is_under_the_limits_too() {
     assert_eq!(failure_kind(&mut node, "start", "{}"), FailureKind::Limit);
 }
 
+/// Of little WebAssembly, and much work of the service.
+#[test]
+fn random_bytes_cost_fuel() {
+    let mut node = Node::start();
+    let mut spec = spec("random", Kind::Wasm);
+    spec.limits.fuel = Some(100_000_000);
+    let module = r#"(module (import "wasi_snapshot_preview1" "random_get" (func $r (param i32 i32) (result i32))) (memory (export "memory") 16)
+        (func (export "_start") (loop $on (drop (call $r (i32.const 0) (i32.const 1048576))) (br $on))))"#;
+    // A length that there is no memory for is refused, and not paid for.
+    let too_long = module.replace("1048576", "1048577").replace("(br $on)", "");
+    node.deploy(spec.clone(), wat::parse_str(module).unwrap()).unwrap();
+    let outcome = node.call("random", "{}");
+    assert!(failure(&outcome).1.contains("fuel"), "{outcome:?}");
+    assert_eq!(outcome.usage.fuel, 100_000_000);
+    node.deploy(spec, wat::parse_str(too_long).unwrap()).unwrap();
+    let outcome = node.call("random", "{}");
+    assert!(failure(&outcome).1.contains("dictionary") && outcome.usage.fuel < 100, "{outcome:?}");
+}
+
 #[test]
 fn too_large_at_once() {
     let mut node = Node::start();

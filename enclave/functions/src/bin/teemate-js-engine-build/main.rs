@@ -15,6 +15,8 @@
 //! The build script of this crate finds them there, or where `TEEMATE_JS_ENGINE` says. Same sources and same clang give the same bytes.
 //! Exit code 2: a tool is missing, and the last line says which to install.
 
+mod meter;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -62,6 +64,7 @@ fn build(clang: &str, out: &Path) -> Result<()> {
     let memory = initialise(&module, &std::fs::read(folder.join("prelude.js"))?)?;
     let stripped = strip(&module, memory.len() / 65536)?;
     check(&stripped)?;
+    let stripped = meter::meter(&stripped)?;
     let frozen = image::freeze(&memory);
 
     let mut config = engine::config(engine::Guest::Script);
@@ -179,7 +182,6 @@ struct Start {
 impl Start {
     fn new(engine: &Engine, module: &Module) -> Result<Start> {
         let mut store = Store::new(engine, ());
-        store.set_fuel(u64::MAX)?;
         let mut linker = Linker::new(engine);
         linker.define_unknown_imports_as_default_values(&mut store, module)?;
         let instance = linker.instantiate(&mut store, module)?;
