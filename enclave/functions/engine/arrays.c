@@ -12,6 +12,14 @@ static bool lacks(const JSObject *p, JSAtom name)
     return true;
 }
 
+// Whether `p` has a length and nothing else, and Object.prototype is behind it and has no elements.
+static inline bool is_length_only(JSContext *ctx, const JSObject *p)
+{
+    const JSShape *shape = p->shape;
+    return shape->prop_count == 1 && get_shape_prop((JSShape *)shape)->atom == JS_ATOM_length &&
+           shape->proto == JS_VALUE_GET_OBJ(ctx->class_proto[JS_CLASS_OBJECT]) && ctx->std_array_prototype;
+}
+
 static JSValue js_array_from(JSContext *ctx, JSValueConst this_val, int argc, JSValueConst *argv)
 {
     JSProperty *length;
@@ -31,7 +39,8 @@ static JSValue js_array_from(JSContext *ctx, JSValueConst this_val, int argc, JS
     if (!elements || JS_IsException(array)) goto fail;
     for (; done < count; done++) {
         // The function may have given the object elements, or its prototype.
-        bool none = lacks(JS_VALUE_GET_OBJ(argv[0]), __JS_AtomFromUInt32(done));
+        const JSObject *object = JS_VALUE_GET_OBJ(argv[0]);
+        bool none = is_length_only(ctx, object) || lacks(object, __JS_AtomFromUInt32(done));
         JSValue element = none ? JS_UNDEFINED : JS_GetPropertyUint32(ctx, argv[0], done);
         if (JS_IsException(element)) goto fail;
         JSValueConst arguments[2] = { element, js_int32(done) };
@@ -71,6 +80,7 @@ static JSValue js_array_join(JSContext *ctx, JSValueConst this_val, int argc, JS
         length += JS_VALUE_GET_STRING(elements[i])->len;
     }
     if (length == 0) return js_empty_string(ctx->rt);
+    if (count == 1) return js_dup(elements[0]);
     if (length > JS_STRING_LEN_MAX) return original_js_array_join(ctx, this_val, argc, argv, toLocaleString);
     JSString *joined = js_alloc_string(ctx, (int)length, false);
     if (!joined) return JS_EXCEPTION;

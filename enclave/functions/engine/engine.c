@@ -15,6 +15,8 @@
 #undef js_regexp_Symbol_replace
 #undef js_array_join
 #undef js_array_from
+#undef JS_DefinePropertyValue
+#undef js_closure
 #undef JS_CallInternal
 #undef JS_GetPropertyInternal
 #include "iteration.c"
@@ -22,6 +24,7 @@
 #include "arrays.c"
 #include "patterns.c"
 #include "calls.c"
+#include "objects.c"
 
 #define EXPORT(name) __attribute__((export_name(name)))
 #define HOST(name) __attribute__((import_module("teemate"), import_name(name)))

@@ -47,6 +47,18 @@ static inline JSValue (JS_CallInternal)(JSContext *ctx, JSValueConst func_obj, J
 #define JS_GetPropertyInternal_ctx (JS_GetPropertyInternal)(ctx
 static inline JSValue (JS_GetPropertyInternal)(JSContext *ctx, JSValueConst obj, JSAtom prop, JSValueConst this_obj, bool throw_ref_error);
 
+// Declared by quickjs.h.
+#define JS_DefinePropertyValue(context, ...) JS_DefinePropertyValue_##context, __VA_ARGS__)
+#define JS_DefinePropertyValue_JSContext original_JS_DefinePropertyValue(JSContext
+#define JS_DefinePropertyValue_ctx (JS_DefinePropertyValue)(ctx
+
+#define js_closure(context, ...) js_closure_##context, __VA_ARGS__)
+#define js_closure_JSContext original_js_closure(JSContext
+#define js_closure_ctx (js_closure)(ctx
+struct JSVarRef;
+struct JSStackFrame;
+static JSValue (js_closure)(JSContext *ctx, JSValue bfunc, struct JSVarRef **cur_var_refs, struct JSStackFrame *sf);
+
 // Entries of tables only.
 #define js_regexp_test(context, ...) js_regexp_test_##context, __VA_ARGS__)
 #define js_regexp_test_JSContext original_js_regexp_test(JSContext

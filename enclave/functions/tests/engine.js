@@ -206,6 +206,54 @@ const cases = {
     try { Math.floor({ valueOf() { throw new Error("mine"); } }); } catch (error) { stack += error.message; }
     return /at reduce \(native\)/.test(stack) && /at asks/.test(stack) && stack.endsWith("mine");
   },
+  "literals have what they name, in its order": () => {
+    const made = [];
+    for (let i = 0; i < 40; i++) {
+      const one = { a: i, b: [i], a: i + 1 }, two = { length: i, 1: "one", ["k" + i]: i, a: 0 }, three = { __proto__: one, get b() { return "got"; }, m() { return super.a; } };
+      one.later = i; delete one.b; one.b = "again";
+      if (i % 3 === 0) Object.freeze(two);
+      try { "use strict"; two.a = 9; } catch {}
+      made.push([one, two, three.a, three.b, three.m(), Object.keys(one).join(), Object.keys(two).join()]);
+    }
+    const many = Array.from({ length: 60 }, (_, i) => "p" + i), large = Function(`return {${many.map((name, i) => `${name}: ${i}`)}}`);
+    return made.every(([one, two, ...rest], i) => same([one, two, rest], [{ a: i + 1, later: i, b: "again" }, { 1: "one", length: i, ["k" + i]: i, a: i % 3 ? 9 : 0 }, [i + 1, "got", i + 1, "a,later,b", `1,length,k${i},a`]]))
+      && [1, 2, 3].every(() => same(Object.entries(large()), many.map((name, i) => [name, i]))) && same(Object.getOwnPropertyDescriptor({ a: 1 }, "a"), { value: 1, writable: true, enumerable: true, configurable: true });
+  },
+  "a setter of Object.prototype is not called by a literal": () => {
+    let called = 0;
+    Object.defineProperty(Object.prototype, "trap", { configurable: true, set() { called++; } });
+    try { return same({ trap: 1 }, { trap: 1 }) && called === 0; } finally { delete Object.prototype.trap; }
+  },
+  "fields of classes, where there is a property, and where none may be": () => {
+    class Base { constructor(it) { return it; } }
+    class Field extends Base { field = 7; }
+    const own = { field: 1, other: 2 }, told = [];
+    const proxy = new Proxy({}, { defineProperty(target, name, how) { told.push(name, how.value); return Reflect.defineProperty(target, name, how); } });
+    const throws = (act) => { try { act(); return false; } catch (error) { return error instanceof TypeError; } };
+    new Field(own); new Field(proxy);
+    return same([own, told, new (class { a = 1; b = this.a; a = 3; })()], [{ field: 7, other: 2 }, ["field", 7], { a: 3, b: 1 }]) && throws(() => new Field(Object.freeze({})))
+      && throws(() => new Field(Object.preventExtensions({ field1: 1 }))) && same(new Field([1, 2]).field, 7) && throws(() => new Field(Object.freeze({ field: 1 })));
+  },
+  "functions within functions are each their own": () => {
+    const make = (n) => [() => n++, (a, b = 1, c) => [a, b, c, n], { m(x) { return x + n; } }.m];
+    const [[f, g, m], [h]] = [make(1), make(10)];
+    f(); f(); h();
+    g.own = 1; Object.defineProperty(g, "length", { value: 9 }); delete m.name;
+    const [fresh, other, method] = make(0);
+    const has = (it) => Object.getOwnPropertyNames(it).map((name) => [name, it[name], ...Object.values(Object.getOwnPropertyDescriptor(it, name)).slice(1)]);
+    const throws = (act) => { try { act(); return false; } catch (error) { return error instanceof TypeError; } };
+    const named = () => 0, moved = Object.setPrototypeOf(() => 1, { odd: 1 });
+    return same([f(), h(), g(1, 2, 3), m(4)], [3, 11, [1, 2, 3, 4], 8]) && same([has(fresh), has(other), has(method)], [[["length", 0, false, false, true], ["name", "", false, false, true]],
+      [["length", 1, false, false, true], ["name", "", false, false, true]], [["length", 1, false, false, true], ["name", "m", false, false, true]]])
+      && same([g.length, g.own, other.own, Object.getOwnPropertyNames(m), named.name, moved.odd, typeof fresh.call], [9, 1, null, ["length"], "named", 1, "function"].map((it) => it ?? undefined))
+      && throws(() => new fresh()) && !("prototype" in fresh) && fresh instanceof Function && same(make.length, 1) && moved() === 1 && [1, 2].map((n) => () => n).map((each) => each()).join() === "1,2";
+  },
+  "functions that are constructors, generators or asynchronous have a prototype or none": () => {
+    const make = () => [function () {}, function* () {}, async () => {}, async function* () {}, class {}];
+    make();
+    return same(make().map((it) => [Object.getOwnPropertyNames(it).join(), Object.getPrototypeOf(it) === Function.prototype]),
+      [["length,name,prototype", true], ["length,name,prototype", false], ["length,name", false], ["length,name,prototype", false], ["length,name,prototype", true]]);
+  },
   "a length is a string's own": () => {
     const length = (of) => of.length;
     String.prototype.length2 = 1;
