@@ -65,7 +65,7 @@ struct Options {
     /// Samples of exclusive and of Node containers for figure 7: each takes long.
     #[arg(long, default_value_t = 10)]
     slow_samples: usize,
-    /// Rounds of native and shared for figures 8 and 9; the others get one.
+    /// Rounds for figures 8 and 9; exclusive gets one.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Functions for figure 10.
@@ -138,7 +138,7 @@ fn run(mut options: Options) -> Result<()> {
     }
     let nodejs = nodejs.ok();
     run.notes.push(format!(
-        "exclusive and the Node container have {} samples in figure 7 and one round in figures 8 and 9: each takes long",
+        "exclusive and the Node container have {} samples in figure 7, exclusive one round in figures 8 and 9: each takes long",
         options.slow_samples.min(options.samples)
     ));
 
@@ -252,7 +252,7 @@ fn figures8and9(run: &mut Run, options: &Options, calls: usize, workloads: &[Wor
         for round in 1..=options.rounds {
             // Containers that wait for their function's next call would be taken down for those of others.
             for mode in options.modes.iter().filter(|mode| **mode != Mode::Rewound) {
-                let rounds = if matches!(mode, Mode::Exclusive | Mode::Node) { 1 } else { options.rounds };
+                let rounds = if *mode == Mode::Exclusive { 1 } else { options.rounds };
                 if round > rounds {
                     continue;
                 }

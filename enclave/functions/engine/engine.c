@@ -17,8 +17,11 @@
 #undef js_array_from
 #undef JS_DefinePropertyValue
 #undef js_closure
+#undef js_arena_malloc
+#undef js_arena_free
 #undef JS_CallInternal
 #undef JS_GetPropertyInternal
+#include "memory.c"
 #include "iteration.c"
 #include "strings.c"
 #include "arrays.c"

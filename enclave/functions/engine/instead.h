@@ -1,9 +1,19 @@
 // Functions of QuickJS-ng that are replaced by own ones.
 //
 // They are static, so their callers cannot be led elsewhere by a name at link time. Between `#include "instead.h"` and the #undefs at the end
-// of engine.c each name is a macro that tells a definition or declaration from a call by the first argument: `JSContext *ctx` becomes
+// of engine.c each name is a macro that tells a definition or declaration from a call by the first argument: `JSContext *ctx` (or `JSRuntime *rt`) becomes
 // a definition of `original_NAME`, `ctx` a call of ours. Where the name stands alone, as in a table of functions, it is ours too.
 #include "quickjs.h"
+
+#define js_arena_malloc(runtime, ...) js_arena_malloc_##runtime, __VA_ARGS__)
+#define js_arena_malloc_JSRuntime original_js_arena_malloc(JSRuntime
+#define js_arena_malloc_rt (js_arena_malloc)(rt
+static inline void *(js_arena_malloc)(JSRuntime *rt, size_t size);
+
+#define js_arena_free(runtime, ...) js_arena_free_##runtime, __VA_ARGS__)
+#define js_arena_free_JSRuntime original_js_arena_free(JSRuntime
+#define js_arena_free_rt (js_arena_free)(rt
+static inline void (js_arena_free)(JSRuntime *rt, void *ptr);
 
 #define js_for_of_start(context, ...) js_for_of_start_##context, __VA_ARGS__)
 #define js_for_of_start_JSContext original_js_for_of_start(JSContext
