@@ -254,6 +254,19 @@ const cases = {
     return same(make().map((it) => [Object.getOwnPropertyNames(it).join(), Object.getPrototypeOf(it) === Function.prototype]),
       [["length,name,prototype", true], ["length,name,prototype", false], ["length,name", false], ["length,name,prototype", false], ["length,name,prototype", true]]);
   },
+  "global variables come and go": () => {
+    const name = "global" + Object.keys(globalThis).length + "_" + Date.now() + String(Math.random()).slice(2), seen = [];
+    const read = Function(`return typeof ${name} === "undefined" ? null : ${name}`), set = (value) => { globalThis[name] = value; };
+    const look = () => seen.push(read(), read());
+    look(); set(1); look(); set("two"); look(); delete globalThis[name]; look();
+    Object.defineProperty(globalThis, name, { configurable: true, get: () => "got" }); look();
+    delete globalThis[name]; set(3); for (let i = 0; i < 100; i++) globalThis[name + i] = i; look();
+    for (let i = 0; i < 100; i++) delete globalThis[name + i];
+    look(); delete globalThis[name]; Object.defineProperty(Object.prototype, name, { configurable: true, value: "inherited" }); look(); delete Object.prototype[name]; set(4); look(); delete globalThis[name]; look();
+    const throws = (text, kind) => { try { (0, eval)(text); return false; } catch (error) { return error instanceof kind; } };
+    return same(seen, [null, 1, "two", null, "got", 3, 3, "inherited", 4, null].flatMap((it) => [it, it])) && throws(`${name}late; let ${name}late = 1`, ReferenceError)
+      && throws(`${name}none`, ReferenceError) && throws(`${name}late`, ReferenceError);
+  },
   "a length is a string's own": () => {
     const length = (of) => of.length;
     String.prototype.length2 = 1;
