@@ -2,8 +2,7 @@
 //
 // They are static, so their callers cannot be led elsewhere by a name at link time. Between `#include "instead.h"` and the #undefs at the end
 // of engine.c each name is a macro that tells a definition or declaration from a call by the first argument: `JSContext *ctx` (or `JSRuntime
-// *rt`) becomes
-// a definition of `original_NAME`, `ctx` a call of ours. Where the name stands alone, as in a table of functions, it is ours too.
+// *rt`) becomes a definition of `original_NAME`, `ctx` a call of ours. Where the name stands alone, as in a table of functions, it is ours too.
 #include "quickjs.h"
 
 #define js_arena_malloc(runtime, ...) js_arena_malloc_##runtime, __VA_ARGS__)
