@@ -96,7 +96,8 @@ fn a_pod_runs_functions_beside_a_sidecar(release: Release) {
     let good = begin(&mut cri, &container("good", 0, FUNCTION, &["name=Ada"], NODE));
     let status = cri.ended(&good).unwrap();
     assert_eq!((status.exit_code, status.reason.as_str()), (0, "Completed"), "{}", log("good-0.log"));
-    assert!(status.started_at > 0 && status.finished_at >= status.started_at, "{status:?}");
+    // containerd notes the start when it has the shim's answer; a short function may be over by then. A second is far more than that takes.
+    assert!(status.started_at > 0 && status.finished_at + 1_000_000_000 >= status.started_at, "{status:?}");
     assert!(log("good-0.log").contains(r#"stdout F {"greeting":"Hello Ada","mode":"test"}"#), "{}", log("good-0.log"));
     assert!(log("good-0.log").contains("stderr F log of Ada"), "{}", log("good-0.log"));
     // One that fails, and as a kubelet does, the next attempt.
