@@ -109,7 +109,7 @@ fn fuel_ends_what_does_not_end() {
     }
 }
 
-/// The stop switch is looked at after each slice; a slice must not be an hour. The bound is far above what it takes, for machines that are busy.
+/// The stop switch is looked at after each slice of fuel. None of these has a limit of fuel: what did not look would not come to an end.
 #[test]
 fn what_does_not_end_can_be_stopped() {
     need_javascript!();
